@@ -1,0 +1,1 @@
+"""What a trial eats: adapters, layer tensors, representations and their cache."""

@@ -1,0 +1,102 @@
+"""Files that are either whole or not there, and their checksums."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import xxhash
+
+
+def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Let `write` fill a temporary file, flush it to disk and rename it to `path`.
+
+    The folder is created if needed. A reader sees the old file or the new one, never a part;
+    on an error (a full disk, say) the temporary file is removed and `path` is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    write_atomic(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
+    """Write `value` as JSON, atomically. NaN and infinities are an error: JSON has none."""
+    write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one JSON text of a value: sorted keys, no spaces. What fingerprints are taken of."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def digest(value: Any) -> str:
+    """xxh3-128 (32 hex digits) of a JSON value's canonical text."""
+    return xxhash.xxh3_128_hexdigest(canonical_json(value))
+
+
+def sign(value: dict[str, Any]) -> dict[str, Any]:
+    """`value` with a `checksum` over everything else in it."""
+    body = {name: item for name, item in value.items() if name != "checksum"}
+    return {**body, "checksum": digest(body)}
+
+
+class DamagedFileError(ValueError):
+    """A signed file that does not parse or whose checksum does not match."""
+
+
+def read_signed_json(path: Path) -> dict[str, Any]:
+    """Read what `sign` signed.
+
+    Raises:
+        DamagedFileError: it is not JSON, not an object, or its checksum differs.
+        FileNotFoundError: it is not there.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DamagedFileError(f"{path} is not valid JSON") from error
+    if not isinstance(value, dict) or value.get("checksum") != sign(value)["checksum"]:
+        raise DamagedFileError(f"{path} does not match its checksum")
+    return value
+
+
+def file_checksum(path: Path) -> str:
+    """xxh3-128 of a file's bytes, read in pieces."""
+    hasher = xxhash.xxh3_128()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 22):
+            hasher.update(piece)
+    return hasher.hexdigest()
+
+
+def file_stamp(path: Path) -> list[Any]:
+    """[path, size, mtime_ns, ctime_ns, inode]: changes whenever the file is written or replaced."""
+    stat = path.stat()
+    return [str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]

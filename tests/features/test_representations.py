@@ -1,0 +1,159 @@
+"""The representations against an independent float64 reference, and their invariances."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from features.representations import REPRESENTATIONS, evaluate, stored_representations
+from tests.features.reference import DIMENSIONLESS, REFERENCE
+
+STORED = stored_representations(list(REPRESENTATIONS.values()))
+SHAPES = [
+    *[(rank, 320) for rank in (1, 4, 16, 64)],
+    *[(96, rank) for rank in (1, 4, 16, 64)],
+    (64, 64),
+    (1, 1),
+    (1, 2),
+    (3, 1),
+    (2, 2),
+    (3, 3),
+    (1, 9),
+    (7, 5),
+    (1, 321),
+    (17, 1),
+]
+
+
+def compute(batch: np.ndarray) -> dict[str, np.ndarray]:
+    """All nine of a (batch, m, n) float32 array, the view put together from its parts."""
+    values = {k: v.numpy() for k, v in evaluate(torch.from_numpy(batch), STORED).items()}
+    for item in REPRESENTATIONS.values():
+        values.setdefault(
+            item.name, np.concatenate([values[part.name] for part in item.stored], axis=1)
+        )
+    return values
+
+
+def check_against_reference(batch: np.ndarray) -> None:
+    for name, values in compute(batch).items():
+        expected = np.stack([REFERENCE[name](matrix) for matrix in batch])
+        assert values.shape == expected.shape and values.dtype == np.float32
+        assert np.isfinite(values).all(), name
+        largest = np.abs(expected).max(axis=0)
+        atol = np.where(DIMENSIONLESS[name], 1e-6, 1e-6 * largest)
+        error = np.abs(values - expected) - (atol + 1e-4 * np.abs(expected))
+        worst = np.unravel_index(error.argmax(), error.shape)
+        assert error.max() <= 0, (
+            f"{name} matrix {worst[0]} value {worst[1]}: {values[worst]} != {expected[worst]}"
+        )
+
+
+def random_batch(shape: tuple[int, int], seed: int = 0, count: int = 6) -> np.ndarray:
+    """Normal, shifted, heavy-tailed, low-rank and few-valued matrices of one shape."""
+    rng = np.random.default_rng(seed)
+    m, n = shape
+    low_rank = rng.standard_normal((m, 1)) @ rng.standard_normal((1, n))
+    kinds = [
+        rng.standard_normal(shape) * 0.02,
+        rng.standard_normal(shape) * 0.01 + 0.3,
+        rng.standard_normal(shape) * 1e-5 + 1.0,
+        rng.standard_cauchy(shape) * 0.01,
+        low_rank,
+        rng.integers(-2, 3, shape) / 4,
+    ]
+    return np.stack(kinds[:count]).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_agrees_with_float64_reference(shape):
+    check_against_reference(random_batch(shape, seed=sum(shape)))
+
+
+@pytest.mark.parametrize("shape", [(1, 320), (4, 77), (77, 4), (2, 2)], ids=str)
+def test_degenerate_and_extreme_matrices(shape):
+    rng = np.random.default_rng(1)
+    normal = rng.standard_normal(shape)
+    impulse = np.zeros(shape)
+    impulse[0, -1] = 1.0
+    for scale in (1.0, 1e30, 1e38, 1e-20, 1e-38):
+        batch = np.stack(
+            [normal, np.zeros(shape), np.ones(shape), -3 * np.ones(shape), impulse]
+        ).astype(np.float64)
+        clipped = np.clip(batch * scale, -3.4e38, 3.4e38).astype(np.float32)
+        check_against_reference(clipped)
+
+
+def test_result_does_not_depend_on_the_batch():
+    batch = random_batch((4, 320))
+    together = compute(batch)
+    for i in range(len(batch)):
+        alone = compute(batch[i : i + 1].copy())
+        for name in together:
+            np.testing.assert_allclose(together[name][i], alone[name][0], rtol=1e-6, atol=1e-30)
+
+
+@pytest.mark.parametrize("shape", [(1, 320), (320, 4)], ids=str)
+def test_shapes_and_dtypes_on_the_meta_device(shape):
+    values = evaluate(torch.empty((3, *shape), device="meta"), STORED)
+    for item in STORED:
+        assert values[item.name].shape == (3, item.width)
+        assert values[item.name].dtype == torch.float32
+        assert values[item.name].device.type == "meta"
+
+
+matrices = st.tuples(st.integers(1, 6), st.integers(1, 40)).flatmap(
+    lambda shape: arrays(
+        np.float32,
+        (1, *shape),
+        elements=st.floats(-1e3, 1e3, width=32).map(lambda x: 0.0 if abs(x) < 1e-3 else x),
+    )
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(matrices)
+def test_any_finite_matrix_gives_finite_values(batch):
+    for name, values in compute(batch).items():
+        assert np.isfinite(values).all(), name
+
+
+@settings(max_examples=60, deadline=None)
+@given(matrices, st.randoms(use_true_random=False))
+def test_row_permutations_leave_order_statistics_alone(batch, random):
+    order = list(range(batch.shape[1]))
+    random.shuffle(order)
+    before, after = compute(batch), compute(np.ascontiguousarray(batch[:, order]))
+    for name in ("rank_based", "info_theoretic"):
+        np.testing.assert_array_equal(before[name], after[name])
+    for name in ("simple_stats", "stats", "matrix_norms"):
+        scale = np.abs(batch).max() * batch.size
+        np.testing.assert_allclose(before[name], after[name], rtol=1e-4, atol=1e-6 * scale)
+
+
+@settings(max_examples=60, deadline=None)
+@given(matrices, st.sampled_from([-1.0, 2.0, -8.0, 0.25]))
+def test_scaling_scales_the_norms(batch, factor):
+    before, after = compute(batch), compute(batch * np.float32(factor))
+    np.testing.assert_allclose(
+        after["matrix_norms"][:, :5], before["matrix_norms"][:, :5] * abs(factor), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        after["frequency"][:, :13], before["frequency"][:, :13] * abs(factor), rtol=1e-4, atol=1e-3
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(matrices)
+def test_transposition_leaves_spectra_alone(batch):
+    transposed = np.ascontiguousarray(batch.transpose(0, 2, 1))
+    before, after = compute(batch), compute(transposed)
+    largest = max(float(np.abs(batch).max()), 1e-6) * batch.size
+    np.testing.assert_allclose(
+        after["spectral"][:, :10], before["spectral"][:, :10], rtol=1e-4, atol=1e-5 * largest
+    )
+    np.testing.assert_allclose(
+        after["frequency"][:, :13], before["frequency"][:, :13], rtol=1e-4, atol=1e-5 * largest
+    )
