@@ -59,7 +59,7 @@ def finish_folder(folder: Path, schema: pa.Schema, shards: list[str]) -> None:
     features = {field.name: feature_of(field.type) for field in schema}
     info = {"citation": "", "description": "", "features": features, "homepage": "", "license": ""}
     write_json(folder / "dataset_info.json", info)
-    state = {
+    state: dict[str, Any] = {
         "_data_files": [{"filename": name} for name in shards],
         "_fingerprint": digest([features, shards])[:16],
         "_format_columns": None,

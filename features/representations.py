@@ -7,7 +7,7 @@ change, and everything computed from the old numbers is computed again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -68,7 +68,7 @@ def view(name: str, parts: tuple[str, ...]) -> None:
     REPRESENTATIONS[name] = Representation(name, sum(p.width for p in of), version, None, of)
 
 
-def get_representations(names: list[str] | tuple[str, ...]) -> list[Representation]:
+def get_representations(names: Sequence[str]) -> list[Representation]:
     """Look representations up by name; unknown or doubled names are a `UserError`."""
     check_names("representation", names, REPRESENTATIONS)
     return [REPRESENTATIONS[name] for name in names]

@@ -215,7 +215,7 @@ class _ColumnScan:
                 "every row of a column must have the same shape"
             )
         self.shape, self.dtype = shape, str(values.dtype)
-        self._hasher.update(values)
+        self._hasher.update(values.data)
         # Two reductions that keep NaN and infinities are far cheaper than an isfinite of all.
         if values.size and not np.isfinite(_as_float32_range(values)):
             rows = values.reshape(len(array), -1)

@@ -132,19 +132,19 @@ def _run_tasks(task: ShardTask, spans: list[tuple[int, int]], name: str) -> Iter
     import ray.data
 
     items = [{"shard": i, "start": a, "stop": b} for i, (a, b) in enumerate(spans)]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items))
+    inputs = ray.data.from_items(items, override_num_blocks=len(items))
     gpus = int(ray.cluster_resources().get("GPU", 0))
     if gpus:
         # An actor keeps its CUDA context; two per GPU overlap reading with computing.
         workers = min(2 * gpus, len(items), int(ray.cluster_resources()["CPU"]))
-        dataset = dataset.map(
-            ShardWorker,
+        dataset = inputs.map(
+            ShardWorker,  # type: ignore[arg-type]  # Ray's stubs know functions only
             fn_constructor_args=[task],
             num_gpus=gpus / workers,
             compute=ray.data.ActorPoolStrategy(size=workers),
         )
     else:
-        dataset = dataset.map(task)
+        dataset = inputs.map(task)
     dataset.set_name(name)
     yield from dataset.iter_rows()
 

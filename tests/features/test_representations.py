@@ -40,7 +40,8 @@ def compute(batch: np.ndarray) -> dict[str, np.ndarray]:
 def check_against_reference(batch: np.ndarray) -> None:
     for name, values in compute(batch).items():
         expected = np.stack([REFERENCE[name](matrix) for matrix in batch])
-        assert values.shape == expected.shape and values.dtype == np.float32
+        assert values.shape == expected.shape
+        assert values.dtype == np.float32
         assert np.isfinite(values).all(), name
         largest = np.abs(expected).max(axis=0)
         atol = np.where(DIMENSIONLESS[name], 1e-6, 1e-6 * largest)

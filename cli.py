@@ -1,0 +1,342 @@
+"""The command line: parses, calls `sweep` and `features.make`, prints. No logic of its own."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from features.errors import UserError
+
+app = typer.Typer(
+    name="lorasweep",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Which representation of LoRA weights predicts what they were trained on, and in which "
+    "layers? Trains a small classifier for every representation × layer config × seed.",
+)
+data = typer.Typer(no_args_is_help=True, help="Make datasets of adapters.")
+app.add_typer(data, name="data")
+
+# Options that several commands share
+
+Dataset = Annotated[
+    str,
+    typer.Option(
+        help="Local dataset (save_to_disk folder, Parquet or Arrow file or folder of them), "
+        "hub id, or one of 1k, 10k, 50k, 100k, small, sanity-check."
+    ),
+]
+DatasetConfig = Annotated[
+    str | None, typer.Option(help="Configuration of a hub dataset that has several.")
+]
+LabelColumn = Annotated[str, typer.Option(help="Column to predict: strings or integers.")]
+LoraRank = Annotated[
+    int | None, typer.Option(help="Rank of layer tensors stored as flat lists (else 1×N).")
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad-samples", help="Leave adapters with NaN or infinity out.")
+]
+Representations = Annotated[str | None, typer.Option(help="Comma-separated; all nine by default.")]
+Configs = Annotated[str, typer.Option(help="Comma-separated layer configs.")]
+CacheDir = Annotated[Path, typer.Option(help="Root of the feature cache.")]
+GpusPerTrial = Annotated[
+    str, typer.Option(help="GPUs per trial, a fraction to share one, or 'auto'.")
+]
+CpusPerTrial = Annotated[int, typer.Option(help="CPU cores per trial.")]
+MaxConcurrent = Annotated[int | None, typer.Option(help="At most this many trials at once.")]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster to join; by default Ray starts on this machine.")
+]
+Dashboard = Annotated[bool, typer.Option(help="Start the Ray dashboard, on loopback.")]
+MaxFailures = Annotated[int, typer.Option(help="Retries before a trial counts as failed.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show what Ray and Tune say.")]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Read the whole dataset again even if it looks unchanged.")
+]
+CacheFeatures = Annotated[bool, typer.Option(help="Keep computed features for later runs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """A user's mistakes become one line and exit code 2, an interruption exit code 130."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except UserError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            again = shlex.join(["lorasweep", *sys.argv[1:]])
+            typer.echo(f"\ninterrupted; finished work is kept. To resume: {again}", err=True)
+            raise typer.Exit(130) from None
+
+    return run
+
+
+@app.command(
+    epilog="Example: lorasweep run --dataset examples/digits-zoo --num-runs 3. "
+    "The same command again resumes."
+)
+@guarded
+def run(
+    dataset: Dataset,
+    dataset_config: DatasetConfig = None,
+    label_column: LabelColumn = "category_label",
+    lora_rank: LoraRank = None,
+    skip_bad_samples: SkipBad = False,
+    num_runs: Annotated[int, typer.Option(help="Seeds per representation and config.")] = 10,
+    seed: Annotated[int, typer.Option(help="The first seed.")] = 42,
+    quick: Annotated[bool, typer.Option("--quick", help="Three seeds.")] = False,
+    representations: Representations = None,
+    configs: Configs = "all_layers,visual_only",
+    output_dir: Annotated[Path, typer.Option(help="Where run directories are.")] = Path(
+        "ray_results"
+    ),
+    name: Annotated[
+        str | None, typer.Option(help="Run directory's name; by default the dataset's.")
+    ] = None,
+    cache_features: CacheFeatures = True,
+    cache_dir: CacheDir = Path(".feature_cache"),
+    dropout: Annotated[float, typer.Option(help="Probability of dropping a hidden unit.")] = 0.5,
+    weight_decay: Annotated[float, typer.Option(help="L2 penalty of Adam.")] = 1e-4,
+    hidden_dim: Annotated[int, typer.Option(help="Width of the hidden layers.")] = 512,
+    batch_size: Annotated[int, typer.Option(help="Samples per training step.")] = 64,
+    lr: Annotated[float, typer.Option(help="Initial learning rate.")] = 1e-3,
+    epochs: Annotated[int, typer.Option(help="At most this many epochs.")] = 300,
+    patience: Annotated[int, typer.Option(help="Epochs without improvement to stop.")] = 15,
+    threads: Annotated[int, typer.Option(help="CPU threads of one trial; part of a result.")] = 1,
+    gpus_per_trial: GpusPerTrial = "auto",
+    cpus_per_trial: CpusPerTrial = 1,
+    max_concurrent: MaxConcurrent = None,
+    address: Address = None,
+    dashboard: Dashboard = True,
+    max_failures: MaxFailures = 3,
+    verbose: Verbose = False,
+    verify: Verify = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
+) -> None:
+    """Run the sweep, or what remains of it."""
+    from sweep.spec import QUICK_RUNS, RuntimeOptions, SweepSpec
+    from trainables.hyperparameters import Hyperparameters
+
+    spec = SweepSpec(
+        dataset=dataset,
+        dataset_config=dataset_config,
+        label_column=label_column,
+        lora_rank=lora_rank,
+        skip_bad_samples=skip_bad_samples,
+        num_runs=QUICK_RUNS if quick else num_runs,
+        seed=seed,
+        configs=_names(configs),
+        hyper=Hyperparameters(
+            hidden_dim, dropout, lr, weight_decay, batch_size, epochs, patience, threads
+        ),
+        **_representations(representations),
+    )
+    options = RuntimeOptions(
+        output_dir=output_dir,
+        name=name,
+        cache_features=cache_features,
+        cache_dir=cache_dir,
+        gpus_per_trial=_gpus(gpus_per_trial),
+        cpus_per_trial=cpus_per_trial,
+        max_concurrent=max_concurrent,
+        address=address,
+        dashboard=dashboard,
+        max_failures=max_failures,
+        verbose=verbose,
+        verify=verify,
+    )
+    _run(spec, options, dry_run=dry_run)
+
+
+@app.command(epilog="Example: lorasweep restore ray_results/digits-zoo")
+@guarded
+def restore(
+    run_dir: Annotated[Path, typer.Argument(help="Run directory of an interrupted sweep.")],
+    dataset: Annotated[
+        str | None, typer.Option(help="Where the same dataset lies now, if it was moved.")
+    ] = None,
+    cache_features: CacheFeatures = True,
+    cache_dir: CacheDir = Path(".feature_cache"),
+    gpus_per_trial: GpusPerTrial = "auto",
+    cpus_per_trial: CpusPerTrial = 1,
+    max_concurrent: MaxConcurrent = None,
+    address: Address = None,
+    dashboard: Dashboard = True,
+    max_failures: MaxFailures = 3,
+    verbose: Verbose = False,
+    verify: Verify = False,
+) -> None:
+    """Continue an interrupted sweep from what its run directory says."""
+    from dataclasses import replace
+
+    from sweep.run_dir import read_sweep_file
+    from sweep.spec import RuntimeOptions
+
+    run_dir = run_dir.absolute()
+    spec = read_sweep_file(run_dir).spec()
+    if dataset is not None:
+        spec = replace(spec, dataset=dataset)
+    options = RuntimeOptions(
+        output_dir=run_dir.parent,
+        name=run_dir.name,
+        cache_features=cache_features,
+        cache_dir=cache_dir,
+        gpus_per_trial=_gpus(gpus_per_trial),
+        cpus_per_trial=cpus_per_trial,
+        max_concurrent=max_concurrent,
+        address=address,
+        dashboard=dashboard,
+        max_failures=max_failures,
+        verbose=verbose,
+        verify=verify,
+    )
+    _run(spec, options)
+
+
+def _run(spec: Any, options: Any, *, dry_run: bool = False) -> None:
+    from sweep.launch import run_sweep
+    from sweep.progress import Reporter
+
+    with Reporter() as reporter:
+        if dry_run:
+            from sweep.dry_run import describe
+
+            describe(spec, options, reporter)
+            return
+        result = run_sweep(spec, options, reporter)
+    if result.failed:
+        shown = "\n".join(f"  {key}" for key in result.failed)
+        where = result.run_dir / "failures"
+        typer.echo(f"{len(result.failed)} trials failed (why: {where}):\n{shown}", err=True)
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: lorasweep status ray_results/digits-zoo --json")
+@guarded
+def status(
+    run_dir: Annotated[Path, typer.Argument(help="Run directory.")], as_json: AsJson = False
+) -> None:
+    """Say how far a sweep is, while it runs or after it ended."""
+    from sweep.status import read_status
+
+    found = read_status(run_dir)
+    typer.echo(json.dumps(found.to_json()) if as_json else "\n".join(found.lines()))
+
+
+@app.command(epilog="Example: lorasweep features --dataset examples/digits-zoo --json")
+@guarded
+def features(
+    dataset: Dataset,
+    dataset_config: DatasetConfig = None,
+    label_column: LabelColumn = "category_label",
+    lora_rank: LoraRank = None,
+    skip_bad_samples: SkipBad = False,
+    representations: Representations = None,
+    cache_dir: CacheDir = Path(".feature_cache"),
+    address: Address = None,
+    verbose: Verbose = False,
+    verify: Verify = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compute and cache features without training anything."""
+    from sweep.launch import features_only
+    from sweep.progress import Reporter
+    from sweep.spec import RuntimeOptions, SweepSpec
+
+    spec = SweepSpec(
+        dataset=dataset,
+        dataset_config=dataset_config,
+        label_column=label_column,
+        lora_rank=lora_rank,
+        skip_bad_samples=skip_bad_samples,
+        **_representations(representations),
+    )
+    options = RuntimeOptions(
+        cache_dir=cache_dir, address=address, dashboard=False, verbose=verbose, verify=verify
+    )
+    with Reporter(quiet_stdout=as_json) as reporter:
+        report = features_only(spec, options, reporter)
+    if as_json:
+        typer.echo(json.dumps(report))
+        return
+    for name, path in report["representations"].items():
+        made = "computed" if name in report["computed"] else "cached"
+        typer.echo(f"{name:15} {made:9} {path}")
+
+
+@data.command(epilog="Example: lorasweep data sanity /tmp/sanity --samples 5 --classes 3")
+@guarded
+def sanity(
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    samples: Annotated[int, typer.Option(help="Adapters per class.")] = 5,
+    classes: Annotated[int, typer.Option(help="Classes.")] = 3,
+    seed: Annotated[int, typer.Option(help="Decides every number.")] = 0,
+) -> None:
+    """A small set whose classes every representation must tell apart."""
+    from features.make.sanity import make_sanity
+
+    typer.echo(make_sanity(out, samples=samples, classes=classes, seed=seed))
+
+
+@data.command(epilog="Example: lorasweep data synthetic /tmp/synthetic --samples 5000")
+@guarded
+def synthetic(
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    samples: Annotated[int, typer.Option(help="Adapters in all.")],
+    classes: Annotated[int, typer.Option(help="Classes.")] = 10,
+    rank: Annotated[int, typer.Option(help="LoRA rank.")] = 1,
+    seed: Annotated[int, typer.Option(help="Decides every number.")] = 0,
+) -> None:
+    """Random adapters with the layer shapes of Stable Diffusion 1.5 and a weak class signal."""
+    from features.make.synthetic import make_synthetic
+    from sweep.progress import Reporter
+
+    with Reporter() as reporter:
+        folder = make_synthetic(
+            out,
+            samples=samples,
+            classes=classes,
+            rank=rank,
+            seed=seed,
+            on_progress=lambda done, total: reporter.progress("making", done, total, "adapters"),
+        )
+    typer.echo(folder)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _representations(text: str | None) -> dict[str, Any]:
+    return {} if text is None else {"representations": _names(text)}
+
+
+def _gpus(text: str) -> float | None:
+    if text == "auto":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"--gpus-per-trial {text!r} is neither 'auto' nor a number") from None
+
+
+def main() -> None:
+    """Entry point of the `lorasweep` command."""
+    app(prog_name="lorasweep")
+
+
+if __name__ == "__main__":
+    main()

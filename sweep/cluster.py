@@ -1,0 +1,133 @@
+"""Starting or joining Ray, keeping it quiet, and how many trials it can run at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from features.errors import UserError
+
+from .spec import RuntimeOptions
+
+_MOST_TRIALS_PER_GPU = 8
+
+
+@contextmanager
+def ray_session(options: RuntimeOptions, log_dir: Path) -> Iterator[str | None]:
+    """Ray for the duration of the block; yields the dashboard's address, if there is one.
+
+    A Ray that is already initialised in this process is used and left running.
+
+    Raises:
+        UserError: the cluster to join cannot be reached.
+    """
+    # A worker that must be restarted for other variables costs seconds; these are inherited.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    if ray.is_initialized():
+        _quiet(options, log_dir)
+        yield None
+        return
+    _quiet(options, log_dir)
+    try:
+        if options.address:
+            context = ray.init(
+                address=options.address,
+                log_to_driver=options.verbose,
+                configure_logging=False,
+                runtime_env={"py_modules": _own_packages()},
+            )
+        else:
+            context = ray.init(
+                include_dashboard=options.dashboard,
+                dashboard_host="127.0.0.1",
+                log_to_driver=options.verbose,
+                configure_logging=False,
+            )
+    except ConnectionError as error:
+        raise UserError(
+            f"cannot join the Ray cluster at {options.address!r}: is it running? ({error})"
+        ) from error
+    try:
+        yield context.dashboard_url
+    finally:
+        ray.shutdown()
+
+
+def _own_packages() -> list[str]:
+    import features
+    import sweep
+    import trainables
+
+    return [str(Path(module.__path__[0])) for module in (features, sweep, trainables)]
+
+
+def _quiet(options: RuntimeOptions, log_dir: Path) -> None:
+    """Send what Ray, Ray Data and Tune log to a file; with `verbose`, leave it on the terminal."""
+    if options.verbose:
+        logging.getLogger("ray").setLevel(logging.INFO)
+        return
+    import ray.data  # these configure handlers of their own when first imported
+    import ray.tune
+
+    log_dir.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(log_dir / "ray.log", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    _redirect_logs(handler)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+
+
+def _redirect_logs(handler: logging.Handler) -> None:
+    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "ray"]
+    for name in ["ray", *names]:
+        logger = logging.getLogger(name)
+        logger.handlers = [handler] if name == "ray" else []
+        logger.propagate = name != "ray"
+
+
+@dataclass(frozen=True)
+class TrialResources:
+    """What one trial asks Ray for, and how many trials that lets run at once."""
+
+    cpus: int
+    gpus: float
+    slots: int
+
+
+def trial_resources(options: RuntimeOptions, available: dict[str, float]) -> TrialResources:
+    """Work out a trial's share of what the cluster has.
+
+    Arguments:
+        available: `ray.cluster_resources()`.
+
+    Raises:
+        UserError: one trial asks for more than there is.
+    """
+    cores, gpus = int(available.get("CPU", 0)), available.get("GPU", 0.0)
+    if options.cpus_per_trial > cores:
+        raise UserError(f"--cpus-per-trial {options.cpus_per_trial}: Ray has only {cores} CPUs")
+    by_cpu = cores // options.cpus_per_trial
+    share = options.gpus_per_trial
+    if share is None:
+        share = 0.0
+        if gpus:
+            per_gpu = max(1, min(int(by_cpu // gpus), _MOST_TRIALS_PER_GPU))
+            share = 1.0 if per_gpu == 1 else int(10_000 / per_gpu) / 10_000
+    if share > gpus:
+        raise UserError(f"--gpus-per-trial {share:g}: Ray has only {gpus:g} GPUs")
+    slots = by_cpu
+    if share:
+        by_gpu = int(gpus) * int(1 / share + 1e-9) if share <= 1 else int(gpus // share)
+        slots = min(slots, by_gpu)
+    if options.max_concurrent:
+        slots = min(slots, options.max_concurrent)
+    return TrialResources(options.cpus_per_trial, share, slots)

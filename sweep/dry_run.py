@@ -1,0 +1,78 @@
+"""What a run would do, without doing it."""
+
+from __future__ import annotations
+
+import os
+
+from features.layers import select_layers
+from features.representations import Representation, get_representations, stored_representations
+from features.scan import DatasetScan
+from features.stage import plan_stage
+from trainables.record import TrialKey
+from trainables.splits import split_samples
+
+from .launch import open_dataset
+from .plan import RecordState, read_records
+from .progress import Reporter, format_seconds
+from .run_dir import SweepFile, make_sweep_file
+from .spec import RuntimeOptions, SweepSpec
+from .summary import summary_lines
+
+_FLOPS_PER_CORE = 2e10
+_EPOCHS_GUESSED = 40
+_SECONDS_PER_NUMBER = 30e-9
+_RECORD_BYTES = 8192
+
+
+def describe(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) -> None:
+    """Tell pairs and trials to run, what is cached, the disk needed and a rough time."""
+    spec.validate()
+    options.validate()
+    run_dir = options.run_dir(spec.dataset)
+    source, scan = open_dataset(spec, options, run_dir, reporter)
+    sweep = make_sweep_file(spec, source, scan)
+    state = read_records(run_dir, sweep.fingerprints)
+    say = reporter.say
+    say(f"would run in {run_dir}")
+    for line in summary_lines(sweep.grid, state.done):
+        say(f"  {line}")
+    say(f"trials: {len(state.done)} done, {len(state.todo)} to run")
+    for config, name in dict.fromkeys(key.pair for key in state.todo):
+        seeds = [key.seed for key in state.todo if key.pair == (config, name)]
+        say(f"  {config}/{name}: seeds {', '.join(map(str, seeds))}")
+
+    names = list(dict.fromkeys(key.representation for key in state.todo))
+    missing: list[Representation] = []
+    if names:
+        wanted = stored_representations(get_representations(names))
+        plan = plan_stage(scan, wanted, options.cache_dir.absolute())
+        missing = plan.computed
+        say(f"features cached: {', '.join(item.name for item in plan.cached) or 'none'}")
+        say(f"features to compute: {', '.join(item.name for item in missing) or 'none'}")
+    numbers = sum(item.width for item in missing) * len(scan.layers) * scan.num_samples
+    disk = 4 * numbers + len(state.todo) * (_RECORD_BYTES + 2 * scan.num_samples)
+    say(f"disk: about {disk / 2**20:,.0f} MiB")
+    say(f"time: roughly {format_seconds(_seconds(sweep, state, scan, missing))}, Ray's start apart")
+
+
+def _seconds(
+    sweep: SweepFile, state: RecordState, scan: DatasetScan, missing: list[Representation]
+) -> float:
+    cores = os.cpu_count() or 1
+    features = scan.num_samples * scan.numbers_per_sample * _SECONDS_PER_NUMBER
+    trials = sum(_trial_seconds(key, sweep, state, scan) for key in state.todo)
+    return ((features if missing else 0.0) + trials) / cores
+
+
+def _trial_seconds(key: TrialKey, sweep: SweepFile, state: RecordState, scan: DatasetScan) -> float:
+    """From this pair's records where there are any, else from the arithmetic of training."""
+    known = [r["timing"]["total_seconds"] for k, r in state.records.items() if k.pair == key.pair]
+    if known:
+        return sum(known) / len(known)
+    width = get_representations([key.representation])[0].width
+    features = width * len(select_layers(key.config, scan.layers))
+    hidden = sweep.hyper.hidden_dim
+    weights = features * hidden + 2 * hidden * hidden + hidden * len(scan.classes)
+    samples = len(split_samples(scan.num_samples).train)
+    epochs = min(sweep.hyper.epochs, _EPOCHS_GUESSED)
+    return 6.0 * weights * samples * epochs / _FLOPS_PER_CORE + 0.1

@@ -1,0 +1,405 @@
+"""A run: plan, features, trials, plan again, results."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from features.cache import CacheEntry
+from features.errors import UserError
+from features.files import write_json
+from features.layers import select_layers, uncovered
+from features.representations import get_representations, stored_representations
+from features.scan import DatasetScan, scan_dataset
+from features.sources import Source, find_dataset
+from trainables.events import EventLog
+from trainables.record import TrialKey, write_failure
+from trainables.splits import SMALLEST_SPLIT
+
+from .plan import (
+    RecordState,
+    count_other_records,
+    failed_trials,
+    read_records,
+    records_digest,
+    set_aside,
+)
+from .progress import Reporter, format_seconds
+from .results import read_results, results_are_current, write_results
+from .run_dir import SweepFile, make_sweep_file, read_sweep_file, write_sweep_file
+from .spec import RuntimeOptions, SweepSpec
+from .summary import summary_lines
+
+if TYPE_CHECKING:
+    from features.stage import StagePlan, StageReport
+
+    from .cluster import TrialResources
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a run came to.
+
+    Attributes:
+        run_dir: where everything lies.
+        results: the content of results.json.
+        failed: trials that failed after their retries.
+        summary: the content of summary.json.
+    """
+
+    run_dir: Path
+    results: dict[str, Any]
+    failed: list[TrialKey]
+    summary: dict[str, Any]
+
+
+@dataclass
+class _Run:
+    """One invocation: what it works on and what it has done so far."""
+
+    run_dir: Path
+    spec: SweepSpec
+    options: RuntimeOptions
+    source: Source
+    scan: DatasetScan
+    sweep: SweepFile
+    reporter: Reporter
+    began: float
+    events: EventLog
+    feature_seconds: float = 0.0
+    train_seconds: float = 0.0
+
+
+def run_sweep(
+    spec: SweepSpec, options: RuntimeOptions | None = None, reporter: Reporter | None = None
+) -> SweepResult:
+    """Run what remains of a sweep; the same call again resumes it.
+
+    Arguments:
+        spec: the experiment.
+        options: how to run it.
+        reporter: where progress is told; standard output by default.
+
+    Raises:
+        UserError: the spec, the dataset or the run directory cannot be used.
+        KeyboardInterrupt: it was interrupted; finished trials are kept.
+    """
+    began = time.perf_counter()
+    options = options or RuntimeOptions()
+    reporter = reporter or Reporter()
+    spec.validate()
+    options.validate()
+    run_dir = options.run_dir(spec.dataset)
+    source, scan = open_dataset(spec, options, run_dir, reporter)
+    sweep = make_sweep_file(spec, source, scan)
+    _make_folder(run_dir)
+    write_sweep_file(run_dir, sweep)
+    invocation = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    events = EventLog(run_dir, invocation)
+    events.write("started", command=sweep.environment["command"])
+    run = _Run(run_dir, spec, options, source, scan, sweep, reporter, began, events)
+    fingerprints = sweep.fingerprints
+    if results_are_current(run_dir, records_digest(run_dir, fingerprints)):
+        _tell_plan(run, list(fingerprints), [])
+        return _conclude(run, list(fingerprints), None)
+
+    state = read_records(run_dir, fingerprints)
+    for line in set_aside(run_dir, state):
+        reporter.warn(line)
+    _tell_plan(run, state.done, state.todo)
+    if state.todo:
+        try:
+            _run_trials(run, invocation, fingerprints, state)
+        except KeyboardInterrupt:
+            events.write("interrupted")
+            _conclude(run, state.done, read_records(run_dir, fingerprints))
+            raise
+    return _conclude(run, state.done, read_records(run_dir, fingerprints))
+
+
+def open_dataset(
+    spec: SweepSpec, options: RuntimeOptions, run_dir: Path | None, reporter: Reporter
+) -> tuple[Source, DatasetScan]:
+    """Find and scan a spec's dataset, and refuse one that cannot be used.
+
+    A hub dataset is pinned to the commit a run directory was made with.
+    """
+    memo = options.cache_dir.absolute()
+    if not options.cache_features and run_dir is not None:
+        memo = run_dir / "logs"
+    request = spec.request
+    if run_dir is not None and (run_dir / "sweep.json").exists():
+        revision = read_sweep_file(run_dir).frozen["revision"]
+        request = replace(request, revision=revision)
+    source = find_dataset(request, memo)
+
+    def on_progress(done: int, total: int) -> None:
+        reporter.progress("scanning", done, total, "adapters")
+
+    try:
+        scan = scan_dataset(
+            source,
+            spec.label_column,
+            spec.lora_rank,
+            memo,
+            verify=options.verify,
+            on_progress=on_progress,
+        )
+    except PermissionError as error:
+        raise UserError(f"cannot write {error.filename}: {error.strerror}") from error
+    scan.require_usable(skip_bad_samples=spec.skip_bad_samples)
+    if scan.bad_rows:
+        shown = ", ".join(map(str, scan.bad_rows[:10]))
+        more = ", …" if len(scan.bad_rows) > 10 else ""
+        reporter.warn(f"{len(scan.bad_rows)} bad samples left out: rows {shown}{more}")
+    return source, scan
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {folder}: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"cannot write to {folder}: permission denied")
+
+
+# Telling
+
+
+def _tell_plan(run: _Run, done: list[TrialKey], todo: list[TrialKey]) -> None:
+    say, scan, spec = run.reporter.say, run.scan, run.spec
+    say(f"dataset   {spec.dataset}: {scan.num_samples} adapters, {len(scan.classes)} classes")
+    layers = {config: select_layers(config, scan.layers) for config in spec.configs}
+    say("layers    " + ", ".join(f"{config} {len(names)}" for config, names in layers.items()))
+    neither = uncovered(scan.layers)
+    if neither:
+        run.reporter.warn(
+            f"{len(neither)} of {len(scan.layers)} layer tensors are neither .attn1. nor .attn2. "
+            f"(e.g. {neither[0]}): only all_layers has them"
+        )
+    if scan.num_samples <= SMALLEST_SPLIT:
+        run.reporter.warn(
+            f"with {scan.num_samples} adapters, train, val and test are the same: "
+            "the scores mean nothing"
+        )
+    say(f"results   {run.run_dir}")
+    for line in summary_lines(run.sweep.grid, done):
+        say(f"  {line}")
+    say(f"trials    {len(done)} done, {len(todo)} to run")
+    run.events.write("planned", done=len(done), todo=len(todo))
+
+
+# Doing
+
+
+def _run_trials(
+    run: _Run, invocation: str, fingerprints: dict[TrialKey, str], state: RecordState
+) -> None:
+    """Compute the features the remaining trials need, then run them with Tune."""
+    import ray
+
+    from .cluster import ray_session, trial_resources
+
+    cache = run.options.cache_dir.absolute()
+    if not run.options.cache_features:
+        cache = run.run_dir / "features.tmp"
+        shutil.rmtree(cache, ignore_errors=True)
+    try:
+        with ray_session(run.options, run.run_dir / "logs") as dashboard:
+            if dashboard:
+                run.reporter.say(f"dashboard http://{dashboard} (log in with `ray get-auth-token`)")
+            resources = trial_resources(run.options, ray.cluster_resources())
+            todo = _prepare_features(run, cache, fingerprints, state.todo)
+            if todo:
+                points = {key: fingerprints[key] for key in todo}
+                _fit(run, cache, invocation, points, resources)
+    finally:
+        if not run.options.cache_features:
+            shutil.rmtree(cache, ignore_errors=True)
+
+
+def _prepare_features(
+    run: _Run, cache: Path, fingerprints: dict[TrialKey, str], todo: list[TrialKey]
+) -> list[TrialKey]:
+    """Make sure the trials' features are cached; returns the trials that have theirs."""
+    names = list(dict.fromkeys(key.representation for key in todo))
+    plan = _plan_features(run.scan, names, cache)
+    report = compute_features(run.source, run.scan, plan, cache, run.reporter)
+    run.feature_seconds = report.seconds
+    run.events.write("features", seconds=report.seconds, failed=list(report.failed))
+    ready = []
+    for key in todo:
+        parts = get_representations([key.representation])[0].stored
+        broken = [part.name for part in parts if part.name in report.failed]
+        if broken:
+            reason = f"feature stage: {report.failed[broken[0]]}"
+            write_failure(run.run_dir, key, fingerprints[key], reason)
+            run.events.write("trial_failed", key=key.to_json())
+        else:
+            ready.append(key)
+    return ready
+
+
+def _plan_features(scan: DatasetScan, names: Sequence[str], cache: Path) -> StagePlan:
+    from features.stage import plan_stage
+
+    _make_folder(cache)
+    return plan_stage(scan, stored_representations(get_representations(names)), cache)
+
+
+def compute_features(
+    source: Source, scan: DatasetScan, plan: StagePlan, cache: Path, reporter: Reporter
+) -> StageReport:
+    """Compute what the plan says is missing. Ray must be running."""
+    from features.stage import run_stage
+
+    for name, damage in plan.damaged.items():
+        reporter.warn(f"cached features of {name} are damaged ({damage}): computed again")
+
+    def on_progress(done: int, total: int) -> None:
+        reporter.progress("features", done, total, "adapters")
+
+    report = run_stage(source, scan, plan, cache, on_progress=on_progress)
+    if plan.computed:
+        reporter.say(
+            f"features  {len(plan.computed)} representations of {scan.num_samples} adapters "
+            f"in {report.seconds:.1f} s"
+            + (f" ({len(plan.cached)} from the cache)" if plan.cached else "")
+        )
+    for name, trace in report.failed.items():
+        reporter.warn(f"representation {name} failed: {trace.strip().splitlines()[-1]}")
+    return report
+
+
+def _fit(
+    run: _Run,
+    cache: Path,
+    invocation: str,
+    points: dict[TrialKey, str],
+    resources: TrialResources,
+) -> None:
+    from trainables.trial import TrialJob
+
+    from .engine import new_experiment_dir, run_experiment
+
+    run.reporter.say(
+        f"trials    {len(points)} on {resources.slots} workers"
+        + (f", {resources.gpus:g} GPU each" if resources.gpus else "")
+    )
+    job = TrialJob(
+        run_dir=run.run_dir,
+        invocation=invocation,
+        cache=cache,
+        weights=run.scan.weights,
+        layers={c: select_layers(c, run.scan.layers) for c in run.spec.configs},
+        labels=run.scan.kept_labels,
+        n_classes=len(run.scan.classes),
+        hyper=run.spec.hyper,
+        workers=min(resources.slots, len(points)),
+    )
+    ended = 0
+
+    def on_trial(key: TrialKey, recorded: bool) -> None:
+        nonlocal ended
+        ended += 1
+        if not recorded:
+            run.reporter.warn(f"trial {key} failed")
+            run.events.write("trial_failed", key=key.to_json())
+        run.reporter.progress("trials", ended, len(points), "trials")
+
+    began = time.perf_counter()
+    run.reporter.progress("trials", 0, len(points), "trials")
+    run_experiment(new_experiment_dir(run.run_dir), job, points, resources, run.options, on_trial)
+    run.train_seconds = time.perf_counter() - began
+
+
+# Concluding
+
+
+def _conclude(run: _Run, before: list[TrialKey], state: RecordState | None) -> SweepResult:
+    """Derive the results, write the summary and tell; `state` None: nothing has changed."""
+    run_dir, grid = run.run_dir, run.sweep.grid
+    if state is None:
+        done, failed = before, []
+        results = read_results(run_dir) or {}
+    else:
+        done, failed = state.done, failed_trials(run_dir, state.todo)
+        stamp = records_digest(run_dir, run.sweep.fingerprints)
+        results = write_results(run_dir, run.sweep, state.records, failed, stamp)
+    seconds = time.perf_counter() - run.began
+    summary = {
+        "planned": len(grid.keys),
+        "skipped": len(before),
+        "ran": len(done) - len(before),
+        "failed": len(failed),
+        "not_reached": len(grid.keys) - len(done) - len(failed),
+        "seconds": seconds,
+        "feature_seconds": run.feature_seconds,
+        "train_seconds": run.train_seconds,
+    }
+    write_json(run_dir / "summary.json", summary)
+    run.events.write("done", **summary)
+    _tell_end(run, done, failed, summary)
+    return SweepResult(run_dir, results, failed, summary)
+
+
+def _tell_end(
+    run: _Run, done: list[TrialKey], failed: list[TrialKey], summary: dict[str, Any]
+) -> None:
+    say = run.reporter.say
+    if summary["ran"] or failed:
+        say()
+        say((run.run_dir / "results.txt").read_text())
+        for line in summary_lines(run.sweep.grid, done):
+            say(line)
+    outside = count_other_records(run.run_dir, run.sweep.fingerprints)
+    say(
+        f"trials: {summary['skipped']} skipped, {summary['ran']} run, {len(failed)} failed, "
+        f"{summary['not_reached']} not reached, in {format_seconds(summary['seconds'])}"
+        + (f"; also on disk: {outside} records outside this grid" if outside else "")
+    )
+    say(f"results: {run.run_dir / 'results.txt'} (and .json, .parquet)")
+
+
+def features_only(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) -> dict[str, Any]:
+    """Stage 1 alone: make sure features are cached and say where.
+
+    Returns:
+        {"dataset", "fingerprint", "seconds", "adapters", "computed", "cached",
+        "representations": {name: path}}.
+    """
+    from features.stage import StageReport
+
+    from .cluster import ray_session
+
+    spec.validate()
+    options.validate()
+    cache = options.cache_dir.absolute()
+    _make_folder(cache)
+    source, scan = open_dataset(spec, options, None, reporter)
+    plan = _plan_features(scan, spec.representations, cache)
+    report = StageReport()
+    if plan.computed:
+        with ray_session(options, cache / "logs"):
+            report = compute_features(source, scan, plan, cache, reporter)
+    if report.failed:
+        name, trace = next(iter(report.failed.items()))
+        raise RuntimeError(f"representation {name} failed:\n{trace}")
+    return {
+        "dataset": spec.dataset,
+        "fingerprint": scan.fingerprint,
+        "seconds": round(report.seconds, 3),
+        "adapters": scan.num_samples,
+        "computed": [item.name for item in plan.computed],
+        "cached": [item.name for item in plan.cached],
+        "representations": {
+            item.name: str(CacheEntry(cache, scan.weights, item).folder)
+            for item in (*plan.computed, *plan.cached)
+        },
+    }

@@ -1,0 +1,64 @@
+"""Tune's notices of ended trials, passed on to the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from trainables.record import TrialKey, has_record, write_failure
+
+OnTrial = Callable[[TrialKey, bool], None]
+"""Called with a trial's key and whether it has a record; False: it failed for good."""
+
+_told: dict[Path, OnTrial] = {}
+"""Run directory -> whom to tell. Not part of the listener, which Tune pickles."""
+
+
+class TrialListener(tune.Callback):
+    """Tells the driver what became of each trial; records failures.
+
+    Arguments:
+        run_dir: the run directory.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+
+    @contextmanager
+    def telling(self, on_trial: OnTrial) -> Iterator[None]:
+        """Pass notices on to `on_trial` during the block."""
+        _told[self.run_dir] = on_trial
+        try:
+            yield
+        finally:
+            del _told[self.run_dir]
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """Tune's notice that a trial is done."""
+        _told[self.run_dir](_key(trial), True)
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """Tune's notice that a trial failed after its retries."""
+        key, fingerprint = _key(trial), trial.config["point"]["fingerprint"]
+        # Its worker may have died between the record and Tune's notice of it.
+        recorded = has_record(self.run_dir, key, fingerprint)
+        if not recorded:
+            write_failure(self.run_dir, key, fingerprint, _reason(trial))
+        _told[self.run_dir](key, recorded)
+
+
+def _key(trial: Any) -> TrialKey:
+    point = trial.config["point"]
+    return TrialKey(point["config"], point["representation"], point["seed"])
+
+
+def _reason(trial: Any) -> str:
+    """The traceback Tune kept of a failed trial."""
+    try:
+        return Path(trial.error_file).read_text()
+    except (TypeError, OSError):
+        return "the trial's worker died; see logs/"

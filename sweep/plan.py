@@ -1,0 +1,89 @@
+"""What remains to be done is always grid − records; worked out without Ray or torch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from features.files import DamagedFileError, digest, file_stamp
+from trainables.record import TrialKey, failure_path, read_record, record_path
+
+
+@dataclass
+class RecordState:
+    """The grid's trials, sorted by what is on disk.
+
+    Attributes:
+        done: trials with a valid record, in grid order.
+        todo: all others, in grid order.
+        records: the valid records themselves.
+        stale: records of another representation or trainer version, with their paths.
+        corrupt: records that do not parse or fail their checksum.
+    """
+
+    done: list[TrialKey] = field(default_factory=list)
+    todo: list[TrialKey] = field(default_factory=list)
+    records: dict[TrialKey, dict[str, Any]] = field(default_factory=dict)
+    stale: list[TrialKey] = field(default_factory=list)
+    corrupt: list[TrialKey] = field(default_factory=list)
+
+
+def read_records(run_dir: Path, fingerprints: dict[TrialKey, str]) -> RecordState:
+    """Read and check every record of the grid. Changes nothing on disk."""
+    state = RecordState()
+    for key, fingerprint in fingerprints.items():
+        try:
+            record = read_record(run_dir, key)
+        except (FileNotFoundError, NotADirectoryError):
+            state.todo.append(key)
+            continue
+        except (DamagedFileError, OSError):
+            state.corrupt.append(key)
+            state.todo.append(key)
+            continue
+        if record.get("fingerprint") == fingerprint:
+            state.done.append(key)
+            state.records[key] = record
+        else:
+            state.stale.append(key)
+            state.todo.append(key)
+    return state
+
+
+def set_aside(run_dir: Path, state: RecordState) -> list[str]:
+    """Rename stale and corrupt records out of the way; one line about each."""
+    lines = []
+    for keys, suffix, why in (
+        (state.stale, "stale", "belongs to another representation or trainer version"),
+        (state.corrupt, "corrupt", "is damaged"),
+    ):
+        for key in keys:
+            path = record_path(run_dir, key)
+            if path.is_file():
+                os.replace(path, path.with_name(f"{path.name}.{suffix}"))
+                lines.append(f"record {key} {why}: set aside as *.{suffix}, the trial runs again")
+    return lines
+
+
+def records_digest(run_dir: Path, fingerprints: dict[TrialKey, str]) -> str | None:
+    """Digest of the grid and of its records' file stamps; None if a record is missing."""
+    stamps = []
+    for key, fingerprint in fingerprints.items():
+        try:
+            stamps.append([str(key), fingerprint, *file_stamp(record_path(run_dir, key))[1:]])
+        except OSError:
+            return None
+    return digest(stamps)
+
+
+def count_other_records(run_dir: Path, fingerprints: dict[TrialKey, str]) -> int:
+    """Records on disk that are outside the grid."""
+    inside = {record_path(run_dir, key) for key in fingerprints}
+    return sum(path not in inside for path in (run_dir / "checkpoints").glob("*/*/seed-*.json"))
+
+
+def failed_trials(run_dir: Path, keys: list[TrialKey]) -> list[TrialKey]:
+    """Those of the trials whose failure is recorded."""
+    return [key for key in keys if failure_path(run_dir, key).exists()]

@@ -1,0 +1,126 @@
+"""Telling the user how far a run is: live bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+_PLAIN_SECONDS = 10.0
+_RATE_WINDOW = 50
+
+
+class Reporter:
+    """Prints messages and the progress of one thing at a time.
+
+    On a terminal a bar is redrawn below the messages; otherwise a line is printed every ten
+    seconds, so that a log file stays readable. Everything goes to standard error if `quiet_stdout`,
+    else to standard output.
+    """
+
+    def __init__(self, *, quiet_stdout: bool = False) -> None:
+        self.console = Console(
+            stderr=quiet_stdout, highlight=False, soft_wrap=True, emoji=False, markup=False
+        )
+        self._live = self.console.is_terminal
+        self._bars = Progress(
+            TextColumn("{task.description:10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            console=self.console,
+            transient=True,
+        )
+        self._meters: dict[str, _Meter] = {}
+
+    def __enter__(self) -> Reporter:
+        if self._live:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live:
+            self._bars.stop()
+
+    def say(self, message: str = "") -> None:
+        """Print one message."""
+        self.console.print(Text(message))
+        if not self._live:
+            self.console.file.flush()
+
+    def warn(self, message: str) -> None:
+        """Print a warning."""
+        self.console.print(Text(f"warning: {message}", style="yellow"))
+
+    def progress(self, what: str, done: int, total: int, unit: str) -> None:
+        """Say that `done` of `total` are done, with the rate and the time left."""
+        meter = self._meters.get(what)
+        if meter is None or done < meter.done:
+            meter = self._meters[what] = _Meter(total)
+            if self._live:
+                meter.task = self._bars.add_task(what, total=total, rate="")
+        meter.update(done)
+        rate = meter.describe(unit)
+        if self._live:
+            self._bars.update(meter.task, completed=done, total=total, rate=rate)
+            if done >= total:
+                self._bars.remove_task(meter.task)
+                del self._meters[what]
+        elif done >= total or meter.due():
+            self.say(f"{what}: {done}/{total} ({done / total:.1%}), {rate}")
+            if done >= total:
+                del self._meters[what]
+
+
+class _Meter:
+    """Rate and time left of one thing, from its latest updates."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.done = 0
+        self.task: Any = None
+        self._marks: deque[tuple[float, int]] = deque([(time.monotonic(), 0)], _RATE_WINDOW)
+        self._spoken = time.monotonic()
+
+    def update(self, done: int) -> None:
+        self.done = done
+        self._marks.append((time.monotonic(), done))
+
+    def due(self) -> bool:
+        now = time.monotonic()
+        if now - self._spoken < _PLAIN_SECONDS:
+            return False
+        self._spoken = now
+        return True
+
+    def describe(self, unit: str) -> str:
+        (before, then), (now, done) = self._marks[0], self._marks[-1]
+        if now <= before or done <= then:
+            return ""
+        rate = (done - then) / (now - before)
+        left = (self.total - done) / rate
+        shown = f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
+        return f"{shown} {unit}/s, {format_seconds(left)} left"
+
+
+def format_seconds(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def stdout_is_terminal() -> bool:
+    """Whether somebody is watching."""
+    return sys.stdout.isatty()

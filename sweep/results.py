@@ -1,0 +1,238 @@
+"""results.json, results.txt and results.parquet: derived from the records, never the truth."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.files import write_atomic, write_json, write_text
+from trainables.record import TrialKey
+
+from .run_dir import SweepFile
+
+RESULTS_SCHEMA = 1
+
+_SUMMARISED = (
+    "train_acc",
+    "val_acc",
+    "test_acc",
+    "val_f1",
+    "test_f1",
+    "val_precision",
+    "test_precision",
+    "val_recall",
+    "test_recall",
+    "training_time",
+    "best_epoch",
+)
+
+Records = dict[TrialKey, dict[str, Any]]
+
+
+def build_results(sweep: SweepFile, records: Records, failed: list[TrialKey]) -> dict[str, Any]:
+    """The content of results.json: one entry per complete (config, representation) pair."""
+    classes = sweep.frozen["classes"]
+    layers = sweep.environment["layers"]
+    results: dict[str, Any] = {
+        "schema": RESULTS_SCHEMA,
+        "dataset": sweep.environment["dataset"]["dataset"],
+        "num_runs": len(sweep.grid.seeds),
+        "num_classes": len(classes),
+        "num_all_layers": layers.get("all_layers"),
+        "num_visual_layers": layers.get("visual_only"),
+        "num_text_layers": layers.get("text_only"),
+        "label_mapping": (
+            {name: i for i, name in enumerate(classes)} if isinstance(classes[0], str) else None
+        ),
+        "fingerprint": sweep.frozen["decides"]["dataset"],
+        "spec": {"frozen": sweep.frozen["decides"], "environment": sweep.environment["dataset"]},
+        "failed": [str(key) for key in failed],
+    }
+    for config in sweep.grid.configs:
+        entries = []
+        for representation in sweep.grid.representations:
+            keys = [TrialKey(config, representation, seed) for seed in sweep.grid.seeds]
+            if all(key in records for key in keys):
+                entries.append(_pair_entry(config, representation, [records[k] for k in keys]))
+        results[f"{config}_results"] = entries
+    return results
+
+
+def _pair_entry(config: str, representation: str, records: list[dict[str, Any]]) -> dict[str, Any]:
+    runs = [
+        {
+            "run": i,
+            **{name: record["metrics"][name] for name in _SUMMARISED[:-2]},
+            "training_time": record["timing"]["train_seconds"],
+            "best_epoch": record["metrics"]["best_epoch"],
+            "feature_dim": record["feature_dim"],
+        }
+        for i, record in enumerate(records)
+    ]
+    entry: dict[str, Any] = {
+        "representation": f"{representation}_{config}",
+        "num_layers": records[0]["num_layers"],
+        "feature_dim": records[0]["feature_dim"],
+    }
+    for name in _SUMMARISED:
+        values = [run[name] for run in runs]
+        entry[f"{name}_mean"], entry[f"{name}_std"] = mean_std(values)
+    entry["training_time_total"] = sum(run["training_time"] for run in runs)
+    for split in ("train", "val", "test"):
+        entry[f"{split}_acc_all_runs"] = [run[f"{split}_acc"] for run in runs]
+    entry["per_run_results"] = runs
+    entry["learning_curves"] = [
+        {**record["curves"], "best_epoch": record["metrics"]["best_epoch"]} for record in records
+    ]
+    for split in ("val", "test"):
+        entry[f"{split}_confusion_matrices"] = [r["confusion"][split] for r in records]
+    return entry
+
+
+def mean_std(values: Iterable[float | None]) -> tuple[float | None, float | None]:
+    """Mean and population std of the defined values; (None, None) if there are none."""
+    defined = [value for value in values if value is not None]
+    if not defined:
+        return None, None
+    return float(np.mean(defined)), float(np.std(defined))
+
+
+def write_results(
+    run_dir: Path, sweep: SweepFile, records: Records, failed: list[TrialKey], stamp: str | None
+) -> dict[str, Any]:
+    """Write the three files and return results.json's content.
+
+    Arguments:
+        stamp: digest of the grid and its record files, to recognise that nothing has changed.
+    """
+    results = build_results(sweep, records, failed)
+    write_json(run_dir / "results.json", {**results, "records_digest": stamp}, indent=1)
+    write_text(run_dir / "results.txt", format_results(results))
+    _write_parquet(run_dir / "results.parquet", records)
+    return results
+
+
+def read_results(run_dir: Path) -> dict[str, Any] | None:
+    """results.json, or None if it is not there or not whole."""
+    try:
+        return json.loads((run_dir / "results.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def results_are_current(run_dir: Path, stamp: str | None) -> bool:
+    """Whether all results were derived from just these record files."""
+    if stamp is None or not all(
+        (run_dir / f"results.{kind}").exists() for kind in ("txt", "parquet")
+    ):
+        return False
+    results = read_results(run_dir)
+    return results is not None and results.get("records_digest") == stamp
+
+
+def _write_parquet(path: Path, records: Records) -> None:
+    """One row per trial, one column per key, metric and timing."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [
+        {
+            "config": key.config,
+            "representation": key.representation,
+            "seed": key.seed,
+            **record["metrics"],
+            **record["timing"],
+            "feature_dim": record["feature_dim"],
+            "num_layers": record["num_layers"],
+            "fingerprint": record["fingerprint"],
+        }
+        for key, record in records.items()
+    ]
+    table = pa.Table.from_pylist(rows)
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    write_atomic(path, lambda file: file.write(sink.getbuffer()))
+
+
+# Tables for people
+
+
+def format_results(results: dict[str, Any]) -> str:
+    """results.txt: a table per config, best first, and the drop from all layers to visual only."""
+    chance = 1 / results["num_classes"]
+    blocks = [
+        f"Dataset {results['dataset']}: {results['num_classes']} classes "
+        f"(chance {chance:.1%}), {results['num_runs']} runs per entry, mean ± std over seeds"
+    ]
+    for name in [key for key in results if key.endswith("_results")]:
+        config = name.removesuffix("_results")
+        entries = sorted(results[name], key=lambda entry: -entry["test_acc_mean"])
+        if entries:
+            layers = entries[0]["num_layers"]
+            rows = [
+                [
+                    entry["representation"].removesuffix(f"_{config}"),
+                    str(entry["feature_dim"]),
+                    *(_spread(entry, metric) for metric in _TABLE_METRICS),
+                    f"{entry['training_time_mean']:.1f}",
+                ]
+                for entry in entries
+            ]
+            heading = f"{config} ({layers} layer tensors)"
+            blocks.append(heading + "\n" + format_table(_TABLE_HEADER, rows))
+    drops = _drops(results)
+    if drops:
+        blocks.append(
+            "Drop in test accuracy from all_layers to visual_only\n"
+            + format_table(
+                ["representation", "all_layers", "visual_only", "absolute", "relative"], drops
+            )
+        )
+    if results["failed"]:
+        blocks.append("Failed trials\n" + "\n".join(f"  {key}" for key in results["failed"]))
+    return "\n\n".join(blocks) + "\n"
+
+
+_TABLE_METRICS = ("train_acc", "val_acc", "test_acc", "test_f1")
+_TABLE_HEADER = ["representation", "features", "train acc", "val acc", "test acc", "test F1", "s"]
+
+
+def _spread(entry: dict[str, Any], metric: str) -> str:
+    mean, std = entry[f"{metric}_mean"], entry[f"{metric}_std"]
+    return "undefined" if mean is None else f"{mean:.1%} ± {100 * std:.1f}"
+
+
+def _drops(results: dict[str, Any]) -> list[list[str]]:
+    """Rows of the drop table; the two configs are paired by representation name."""
+    visual = {
+        entry["representation"].removesuffix("_visual_only"): entry["test_acc_mean"]
+        for entry in results.get("visual_only_results", [])
+    }
+    rows = []
+    for entry in results.get("all_layers_results", []):
+        name = entry["representation"].removesuffix("_all_layers")
+        if name in visual:
+            before, after = entry["test_acc_mean"], visual[name]
+            relative = f"{(before - after) / before:+.1%}" if before else "undefined"
+            rows.append(
+                [name, f"{before:.1%}", f"{after:.1%}", f"{100 * (before - after):+.1f}", relative]
+            )
+    return rows
+
+
+def format_table(header: list[str], rows: list[list[str]]) -> str:
+    """A plain-text table: first column left-aligned, the others right-aligned."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(cells: list[str]) -> str:
+        first, *rest = cells
+        return "  ".join(
+            [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:]))]
+        ).rstrip()
+
+    return "\n".join([line(header), "  ".join("-" * w for w in widths), *map(line, rows)])

@@ -1,0 +1,34 @@
+"""How far a sweep is, counted in pairs and in trials."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from trainables.record import TrialKey
+
+from .run_dir import Grid
+
+
+def pair_counts(grid: Grid, done: Collection[TrialKey]) -> dict[str, tuple[int, int]]:
+    """Config -> (complete pairs, all pairs); a pair is complete when all its seeds have records."""
+    finished = set(done)
+    counts = {}
+    for config in grid.configs:
+        complete = [
+            all(TrialKey(config, name, seed) in finished for seed in grid.seeds)
+            for name in grid.representations
+        ]
+        counts[config] = sum(complete), len(complete)
+    return counts
+
+
+def summary_lines(grid: Grid, done: Collection[TrialKey]) -> list[str]:
+    """One line per config and the total, in (config, representation) pairs."""
+    counts = pair_counts(grid, done)
+    width = max(map(len, [*counts, "total"]))
+    lines = [
+        f"{config:{width}}  {complete}/{total} completed, {total - complete} remaining"
+        for config, (complete, total) in counts.items()
+    ]
+    complete, total = (sum(column) for column in zip(*counts.values()))
+    return [*lines, f"{'total':{width}}  {complete}/{total} ({complete / total:.1%})"]

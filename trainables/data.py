@@ -1,0 +1,76 @@
+"""A pair's samples, split, standardised and on the device; shared by all its seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .splits import Split
+
+_COLUMNS_AT_A_TIME = 256
+
+
+@dataclass(frozen=True)
+class SplitTensors:
+    """One split on the device.
+
+    Attributes:
+        x: (n, n_features) float32, standardised.
+        y: (n,) int64 class indices.
+    """
+
+    x: Tensor
+    y: Tensor
+
+
+@dataclass(frozen=True)
+class TrialData:
+    """What a classifier is trained and evaluated on."""
+
+    train: SplitTensors
+    val: SplitTensors
+    test: SplitTensors
+    n_classes: int
+
+    @property
+    def n_features(self) -> int:
+        """Features of a sample."""
+        return self.train.x.shape[1]
+
+
+def prepare_data(
+    features: np.ndarray, labels: np.ndarray, split: Split, n_classes: int, device: torch.device
+) -> TrialData:
+    """Split and standardise with the training split's mean and population std (zero std → 1).
+
+    Arguments:
+        features: (n_samples, n_features) float32.
+        labels: (n_samples,) class indices.
+    """
+    parts = {
+        name: np.empty((len(index), features.shape[1]), dtype=np.float32)
+        for name, index in split.parts().items()
+    }
+    limit = np.finfo(np.float32).max
+    # In float64, since squares of features near float32's limits do not fit; a few columns at a
+    # time, since the matrix may be gigabytes.
+    for left in range(0, features.shape[1], _COLUMNS_AT_A_TIME):
+        columns = slice(left, left + _COLUMNS_AT_A_TIME)
+        block = features[:, columns].astype(np.float64)
+        train = block[split.train]
+        std = train.std(axis=0)
+        block = (block - train.mean(axis=0)) / np.where(std == 0, 1.0, std)
+        block = block.clip(-limit, limit)
+        for name, index in split.parts().items():
+            parts[name][:, columns] = block[index]
+    tensors = {
+        name: SplitTensors(
+            torch.from_numpy(parts[name]).to(device),
+            torch.from_numpy(labels[index].astype(np.int64)).to(device),
+        )
+        for name, index in split.parts().items()
+    }
+    return TrialData(tensors["train"], tensors["val"], tensors["test"], n_classes)

@@ -1,0 +1,262 @@
+"""The Tune Trainable: one trial per configuration, many trials per worker process."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray import tune
+
+from features.cache import feature_matrix
+from features.representations import get_representations
+
+from .data import TrialData, prepare_data
+from .events import EventLog
+from .hyperparameters import Hyperparameters
+from .metrics import SplitScores, score_split
+from .record import TrialKey, has_record, write_record
+from .splits import split_samples
+from .training import Training
+
+_SLICE_SECONDS = 2.0
+_WAIT_FOR_WORKERS_SECONDS = 8.0
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """What all trials of one Tune experiment share; written by the driver as job.json.
+
+    Attributes:
+        run_dir: where records and events go.
+        invocation: names the event files.
+        cache: root of the feature cache.
+        weights: the dataset's weights digest.
+        layers: config -> its layer tensors.
+        labels: (n_samples,) class indices.
+        n_classes: number of classes.
+        hyper: hyperparameters.
+        workers: trial workers that will run side by side.
+    """
+
+    run_dir: Path
+    invocation: str
+    cache: Path
+    weights: str
+    layers: dict[str, list[str]]
+    labels: list[int]
+    n_classes: int
+    hyper: Hyperparameters
+    workers: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {
+            **vars(self),
+            "run_dir": str(self.run_dir),
+            "cache": str(self.cache),
+            "hyper": self.hyper.to_json(),
+        }
+
+    @classmethod
+    def read(cls, path: Path) -> TrialJob:
+        """Read what the driver wrote."""
+        value = json.loads(path.read_text())
+        return cls(
+            **{
+                **value,
+                "run_dir": Path(value["run_dir"]),
+                "cache": Path(value["cache"]),
+                "hyper": Hyperparameters(**value["hyper"]),
+            }
+        )
+
+
+class TrialWorker(tune.Trainable):
+    """Trains one classifier per configuration and writes its record as its last act.
+
+    A configuration is {"point": {config, representation, seed, fingerprint}, "job": path of
+    job.json}. A step is a slice of time, not an epoch: short trials finish in one step. Where the
+    slices fall never changes a result. The data of the last pair stay on the device for the next
+    seed.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Start a new process's first trial."""
+        self._job_path = Path(config["job"])
+        self._job = TrialJob.read(self._job_path)
+        self._device = _set_up_device(self._job.hyper.threads)
+        self._events = EventLog(self._job.run_dir, self._job.invocation)
+        self._data: tuple[tuple[str, str], TrialData] | None = None
+        self._must_wait = True
+        self._register()
+        self._start(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Start the next trial in the same process."""
+        self._start(new_config)
+        return True
+
+    def _start(self, config: dict[str, Any]) -> None:
+        point = config["point"]
+        self._key = TrialKey(point["config"], point["representation"], point["seed"])
+        self._fingerprint = point["fingerprint"]
+        self._training: Training | None = None
+        self._load_seconds = self._train_seconds = 0.0
+
+    def step(self) -> dict[str, Any]:
+        """Train for a slice of time; when training ends, evaluate and write the record."""
+        if self._must_wait:
+            self._wait_for_workers()
+        if self._training is None:
+            if has_record(self._job.run_dir, self._key, self._fingerprint):
+                return {"done": True}
+            self._began = time.perf_counter()
+            self._events.write("trial_started", key=self._key.to_json())
+            data = self._load()
+            self._training = Training(data, self._job.hyper, self._key.seed)
+        training = self._training
+        slice_began = time.perf_counter()
+        while not training.finished and time.perf_counter() - slice_began < _SLICE_SECONDS:
+            training.run_epoch()
+        self._train_seconds += time.perf_counter() - slice_began
+        progress = {"epoch": training.epoch, "val_acc": training.val_acc_history[-1]}
+        if training.finished:
+            self._finish(training)
+            self._training = None
+            return {**progress, "done": True}
+        self._events.write("trial_progress", key=self._key.to_json(), **progress)
+        return {**progress, "done": False}
+
+    # Tune saves nothing: what a trial must keep, it keeps itself.
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing to save."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing to load."""
+
+    # One trial
+
+    def _load(self) -> TrialData:
+        """This pair's data; read once for all its seeds that this worker gets in a row."""
+        if self._data is not None and self._data[0] == self._key.pair:
+            return self._data[1]
+        self._data = None  # make room before the next matrix comes
+        began = time.perf_counter()
+        job = self._job
+        wanted = get_representations([self._key.representation])[0]
+        layers = job.layers[self._key.config]
+        features = feature_matrix(job.cache, job.weights, wanted, layers).load()
+        labels = np.array(job.labels)
+        split = split_samples(len(labels))
+        data = prepare_data(features, labels, split, job.n_classes, self._device)
+        self._data = (self._key.pair, data)
+        self._load_seconds = time.perf_counter() - began
+        return data
+
+    def _finish(self, training: Training) -> None:
+        training.restore_best()
+        data = training.data
+        scores = {
+            name: score_split(training.log_probabilities(split), split.y.cpu().numpy())
+            for name, split in (("train", data.train), ("val", data.val), ("test", data.test))
+        }
+        timing = {
+            "load_seconds": self._load_seconds,
+            "train_seconds": self._train_seconds,
+            "total_seconds": time.perf_counter() - self._began,
+            "epochs_run": training.epoch,
+            "best_epoch": training.best_epoch,
+        }
+        metrics = trial_metrics(scores, training)
+        body = {
+            "metrics": metrics,
+            "curves": {
+                "val_acc_history": training.val_acc_history,
+                "train_loss_history": training.train_loss_history,
+            },
+            "confusion": {name: score.confusion for name, score in scores.items()},
+            "predictions": {name: scores[name].predictions for name in ("val", "test")},
+            "per_class": {name: scores[name].per_class for name in ("val", "test")},
+            "feature_dim": data.n_features,
+            "num_layers": len(self._job.layers[self._key.config]),
+            "timing": timing,
+            "environment": _environment(self._device),
+        }
+        write_record(self._job.run_dir, self._key, self._fingerprint, body)
+        self._events.write(
+            "trial_finished",
+            key=self._key.to_json(),
+            seconds=timing["total_seconds"],
+            val_acc=metrics["val_acc"],
+            test_acc=metrics["test_acc"],
+        )
+
+    # All workers at once
+
+    def _register(self) -> None:
+        folder = self._job_path.parent / "workers"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{socket.gethostname()}-{os.getpid()}").touch()
+
+    def _wait_for_workers(self) -> None:
+        """Wait until every worker has started, a few seconds at most.
+
+        With reused actors, Tune gives a finished worker the next trial and cancels the worker
+        still starting for it; with short trials only one worker would ever come up.
+        """
+        self._must_wait = False
+        folder = self._job_path.parent / "workers"
+        deadline = time.monotonic() + _WAIT_FOR_WORKERS_SECONDS
+        while len(os.listdir(folder)) < self._job.workers and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+
+def trial_metrics(scores: dict[str, SplitScores], training: Training) -> dict[str, Any]:
+    """The record's `metrics`: all of val and test, two of train, and the run's own."""
+    metrics: dict[str, Any] = {
+        f"train_{name}": scores["train"].metrics[name] for name in ("acc", "loss")
+    }
+    for split in ("val", "test"):
+        metrics |= {f"{split}_{name}": value for name, value in scores[split].metrics.items()}
+    return metrics | {
+        "train_test_gap": metrics["train_acc"] - metrics["test_acc"],
+        "best_epoch": training.best_epoch,
+        "epochs_run": training.epoch,
+        "stopped_early": training.stopped_early,
+    }
+
+
+def _set_up_device(threads: int) -> torch.device:
+    """The device Ray gave this worker, set up so that a seed decides the result bit for bit."""
+    torch.set_num_threads(threads)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda")
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return {
+        "device": device.type,
+        "device_name": name or platform.machine(),
+        "torch": torch.__version__,
+        "ray": ray.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "host": socket.gethostname(),
+        "threads": torch.get_num_threads(),
+    }
