@@ -285,7 +285,7 @@ def sanity(
     classes: Annotated[int, typer.Option(help="Classes.")] = 3,
     seed: Annotated[int, typer.Option(help="Decides every number.")] = 0,
 ) -> None:
-    """A small set whose classes every representation must tell apart."""
+    """A small set whose classes have means ten standard deviations apart."""
     from features.make.sanity import make_sanity
 
     typer.echo(make_sanity(out, samples=samples, classes=classes, seed=seed))

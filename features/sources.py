@@ -169,13 +169,13 @@ def _from_memo(request: DatasetRequest, label: str, memo: Path) -> Source | None
 def _from_hub(request: DatasetRequest, hub_id: str, label: str, memo: Path) -> Source:
     """Download through `datasets`, pinned to a commit; no code of the dataset is ever run."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     revision = request.revision
     if revision is None:
         try:
             revision = HfApi().dataset_info(hub_id, timeout=30).sha
-        except (OSError, OfflineModeIsEnabled, HfHubHTTPError, ValueError) as error:
+        except Exception as error:
+            # The client lets its HTTP library's own exceptions through, and changed library.
             raise _hub_error(hub_id, error) from error
     files = load_through_datasets(hub_id, request.config, revision)
     source = Source(label, files, revision, [file_stamp(file) for file in files])

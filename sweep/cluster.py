@@ -72,26 +72,45 @@ def _own_packages() -> list[str]:
 def _quiet(options: RuntimeOptions, log_dir: Path) -> None:
     """Send what Ray, Ray Data and Tune log to a file; with `verbose`, leave it on the terminal."""
     if options.verbose:
-        logging.getLogger("ray").setLevel(logging.INFO)
         return
     import ray.data  # these configure handlers of their own when first imported
     import ray.tune
 
+    # ray.init() removes the handlers of the "ray" logger, so the file hangs on the root logger.
     log_dir.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(log_dir / "ray.log", delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    _redirect_logs(handler)
+    _replace_root_handlers(log_dir / "ray.log")
+    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "ray"]
+    for name in names:
+        logger = logging.getLogger(name)
+        logger.handlers = []
+        logger.propagate = True
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.print_on_execution_start = False
 
 
-def _redirect_logs(handler: logging.Handler) -> None:
-    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "ray"]
-    for name in ["ray", *names]:
-        logger = logging.getLogger(name)
-        logger.handlers = [handler] if name == "ray" else []
-        logger.propagate = name != "ray"
+def _replace_root_handlers(path: Path) -> None:
+    """Log everything to a file, and on the terminal only others' warnings."""
+    for handler in list(logging.root.handlers):
+        if isinstance(handler, _RunLog | _OthersOnTerminal):
+            logging.root.removeHandler(handler)
+            handler.close()
+    log = _RunLog(path, delay=True)
+    log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.root.addHandler(log)
+    logging.root.addHandler(_OthersOnTerminal())
+
+
+class _RunLog(logging.FileHandler):
+    """The run directory's log file."""
+
+
+class _OthersOnTerminal(logging.StreamHandler):
+    """What a logger without any handler would print, Ray's left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setLevel(logging.WARNING)
+        self.addFilter(lambda record: record.name.split(".")[0] != "ray")
 
 
 @dataclass(frozen=True)

@@ -141,17 +141,15 @@ def open_dataset(
     def on_progress(done: int, total: int) -> None:
         reporter.progress("scanning", done, total, "adapters")
 
-    try:
-        scan = scan_dataset(
-            source,
-            spec.label_column,
-            spec.lora_rank,
-            memo,
-            verify=options.verify,
-            on_progress=on_progress,
-        )
-    except PermissionError as error:
-        raise UserError(f"cannot write {error.filename}: {error.strerror}") from error
+    _make_folder(memo)
+    scan = scan_dataset(
+        source,
+        spec.label_column,
+        spec.lora_rank,
+        memo,
+        verify=options.verify,
+        on_progress=on_progress,
+    )
     scan.require_usable(skip_bad_samples=spec.skip_bad_samples)
     if scan.bad_rows:
         shown = ", ".join(map(str, scan.bad_rows[:10]))

@@ -14,6 +14,8 @@ from rich.text import Text
 
 _PLAIN_SECONDS = 10.0
 _RATE_WINDOW = 50
+_SHORTEST_SPAN = 0.5
+"""Seconds below which a rate means nothing."""
 
 
 class Reporter:
@@ -77,10 +79,8 @@ class Reporter:
             if done >= total:
                 self._bars.remove_task(meter.task)
                 del self._meters[what]
-        elif done >= total or meter.due():
+        elif meter.due():
             self.say(f"{what}: {done}/{total} ({done / total:.1%}), {rate}")
-            if done >= total:
-                del self._meters[what]
 
 
 class _Meter:
@@ -106,7 +106,7 @@ class _Meter:
 
     def describe(self, unit: str) -> str:
         (before, then), (now, done) = self._marks[0], self._marks[-1]
-        if now <= before or done <= then:
+        if now - before < _SHORTEST_SPAN or done <= then:
             return ""
         rate = (done - then) / (now - before)
         left = (self.total - done) / rate

@@ -146,7 +146,7 @@ def write_sweep_file(run_dir: Path, sweep: SweepFile) -> None:
     """
     if (run_dir / _FILE).exists():
         _refuse_difference(run_dir, read_sweep_file(run_dir).frozen, sweep.frozen)
-    elif run_dir.exists() and any(run_dir.iterdir()):
+    elif run_dir.exists() and any(path.name != "logs" for path in run_dir.iterdir()):
         raise UserError(
             f"{run_dir} exists and is no run directory (no {_FILE}): choose another --name"
         )

@@ -78,5 +78,5 @@ def has_record(run_dir: Path, key: TrialKey, fingerprint: str) -> bool:
     """Whether a valid record with this fingerprint exists."""
     try:
         return read_record(run_dir, key)["fingerprint"] == fingerprint
-    except (FileNotFoundError, DamagedFileError, KeyError):
+    except (OSError, DamagedFileError, KeyError):
         return False

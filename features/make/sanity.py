@@ -1,4 +1,4 @@
-"""The sanity set: classes so far apart that every representation must tell them."""
+"""The sanity set: classes whose means are ten standard deviations apart."""
 
 from __future__ import annotations
 

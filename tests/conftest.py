@@ -1,0 +1,65 @@
+"""Fixtures: one real local Ray per test session, and small datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from features.hf_folder import write_dataset
+from features.make.sanity import make_sanity
+from features.make.sd15 import matrix_column
+
+BLOCK = "unet.mid_block.attentions.0.transformer_blocks.0"
+NAMES = tuple(
+    f"{BLOCK}.{attention}.to_q.lora.{side}.weight"
+    for attention in ("attn1", "attn2")
+    for side in ("down", "up")
+)
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """Ray on this machine, started once."""
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def sanity(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sanity set with 6 adapters of each of 3 classes."""
+    return make_sanity(tmp_path_factory.mktemp("data") / "sanity", samples=6, classes=3)
+
+
+def random_matrices(rows: int = 12, seed: int = 0) -> dict[str, np.ndarray]:
+    """Layer tensor -> (rows, m, n) float32: rank 2, widths 8 and 6."""
+    rng = np.random.default_rng(seed)
+    shapes = [(2, 8), (8, 2), (2, 6), (8, 2)]
+    return {
+        name: rng.standard_normal((rows, *shape)).astype(np.float32)
+        for name, shape in zip(NAMES, shapes)
+    }
+
+
+def adapter_table(rows: int = 12, seed: int = 0, **columns: object) -> pa.Table:
+    """Random adapters with labels 0, 1, 2, 0, …; `columns` are added or replaced."""
+    arrays = {name: matrix_column(m) for name, m in random_matrices(rows, seed).items()}
+    arrays["category_label"] = pa.array(np.arange(rows) % 3)
+    return pa.table({**arrays, **columns})
+
+
+@pytest.fixture
+def make_dataset(tmp_path: Path) -> Callable[..., Path]:
+    """Write `adapter_table(…)` as a dataset folder."""
+
+    def make(name: str = "adapters", **kwargs: object) -> Path:
+        write_dataset(tmp_path / name, adapter_table(**kwargs))
+        return tmp_path / name
+
+    return make

@@ -1,0 +1,217 @@
+"""The Ray Data stage and its cache, on real Ray."""
+
+import os
+from dataclasses import replace
+
+import datasets
+import numpy as np
+import pytest
+import torch
+
+from features.cache import CacheEntry, feature_matrix
+from features.make.sd15 import matrix_column
+from features.representations import (
+    REPRESENTATIONS,
+    Representation,
+    evaluate,
+    get_representations,
+    stored_representations,
+)
+from features.scan import scan_dataset
+from features.sources import DatasetRequest, find_dataset
+from features.stage import plan_stage, run_stage, shard_bounds
+from tests.conftest import NAMES, random_matrices
+
+ROWS = 70
+ALL = stored_representations(list(REPRESENTATIONS.values()))
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+@pytest.fixture
+def stage(make_dataset, tmp_path):
+    """(source, scan, cache root, function that runs what is missing of `wanted`)."""
+    source = find_dataset(DatasetRequest(str(make_dataset(rows=ROWS))), tmp_path)
+    scan = scan_dataset(source, "category_label", None, tmp_path)
+    root = tmp_path / "cache"
+
+    def run(wanted=ALL, **kwargs):
+        plan = plan_stage(scan, list(wanted), root)
+        return plan, run_stage(source, scan, plan, root, **kwargs)
+
+    return source, scan, root, run
+
+
+def expected_matrix(name, matrices):
+    columns = []
+    for layer in sorted(matrices):
+        tensor = torch.from_numpy(matrices[layer])
+        for part in REPRESENTATIONS[name].stored:
+            columns.append(evaluate(tensor, [part])[part.name].numpy())
+    return np.concatenate(columns, axis=1)
+
+
+def test_cached_matrices_equal_direct_evaluation(stage):
+    _, scan, root, run = stage
+    progress = []
+    run(on_progress=lambda *p: progress.append(p))
+    assert progress[-1] == (ROWS, ROWS)
+    assert len(progress) == len(shard_bounds(ROWS)) - 1 == 3
+    for name, item in REPRESENTATIONS.items():
+        values = feature_matrix(root, scan.weights, item, list(scan.layers)).load()
+        assert values.dtype == np.float32
+        np.testing.assert_allclose(
+            values, expected_matrix(name, random_matrices(ROWS)), rtol=1e-5, atol=1e-30
+        )
+    visual = [layer for layer in scan.layers if ".attn1." in layer]
+    some = feature_matrix(root, scan.weights, REPRESENTATIONS["ensemble"], visual).load()
+    everything = feature_matrix(
+        root, scan.weights, REPRESENTATIONS["ensemble"], list(scan.layers)
+    ).load()
+    np.testing.assert_array_equal(some, everything[:, : 2 * 67])
+
+
+def test_datasets_opens_the_cache(stage):
+    _, scan, root, run = stage
+    run(get_representations(["stats"]))
+    folder = CacheEntry(root, scan.weights, REPRESENTATIONS["stats"]).folder
+    opened = datasets.load_from_disk(folder).with_format("numpy")
+    assert opened.column_names == sorted(NAMES)
+    expected = expected_matrix("stats", random_matrices(ROWS))
+    np.testing.assert_allclose(opened[NAMES[0]], expected[:, :7], rtol=1e-5)
+    assert opened.features[NAMES[0]] == datasets.List(datasets.Value("float32"), length=7)
+
+
+def test_only_what_is_missing_is_computed(stage):
+    _, scan, root, run = stage
+    plan, _ = run(get_representations(["stats", "frequency"]))
+    assert [item.name for item in plan.computed] == ["stats", "frequency"]
+    plan, report = run(get_representations(["stats", "frequency"]))
+    assert plan.computed == []
+    assert report.seconds == 0
+    before = {p: p.stat().st_mtime_ns for p in root.rglob("*.arrow")}
+    plan, _ = run(get_representations(["stats", "info_theoretic", "frequency"]))
+    assert [item.name for item in plan.computed] == ["info_theoretic"]
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    newer = replace(REPRESENTATIONS["stats"], version="next")
+    assert plan_stage(scan, [newer], root).computed == [newer]
+
+
+def damage_flip(folder):
+    shard = folder / "data-00001-of-00003.arrow"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+
+
+def damage_truncate(folder):
+    shard = folder / "data-00000-of-00003.arrow"
+    os.truncate(shard, shard.stat().st_size // 2)
+
+
+def damage_delete_shard(folder):
+    (folder / "data-00002-of-00003.arrow").unlink()
+
+
+def damage_delete_manifest(folder):
+    (folder / "manifest.json").unlink()
+
+
+def damage_manifest(folder):
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(f'"rows": {ROWS}', '"rows": 3'))
+
+
+def damage_state(folder):
+    (folder / "state.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_flip,
+        damage_truncate,
+        damage_delete_shard,
+        damage_delete_manifest,
+        damage_manifest,
+        damage_state,
+    ],
+)
+def test_damage_is_noticed_and_repaired(damage, stage):
+    _, scan, root, run = stage
+    wanted = get_representations(["stats", "simple_stats"])
+    run(wanted)
+    folder = CacheEntry(root, scan.weights, REPRESENTATIONS["stats"]).folder
+    intact = feature_matrix(root, scan.weights, wanted[0], list(scan.layers)).load().copy()
+    damage(folder)
+    plan, _ = run(wanted)
+    assert [item.name for item in plan.computed] == ["stats"]
+    assert list(plan.damaged) == ["stats"]
+    repaired = feature_matrix(root, scan.weights, wanted[0], list(scan.layers)).load()
+    np.testing.assert_array_equal(repaired, intact)
+    assert plan_stage(scan, wanted, root).computed == []
+
+
+def test_an_interrupted_stage_keeps_its_finished_shards(stage):
+    _, scan, root, run = stage
+    wanted = get_representations(["stats"])
+    run(wanted)
+    entry = CacheEntry(root, scan.weights, wanted[0])
+    # What a stage killed after two of three shards leaves, one of them since damaged.
+    half = {
+        i: {
+            layer: values.reshape(-1, 7)
+            for layer, values in zip(
+                scan.layers,
+                np.split(
+                    feature_matrix(root, scan.weights, wanted[0], list(scan.layers)).load(), 4, 1
+                ),
+            )
+        }
+        for i in (0, 1)
+    }
+    bounds = shard_bounds(ROWS)
+    entry.discard()
+    for i, values in half.items():
+        part = {k: np.ascontiguousarray(v[bounds[i] : bounds[i + 1]]) for k, v in values.items()}
+        entry.write_shard(i, 3, part)
+    kept, damaged = (entry.partial / f"data-0000{i}-of-00003.arrow" for i in (0, 1))
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    inode = kept.stat().st_ino
+    plan, _ = run(wanted)
+    assert plan.computed == wanted
+    assert (entry.folder / kept.name).stat().st_ino == inode
+    assert not entry.partial.exists()
+    np.testing.assert_allclose(
+        feature_matrix(root, scan.weights, wanted[0], list(scan.layers)).load(),
+        expected_matrix("stats", random_matrices(ROWS)),
+        rtol=1e-5,
+    )
+
+
+def test_bad_rows_are_left_out(make_dataset, tmp_path):
+    matrices = random_matrices(ROWS)
+    broken = matrices[NAMES[1]].copy()
+    broken[[0, 33]] = np.nan
+    path = make_dataset(rows=ROWS, **{NAMES[1]: matrix_column(broken)})
+    source = find_dataset(DatasetRequest(str(path)), tmp_path)
+    scan = scan_dataset(source, "category_label", None, tmp_path)
+    wanted = get_representations(["simple_stats"])
+    run_stage(source, scan, plan_stage(scan, wanted, tmp_path), tmp_path)
+    values = feature_matrix(tmp_path, scan.weights, wanted[0], list(scan.layers)).load()
+    kept = {k: np.delete(v, [0, 33], axis=0) for k, v in matrices.items()}
+    np.testing.assert_allclose(values, expected_matrix("simple_stats", kept), rtol=1e-5)
+
+
+def fails(batch):
+    raise ArithmeticError("no such thing")
+
+
+def test_a_failing_representation_leaves_the_others_alone(stage):
+    _, scan, root, run = stage
+    broken = Representation("broken", 3, "1", fails)
+    _, report = run([broken, *get_representations(["stats"])])
+    assert list(report.failed) == ["broken"]
+    assert "no such thing" in report.failed["broken"]
+    assert CacheEntry(root, scan.weights, broken).exists is False
+    assert plan_stage(scan, get_representations(["stats"]), root).computed == []

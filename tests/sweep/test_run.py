@@ -1,0 +1,296 @@
+"""Whole sweeps on the sanity set, on real Ray."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from features.errors import UserError
+from sweep import RuntimeOptions, SweepSpec, run_sweep
+from sweep.dry_run import describe
+from sweep.progress import Reporter
+from sweep.status import read_status
+from trainables.hyperparameters import Hyperparameters
+from trainables.record import TrialKey, record_path
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+QUICK = Hyperparameters(hidden_dim=16, epochs=3)
+NAMES = ("stats", "matrix_norms")
+
+
+@pytest.fixture
+def spec(sanity):
+    return SweepSpec(str(sanity), representations=NAMES, num_runs=2, hyper=QUICK)
+
+
+@pytest.fixture
+def options(tmp_path):
+    return RuntimeOptions(output_dir=tmp_path / "results", cache_dir=tmp_path / "cache")
+
+
+def tree(folder):
+    """Path -> bytes of every record."""
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("seed-*.json")}
+
+
+def summary(result):
+    return {k: result.summary[k] for k in ("planned", "skipped", "ran", "failed", "not_reached")}
+
+
+def counts(planned, skipped, ran, failed=0, not_reached=0):
+    return {
+        "planned": planned,
+        "skipped": skipped,
+        "ran": ran,
+        "failed": failed,
+        "not_reached": not_reached,
+    }
+
+
+def test_a_run_leaves_everything_on_disk(spec, options):
+    result = run_sweep(spec, options)
+    run_dir = result.run_dir
+    assert run_dir == options.output_dir / "sanity"
+    assert summary(result) == counts(8, 0, 8)
+    assert json.loads((run_dir / "summary.json").read_text()) == result.summary
+    assert len(tree(run_dir / "checkpoints")) == 8
+
+    on_disk = json.loads((run_dir / "results.json").read_text())
+    assert on_disk.pop("records_digest")
+    assert on_disk == result.results
+    assert on_disk["num_runs"] == 2
+    assert on_disk["num_classes"] == 3
+    assert on_disk["num_all_layers"] == 20
+    assert on_disk["num_visual_layers"] == 8
+    assert on_disk["label_mapping"] is None
+    for config in ("all_layers", "visual_only"):
+        entries = on_disk[f"{config}_results"]
+        assert [e["representation"] for e in entries] == [f"{name}_{config}" for name in NAMES]
+        for entry in entries:
+            runs = entry["per_run_results"]
+            accuracies = [run["test_acc"] for run in runs]
+            assert entry["test_acc_all_runs"] == accuracies
+            assert entry["test_acc_mean"] == pytest.approx(np.mean(accuracies))
+            assert entry["test_acc_std"] == pytest.approx(np.std(accuracies))
+            assert entry["training_time_total"] == pytest.approx(
+                sum(run["training_time"] for run in runs)
+            )
+            assert len(entry["learning_curves"]) == len(entry["test_confusion_matrices"]) == 2
+            assert entry["feature_dim"] == 7 * entry["num_layers"]
+
+    table = pq.read_table(run_dir / "results.parquet").to_pylist()
+    assert {(r["config"], r["representation"], r["seed"]) for r in table} == {
+        (config, name, seed)
+        for config in ("all_layers", "visual_only")
+        for name in NAMES
+        for seed in (42, 43)
+    }
+    text = (run_dir / "results.txt").read_text()
+    assert "all_layers (20 layer tensors)" in text
+    assert "Drop in test accuracy" in text
+
+    events = [
+        json.loads(line)
+        for path in (run_dir / "events").glob("*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    kinds = [event["event"] for event in events]
+    assert kinds.count("trial_started") == kinds.count("trial_finished") == 8
+    assert {"started", "planned", "features", "done"} < set(kinds)
+    assert all(isinstance(event["time"], float) for event in events)
+    points = json.loads((run_dir / "tune/0/points.json").read_text())["points"]
+    assert len(points) == 8
+
+
+def test_a_record_says_all_that_results_format_promises(spec, options):
+    run_dir = run_sweep(replace(spec, num_runs=1), options).run_dir
+    record = json.loads(record_path(run_dir, TrialKey("all_layers", "stats", 42)).read_text())
+    assert set(record) == {
+        "schema",
+        "key",
+        "fingerprint",
+        "metrics",
+        "curves",
+        "confusion",
+        "predictions",
+        "per_class",
+        "feature_dim",
+        "num_layers",
+        "timing",
+        "environment",
+        "checksum",
+    }
+    both = {"acc", "loss", "f1", "precision", "recall", "weighted_f1", "balanced_acc", "top3_acc"}
+    both |= {"mcc", "roc_auc_ovr", "log_loss", "ece"}
+    assert set(record["metrics"]) == {
+        "train_acc",
+        "train_loss",
+        "train_test_gap",
+        "best_epoch",
+        "epochs_run",
+        "stopped_early",
+        *(f"{split}_{name}" for split in ("val", "test") for name in both),
+    }
+    assert np.sum(record["confusion"]["train"]) == 12
+    assert len(record["predictions"]["test"]) == np.sum(record["confusion"]["test"]) == 5
+    assert len(record["curves"]["val_acc_history"]) == record["metrics"]["epochs_run"] == 3
+
+
+def test_the_same_call_again_runs_nothing(spec, options):
+    first = run_sweep(spec, options)
+    stamps = {p: p.stat().st_mtime_ns for p in first.run_dir.glob("results.*")}
+    again = run_sweep(spec, options)
+    assert summary(again) == counts(8, 8, 0)
+    assert again.summary["seconds"] < 1
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+
+
+def test_deleted_records_come_back_the_same(spec, options):
+    run_dir = run_sweep(spec, options).run_dir
+    before = {k: json.loads(v) for k, v in tree(run_dir).items()}
+    shutil.rmtree(run_dir / "checkpoints/all_layers/stats")
+    (run_dir / "checkpoints/visual_only/matrix_norms/seed-43.json").unlink()
+    assert summary(run_sweep(spec, options)) == counts(8, 5, 3)
+    after = {k: json.loads(v) for k, v in tree(run_dir).items()}
+    assert before.keys() == after.keys()
+    for name, record in before.items():
+        for part in ("metrics", "curves", "confusion", "predictions", "fingerprint"):
+            assert record[part] == after[name][part]
+
+
+def test_growing_and_shrinking_the_grid(spec, options, capsys):
+    run_sweep(replace(spec, representations=("stats",)), options)
+    more = replace(spec, representations=("stats", "simple_stats"), num_runs=3)
+    assert summary(run_sweep(more, options)) == counts(12, 4, 8)
+    capsys.readouterr()
+    fewer = run_sweep(replace(spec, representations=("simple_stats",), num_runs=1), options)
+    assert summary(fewer) == counts(2, 2, 0)
+    assert "also on disk: 10 records outside this grid" in capsys.readouterr().out
+    assert [e["representation"] for e in fewer.results["all_layers_results"]] == [
+        "simple_stats_all_layers"
+    ]
+    assert len(tree(fewer.run_dir / "checkpoints")) == 12
+
+
+def test_another_spec_is_refused_and_the_difference_named(spec, options):
+    run_sweep(spec, options)
+    other = replace(spec, hyper=replace(QUICK, lr=0.01))
+    with pytest.raises(UserError, match=r"hyperparameters.lr 0.001, this run has 0.01: give it"):
+        run_sweep(other, options)
+    assert summary(run_sweep(spec, options)) == counts(8, 8, 0)
+
+
+def test_stale_and_corrupt_records_are_set_aside_and_run_again(spec, options, capsys, monkeypatch):
+    run_dir = run_sweep(spec, options).run_dir
+    path = record_path(run_dir, TrialKey("all_layers", "stats", 42))
+    path.write_text(path.read_text().replace('"test_acc": 0', '"test_acc": 1', 1)[:-3])
+    assert summary(run_sweep(spec, options)) == counts(8, 7, 1)
+    assert path.with_name("seed-42.json.corrupt").exists()
+    monkeypatch.setattr("sweep.run_dir.TRAINER_VERSION", 999)
+    capsys.readouterr()
+    assert summary(run_sweep(spec, options)) == counts(8, 0, 8)
+    assert "set aside as *.stale" in capsys.readouterr().out
+    assert len(list(run_dir.rglob("*.stale"))) == 8
+
+
+def test_one_failing_trial_does_not_stop_the_others(spec, options):
+    run_dir = options.run_dir(spec.dataset)
+    key = TrialKey("all_layers", "stats", 43)
+    blocked = record_path(run_dir, key)
+    run_sweep(replace(spec, num_runs=1), options)
+    blocked.mkdir(parents=True)
+    result = run_sweep(spec, replace(options, max_failures=1))
+    assert result.failed == [key]
+    assert summary(result) == counts(8, 4, 3, failed=1)
+    failure = json.loads((run_dir / "failures" / f"{key}.json").read_text())
+    assert "IsADirectoryError" in failure["reason"]
+    assert result.results["failed"] == [str(key)]
+    assert [e["representation"] for e in result.results["all_layers_results"]] == [
+        "matrix_norms_all_layers"
+    ]
+    status = read_status(run_dir)
+    assert status.failed == [key]
+    blocked.rmdir()
+    assert summary(run_sweep(spec, options)) == counts(8, 7, 1)
+    assert not (run_dir / "failures" / f"{key}.json").exists()
+
+
+def test_no_cache_features_keeps_nothing_behind(spec, options):
+    uncached = replace(options, cache_features=False)
+    result = run_sweep(replace(spec, num_runs=1), uncached)
+    assert summary(result) == counts(4, 0, 4)
+    assert not options.cache_dir.exists()
+    assert not list(result.run_dir.rglob("*.arrow"))
+    assert summary(run_sweep(replace(spec, num_runs=1), uncached)) == counts(4, 4, 0)
+
+
+def test_string_labels_are_mapped_by_name(make_dataset, options):
+    import pyarrow as pa
+
+    labels = pa.array([("cat", "ant")[i % 2] for i in range(24)])
+    path = make_dataset(rows=24, category_label=labels)
+    spec = SweepSpec(str(path), representations=("stats",), num_runs=1, hyper=QUICK)
+    results = run_sweep(spec, options).results
+    assert results["label_mapping"] == {"ant": 0, "cat": 1}
+
+
+def test_a_dry_run_says_what_remains_and_changes_nothing(spec, options, capsys):
+    with Reporter() as reporter:
+        describe(spec, options, reporter)
+    said = capsys.readouterr().out
+    assert "trials: 0 done, 8 to run" in said
+    assert "all_layers/stats: seeds 42, 43" in said
+    assert "features to compute: stats, matrix_norms" in said
+    assert not options.output_dir.exists()
+    run_dir = run_sweep(spec, options).run_dir
+    shutil.rmtree(run_dir / "checkpoints/visual_only/stats")
+    with Reporter() as reporter:
+        describe(spec, options, reporter)
+    said = capsys.readouterr().out
+    assert "trials: 6 done, 2 to run" in said
+    assert "features cached: stats" in said
+
+
+def test_status_counts_pairs_and_trials(spec, options):
+    run_dir = run_sweep(spec, options).run_dir
+    record_path(run_dir, TrialKey("visual_only", "stats", 42)).unlink()
+    status = read_status(run_dir)
+    assert status.to_json()["pairs"] == {
+        "all_layers": {"completed": 2, "total": 2},
+        "visual_only": {"completed": 1, "total": 2},
+    }
+    lines = status.lines()
+    assert "all_layers   2/2 completed, 0 remaining" in lines
+    assert "visual_only  1/2 completed, 1 remaining" in lines
+    assert "total        3/4 (75.0%)" in lines
+
+
+@pytest.mark.parametrize("part", ["checkpoints", "failures"])
+def test_resume_when_nothing_is_left_needs_neither_ray_nor_torch(part, spec, options):
+    run_sweep(replace(spec, num_runs=1), options)
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from pathlib import Path
+from sweep import RuntimeOptions, SweepSpec, run_sweep
+from trainables.hyperparameters import Hyperparameters
+spec = SweepSpec({spec.dataset!r}, representations={NAMES!r}, num_runs=1,
+                 hyper=Hyperparameters(hidden_dim=16, epochs=3))
+options = RuntimeOptions(output_dir=Path({str(options.output_dir)!r}),
+                         cache_dir=Path({str(options.cache_dir)!r}))
+assert run_sweep(spec, options).summary["skipped"] == 4
+heavy = {{"ray", "torch", "datasets"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    if part == "checkpoints":  # derived files are written again from the records
+        for path in options.run_dir(spec.dataset).glob("results.*"):
+            path.unlink()
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert (options.run_dir(spec.dataset) / "results.json").exists()

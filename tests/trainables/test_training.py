@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+import torch
+
+from features.errors import UserError
+from trainables.data import prepare_data
+from trainables.hyperparameters import Hyperparameters
+from trainables.metrics import score_split
+from trainables.splits import split_samples
+from trainables.training import Training, TrainingDivergedError, batch_bounds, build_classifier
+
+SMALL = Hyperparameters(hidden_dim=64, epochs=60, patience=8, batch_size=8, lr=0.01)
+
+
+def toy_data(n=60, noise=0.5, n_classes=3):
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % n_classes
+    features = (rng.standard_normal((n, 7)) * noise + labels[:, None]).astype(np.float32)
+    return prepare_data(features, labels, split_samples(n), n_classes, torch.device("cpu"))
+
+
+def train(data, hyper=SMALL, seed=1):
+    torch.set_num_threads(1)
+    training = Training(data, hyper, seed)
+    while not training.finished:
+        training.run_epoch()
+    training.restore_best()
+    return training
+
+
+def test_the_classifier_is_three_blocks_and_a_linear_layer():
+    model = build_classifier(20, 4, Hyperparameters())
+    names = [type(layer).__name__ for layer in model]
+    assert names == ["Linear", "BatchNorm1d", "ReLU", "Dropout"] * 3 + ["Linear"]
+    assert [tuple(p.shape) for p in model.parameters() if p.ndim == 2] == [
+        (512, 20),
+        (512, 512),
+        (512, 512),
+        (4, 512),
+    ]
+    assert model[3].p == 0.5
+
+
+def test_it_learns_and_keeps_the_best_epoch():
+    data = toy_data()
+    training = train(data)
+    scores = score_split(training.log_probabilities(data.val), data.val.y.numpy())
+    assert scores.metrics["acc"] == max(training.val_acc_history) > 0.8
+    assert training.val_acc_history[training.best_epoch - 1] == max(training.val_acc_history)
+    assert training.val_acc_history.index(max(training.val_acc_history)) + 1 == training.best_epoch
+
+
+def test_early_stopping_counts_epochs_since_the_best():
+    training = train(toy_data())
+    assert training.stopped_early
+    assert training.epoch == training.best_epoch + SMALL.patience
+    long = train(toy_data(), Hyperparameters(hidden_dim=4, epochs=3, patience=15))
+    assert not long.stopped_early
+    assert long.epoch == 3
+
+
+def test_the_learning_rate_halves_after_ten_epochs_without_a_better_accuracy():
+    hyper = Hyperparameters(hidden_dim=16, epochs=45, patience=45, lr=0.01)
+    training = train(toy_data(noise=0.2), hyper)
+    expected, best, waited = hyper.lr, -1.0, 0
+    for acc in training.val_acc_history:
+        best, waited = (acc, 0) if acc > best * (1 + 1e-4) else (best, waited + 1)
+        if waited > 10:
+            expected, waited = expected / 2, 0
+    assert expected < hyper.lr
+    assert training.optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+
+
+def test_a_seed_decides_everything_bit_for_bit():
+    data = toy_data(noise=1.5)
+    first, again, other = train(data, seed=5), train(data, seed=5), train(data, seed=6)
+    assert first.train_loss_history == again.train_loss_history
+    assert first.val_acc_history == again.val_acc_history
+    for name, value in first.best_state.items():
+        assert torch.equal(value, again.best_state[name])
+    assert first.train_loss_history != other.train_loss_history
+
+
+def test_a_diverging_training_is_an_error_not_a_number():
+    with pytest.raises(TrainingDivergedError, match="smaller --lr"):
+        train(toy_data(), Hyperparameters(hidden_dim=8, lr=1e30))
+
+
+@pytest.mark.parametrize(
+    ("n", "size", "sizes"),
+    [(128, 64, [64, 64]), (129, 64, [64, 65]), (130, 64, [64, 64, 2]), (5, 64, [5]), (3, 2, [3])],
+)
+def test_no_batch_has_a_single_sample(n, size, sizes):
+    bounds = batch_bounds(n, size)
+    assert np.diff(bounds).tolist() == sizes
+
+
+def test_standardised_with_training_statistics():
+    rng = np.random.default_rng(2)
+    features = rng.standard_normal((50, 4)).astype(np.float32) * [1, 1e-20, 1e30, 0] + [5, 0, 0, 3]
+    features = features.astype(np.float32)
+    split = split_samples(50)
+    data = prepare_data(features, np.arange(50) % 2, split, 2, torch.device("cpu"))
+    x = data.train.x.double()
+    assert torch.allclose(x.mean(0), torch.zeros(4, dtype=torch.float64), atol=1e-6)
+    assert torch.allclose(
+        x.std(0, correction=0), torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64), atol=1e-6
+    )
+    train = features[split.train].astype(np.float64)
+    expected = (features[split.test][:, :3] - train.mean(0)[:3]) / train.std(0)[:3]
+    np.testing.assert_allclose(data.test.x[:, :3], expected, rtol=1e-5, atol=1e-6)
+    assert data.val.y.tolist() == (split.val % 2).tolist()
+
+
+def test_standardised_values_stay_finite_at_the_limits_of_float32():
+    features = np.zeros((40, 2), dtype=np.float32)
+    split = split_samples(40)
+    features[split.test, 0] = 3.4e38
+    features[split.train[0], 1] = 3.4e38
+    data = prepare_data(features, np.arange(40) % 2, split, 2, torch.device("cpu"))
+    for part in (data.train, data.val, data.test):
+        assert torch.isfinite(part.x).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dropout": 1.5}, "--dropout must be at least 0 and below 1, not 1.5"),
+        ({"dropout": -0.1}, "--dropout"),
+        ({"lr": 0.0}, "--lr must be a positive number"),
+        ({"lr": float("nan")}, "--lr must be a positive number"),
+        ({"weight_decay": -1.0}, "--weight-decay"),
+        ({"hidden_dim": 0}, "--hidden-dim must be at least 1"),
+        ({"batch_size": 1}, "--batch-size must be at least 2"),
+        ({"epochs": 0}, "--epochs"),
+        ({"patience": 0}, "--patience"),
+        ({"threads": 0}, "--threads"),
+    ],
+)
+def test_impossible_hyperparameters_are_named(change, message):
+    with pytest.raises(UserError, match=message):
+        Hyperparameters(**change).validate()
