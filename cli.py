@@ -316,6 +316,35 @@ def synthetic(
     typer.echo(folder)
 
 
+@data.command(epilog="Example: lorasweep data zoo /tmp/zoo --size 20 --steps 10")
+@guarded
+def zoo(
+    out: Annotated[Path, typer.Argument(help="Folder for base, adapters and dataset.")],
+    size: Annotated[int, typer.Option(help="Adapters.")] = 300,
+    rank: Annotated[int, typer.Option(help="LoRA rank.")] = 1,
+    targets: Annotated[
+        str, typer.Option(help="Comma-separated: to_q, to_k, to_v, to_out.0.")
+    ] = "to_q,to_k",
+    steps: Annotated[int, typer.Option(help="Fine-tuning steps of an adapter.")] = 50,
+    seed: Annotated[int, typer.Option(help="Decides every number.")] = 0,
+) -> None:
+    """Train real adapters of a small diffusion model of digits, one class each."""
+    from features.make.zoo import make_zoo
+    from sweep.progress import Reporter
+
+    with Reporter() as reporter:
+        folder = make_zoo(
+            out,
+            size=size,
+            rank=rank,
+            targets=_names(targets),
+            steps=steps,
+            seed=seed,
+            on_progress=lambda done, total: reporter.progress("training", done, total, "adapters"),
+        )
+    typer.echo(folder)
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 

@@ -1,0 +1,82 @@
+"""The README's commands do what it says."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder that looks like the repository to the README's commands."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    return folder
+
+
+def run(line: str, folder: Path) -> str:
+    command = f'lorasweep() {{ {sys.executable} {ROOT / "cli.py"} "$@"; }}; set -e; {line}'
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_the_two_commands_are_make_targets():
+    assert blocks("bash")[0].split() == ["make", "demo", "make", "test"]
+    for target in ("demo", "test"):
+        plan = subprocess.run(
+            ["make", "--dry-run", "--always-make", target],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+        assert "--constraint constraints.txt" in plan
+
+
+def test_the_commands_run_in_order(folder):
+    lines = [
+        line
+        for block in blocks("bash")[1:]
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.startswith("lorasweep")
+    ]
+    assert len(lines) >= 6
+    said = {line: run(line, folder) for line in lines}
+    first = next(line for line in lines if line.startswith("lorasweep run"))
+    assert "total        2/2 (100.0%)" in said[first]
+    again = next(line for line in lines if line.startswith("lorasweep restore"))
+    assert "0 run, 0 failed" in said[again]
+
+
+def test_the_python_example_runs(folder):
+    (example,) = blocks("python")
+    assert len(example.strip().splitlines()) <= 10
+    script = folder / "example.py"
+    script.write_text(example)
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=folder, capture_output=True, text=True, timeout=280,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(Path.home())},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"stats_all_layers 0\.\d+", done.stdout)
+
+
+def test_the_unattended_recipe_is_one_that_works(folder):
+    recipe = next(block for block in blocks("bash") if "nohup" in block)
+    match = re.search(r"nohup (lorasweep .*?) > (\S+) 2>&1 &", recipe)
+    assert match
+    assert "--help" not in match[1]
+    shutil.rmtree(folder / "ray_results", ignore_errors=True)
+    run(f"{match[1]} --quick --representations stats --epochs 2 > {match[2]} 2>&1", folder)
+    assert "0 failed" in (folder / match[2]).read_text()
