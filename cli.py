@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import shlex
@@ -66,8 +67,12 @@ CacheFeatures = Annotated[bool, typer.Option(help="Keep computed features for la
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
+_STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+
+
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """A user's mistakes become one line and exit code 2, an interruption exit code 130."""
+    """A user's mistakes become one line and exit code 2, an interruption exit code 130, a full or
+    read-only disk one line and exit code 1."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -80,6 +85,16 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             again = shlex.join(["lorasweep", *sys.argv[1:]])
             typer.echo(f"\ninterrupted; finished work is kept. To resume: {again}", err=True)
             raise typer.Exit(130) from None
+        except OSError as error:
+            if error.errno not in _STORAGE_ERRORS:
+                raise
+            where = f" ({error.filename})" if error.filename else ""
+            typer.echo(
+                f"error: cannot write: {error.strerror}{where}; what is finished is kept: "
+                "make room and give the same command again",
+                err=True,
+            )
+            raise typer.Exit(1) from None
 
     return run
 

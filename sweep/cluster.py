@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,16 @@ _MOST_TRIALS_PER_GPU = 8
 
 
 @contextmanager
-def ray_session(options: RuntimeOptions, log_dir: Path) -> Iterator[str | None]:
+def ray_session(
+    options: RuntimeOptions, log_dir: Path, install_handlers: Callable[[], None] | None = None
+) -> Iterator[str | None]:
     """Ray for the duration of the block; yields the dashboard's address, if there is one.
 
     A Ray that is already initialised in this process is used and left running.
+
+    Arguments:
+        log_dir: where ray.log goes.
+        install_handlers: called once Ray runs, since it replaces signal handlers.
 
     Raises:
         UserError: the cluster to join cannot be reached.
@@ -46,6 +52,7 @@ def ray_session(options: RuntimeOptions, log_dir: Path) -> Iterator[str | None]:
             )
         else:
             context = ray.init(
+                address="local",
                 include_dashboard=options.dashboard,
                 dashboard_host="127.0.0.1",
                 log_to_driver=options.verbose,
@@ -56,6 +63,8 @@ def ray_session(options: RuntimeOptions, log_dir: Path) -> Iterator[str | None]:
             f"cannot join the Ray cluster at {options.address!r}: is it running? ({error})"
         ) from error
     try:
+        if install_handlers:
+            install_handlers()
         yield context.dashboard_url
     finally:
         ray.shutdown()

@@ -1,12 +1,15 @@
-"""One Tune experiment for exactly the trials that remain."""
+"""Tune experiments: the newest is restored where it fits, else one is started for what remains."""
 
 from __future__ import annotations
 
+import json
+import logging
 import os
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from features.files import sign, write_json
+from features.files import read_signed_json, sign, write_json
 from trainables.record import TrialKey
 
 from .cluster import TrialResources
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     from trainables.trial import TrialJob
 
     from .listener import OnTrial
+
+logger = logging.getLogger("ray.lorasweep")  # to the run's log file, with what Ray says
 
 
 def new_experiment_dir(run_dir: Path) -> Path:
@@ -28,41 +33,51 @@ def new_experiment_dir(run_dir: Path) -> Path:
 
 
 def run_experiment(
-    folder: Path,
     job: TrialJob,
     points: dict[TrialKey, str],
     resources: TrialResources,
     options: RuntimeOptions,
     on_trial: OnTrial,
 ) -> None:
-    """Run trials with Ray Tune until every one has a record or a failure. Ray must be running.
+    """Run trials with Ray Tune: restore the newest experiment if it fits, else start a new one.
+
+    Ray must be running. A restored experiment may leave trials whose records were deleted since;
+    the caller plans again.
 
     Arguments:
-        folder: the experiment's directory, as `new_experiment_dir` makes it.
-        points: trial -> fingerprint.
+        points: trials without a record -> fingerprint.
     """
-    from ray import tune
-
-    from trainables.trial import TrialWorker
-
     from .listener import TrialListener
 
-    job_path = folder / "job.json"
-    write_json(job_path, job.to_json(), indent=None)
-    grid = [{**key.to_json(), "fingerprint": fingerprint} for key, fingerprint in points.items()]
-    write_json(folder / "points.json", sign({"points": grid}), indent=None)
-    bundle = {"CPU": float(resources.cpus)}
-    if resources.gpus:
-        bundle["GPU"] = resources.gpus
     # Let Tune ask for all workers at once; by default it waits for one to come up (see
     # TrialWorker._wait_for_workers for the other half of the cure).
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(resources.slots)
     # Ctrl-C is the driver's to handle.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    listener = TrialListener(job.run_dir)
-    tuner = tune.Tuner(
-        tune.with_resources(TrialWorker, tune.PlacementGroupFactory([bundle])),
-        param_space={"point": tune.grid_search(grid), "job": str(job_path)},
+    tuner = _restore(job, points, resources, options) or _start(job, points, resources, options)
+    with TrialListener(job.run_dir).telling(on_trial):
+        tuner.fit()
+
+
+def _start(
+    job: TrialJob,
+    points: dict[TrialKey, str],
+    resources: TrialResources,
+    options: RuntimeOptions,
+) -> Any:
+    """A Tuner for a new experiment of exactly these points."""
+    from ray import tune
+
+    from .listener import TrialListener
+
+    folder = new_experiment_dir(job.run_dir)
+    _write_job(folder, job)
+    grid = [{**key.to_json(), "fingerprint": fingerprint} for key, fingerprint in points.items()]
+    note = {"points": grid, "asked": _asked(resources, options)}
+    write_json(folder / "points.json", sign(note), indent=None)
+    return tune.Tuner(
+        _trainable(resources),
+        param_space={"point": tune.grid_search(grid), "job": str(folder / "job.json")},
         tune_config=tune.TuneConfig(
             reuse_actors=True, max_concurrent_trials=options.max_concurrent
         ),
@@ -74,8 +89,90 @@ def run_experiment(
             checkpoint_config=tune.CheckpointConfig(
                 checkpoint_frequency=0, checkpoint_at_end=False
             ),
-            callbacks=[listener],
+            callbacks=[TrialListener(job.run_dir)],
         ),
     )
-    with listener.telling(on_trial):
-        tuner.fit()
+
+
+def _restore(
+    job: TrialJob,
+    points: dict[TrialKey, str],
+    resources: TrialResources,
+    options: RuntimeOptions,
+) -> Any | None:
+    """A Tuner for the newest experiment, if it is one of ours, whole, and still what is wanted."""
+    from ray import tune
+
+    numbers = [int(p.name) for p in (job.run_dir / "tune").glob("*") if p.name.isdigit()]
+    if not numbers:
+        return None
+    folder = job.run_dir / "tune" / str(max(numbers))
+    reason = _misfit(folder, points, _asked(resources, options))
+    if reason is None:
+        _write_job(folder, job)
+        try:
+            return tune.Tuner.restore(
+                str(folder), trainable=_trainable(resources), resume_errored=True
+            )
+        except Exception as error:
+            # Tune's own files, pickles among them, can be damaged in any way; none is needed.
+            reason = f"Tune cannot read it: {error!r}"
+    logger.warning("experiment %s is not restored: %s", folder, reason)
+    return None
+
+
+def _misfit(folder: Path, points: dict[TrialKey, str], asked: dict[str, Any]) -> str | None:
+    """Why an experiment must not be restored, or None.
+
+    Tune itself would restore an experiment killed before its first snapshot as a single trial
+    with an empty configuration.
+    """
+    try:
+        note = read_signed_json(folder / "points.json")
+        snapshot = max(folder.glob("experiment_state-*.json"), key=lambda p: p.stat().st_mtime)
+        trials = [json.loads(trial) for trial, _ in json.loads(snapshot.read_text())["trial_data"]]
+        searcher = next(folder.glob("basic-variant-state-*.json"), None)
+        own = [json.dumps(point, sort_keys=True) for point in note["points"]]
+        restored = [json.dumps(trial["config"]["point"], sort_keys=True) for trial in trials]
+        jobs = {trial["config"]["job"] for trial in trials}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"it is not whole: {error!r}"
+    if searcher is None or not restored:
+        return "it was never saved"
+    if not set(restored) <= set(own) or len(set(restored)) != len(restored):
+        return "its trials are not those it was started with"
+    if jobs != {str(folder / "job.json")}:
+        return "it was made in another place"
+    if note["asked"] != asked:
+        return "it asked for other resources"
+    current = {TrialKey(p["config"], p["representation"], p["seed"]): p for p in note["points"]}
+    wanted = [key for key in points if key in current]
+    if any(current[key]["fingerprint"] != points[key] for key in wanted):
+        return "its trials are of another version"
+    return None if wanted else "it holds none of the trials that remain"
+
+
+def _asked(resources: TrialResources, options: RuntimeOptions) -> dict[str, Any]:
+    """What Tune keeps of an experiment and cannot be changed when restoring it."""
+    return {
+        "cpus": resources.cpus,
+        "gpus": resources.gpus,
+        "max_concurrent": options.max_concurrent,
+        "max_failures": options.max_failures,
+    }
+
+
+def _trainable(resources: TrialResources) -> Any:
+    from ray import tune
+
+    from trainables.trial import TrialWorker
+
+    bundle = {"CPU": float(resources.cpus)}
+    if resources.gpus:
+        bundle["GPU"] = resources.gpus
+    return tune.with_resources(TrialWorker, tune.PlacementGroupFactory([bundle]))
+
+
+def _write_job(folder: Path, job: TrialJob) -> None:
+    write_json(folder / "job.json", job.to_json(), indent=None)
+    shutil.rmtree(folder / "workers", ignore_errors=True)

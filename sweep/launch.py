@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,11 @@ from features.representations import get_representations, stored_representations
 from features.scan import DatasetScan, scan_dataset
 from features.sources import Source, find_dataset
 from trainables.events import EventLog
-from trainables.record import TrialKey, write_failure
+from trainables.record import TrialKey, has_record, write_failure
 from trainables.splits import SMALLEST_SPLIT
 
+from .interrupt import interruptible
+from .lock import driver_lock
 from .plan import (
     RecordState,
     count_other_records,
@@ -30,8 +33,14 @@ from .plan import (
     set_aside,
 )
 from .progress import Reporter, format_seconds
-from .results import read_results, results_are_current, write_results
-from .run_dir import SweepFile, make_sweep_file, read_sweep_file, write_sweep_file
+from .results import current_results, write_results
+from .run_dir import (
+    SweepFile,
+    make_sweep_file,
+    pinned_revision,
+    repair_sweep_file,
+    write_sweep_file,
+)
 from .spec import RuntimeOptions, SweepSpec
 from .summary import summary_lines
 
@@ -71,6 +80,8 @@ class _Run:
     reporter: Reporter
     began: float
     events: EventLog
+    invocation: str
+    install_handlers: Callable[[], None]
     feature_seconds: float = 0.0
     train_seconds: float = 0.0
 
@@ -95,31 +106,53 @@ def run_sweep(
     spec.validate()
     options.validate()
     run_dir = options.run_dir(spec.dataset)
-    source, scan = open_dataset(spec, options, run_dir, reporter)
-    sweep = make_sweep_file(spec, source, scan)
-    _make_folder(run_dir)
-    write_sweep_file(run_dir, sweep)
-    invocation = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    events = EventLog(run_dir, invocation)
-    events.write("started", command=sweep.environment["command"])
-    run = _Run(run_dir, spec, options, source, scan, sweep, reporter, began, events)
-    fingerprints = sweep.fingerprints
-    if results_are_current(run_dir, records_digest(run_dir, fingerprints)):
-        _tell_plan(run, list(fingerprints), [])
-        return _conclude(run, list(fingerprints), None)
+    with interruptible() as install_handlers:
+        source, scan = open_dataset(spec, options, run_dir, reporter)
+        sweep = make_sweep_file(spec, source, scan)
+        _make_folder(run_dir)
+        with driver_lock(run_dir, on_lost=_thread.interrupt_main):
+            repair_sweep_file(run_dir, reporter.warn)
+            write_sweep_file(run_dir, sweep)
+            invocation = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+            events = EventLog(run_dir, invocation)
+            events.write("started", command=sweep.environment["command"])
+            return _carry_out(
+                _Run(
+                    run_dir,
+                    spec,
+                    options,
+                    source,
+                    scan,
+                    sweep,
+                    reporter,
+                    began,
+                    events,
+                    invocation,
+                    install_handlers,
+                )
+            )
 
-    state = read_records(run_dir, fingerprints)
-    for line in set_aside(run_dir, state):
-        reporter.warn(line)
+
+def _carry_out(run: _Run) -> SweepResult:
+    """Plan, do what remains, conclude. The run directory is locked."""
+    fingerprints = run.sweep.fingerprints
+    results = current_results(run.run_dir, records_digest(run.run_dir, fingerprints))
+    if results is not None:
+        everything = list(fingerprints)
+        _tell_plan(run, everything, [])
+        return _end(run, everything, everything, [], results)
+    state = read_records(run.run_dir, fingerprints)
+    for line in set_aside(run.run_dir, state):
+        run.reporter.warn(line)
     _tell_plan(run, state.done, state.todo)
     if state.todo:
         try:
-            _run_trials(run, invocation, fingerprints, state)
+            _run_trials(run, fingerprints, state.todo)
         except KeyboardInterrupt:
-            events.write("interrupted")
-            _conclude(run, state.done, read_records(run_dir, fingerprints))
+            run.events.write("interrupted")
+            _conclude(run, state.done, read_records(run.run_dir, fingerprints))
             raise
-    return _conclude(run, state.done, read_records(run_dir, fingerprints))
+    return _conclude(run, state.done, read_records(run.run_dir, fingerprints))
 
 
 def open_dataset(
@@ -133,9 +166,8 @@ def open_dataset(
     if not options.cache_features and run_dir is not None:
         memo = run_dir / "logs"
     request = spec.request
-    if run_dir is not None and (run_dir / "sweep.json").exists():
-        revision = read_sweep_file(run_dir).frozen["revision"]
-        request = replace(request, revision=revision)
+    if run_dir is not None:
+        request = replace(request, revision=pinned_revision(run_dir))
     source = find_dataset(request, memo)
 
     def on_progress(done: int, total: int) -> None:
@@ -196,9 +228,7 @@ def _tell_plan(run: _Run, done: list[TrialKey], todo: list[TrialKey]) -> None:
 # Doing
 
 
-def _run_trials(
-    run: _Run, invocation: str, fingerprints: dict[TrialKey, str], state: RecordState
-) -> None:
+def _run_trials(run: _Run, fingerprints: dict[TrialKey, str], todo: list[TrialKey]) -> None:
     """Compute the features the remaining trials need, then run them with Tune."""
     import ray
 
@@ -209,14 +239,21 @@ def _run_trials(
         cache = run.run_dir / "features.tmp"
         shutil.rmtree(cache, ignore_errors=True)
     try:
-        with ray_session(run.options, run.run_dir / "logs") as dashboard:
+        with ray_session(run.options, run.run_dir / "logs", run.install_handlers) as dashboard:
             if dashboard:
                 run.reporter.say(f"dashboard http://{dashboard} (log in with `ray get-auth-token`)")
             resources = trial_resources(run.options, ray.cluster_resources())
-            todo = _prepare_features(run, cache, fingerprints, state.todo)
-            if todo:
-                points = {key: fingerprints[key] for key in todo}
-                _fit(run, cache, invocation, points, resources)
+            todo = _prepare_features(run, cache, fingerprints, todo)
+            while todo:
+                failed = _fit(run, cache, {key: fingerprints[key] for key in todo}, resources)
+                before = len(todo)
+                todo = [
+                    key
+                    for key in todo
+                    if key not in failed and not has_record(run.run_dir, key, fingerprints[key])
+                ]
+                if len(todo) == before:
+                    break
     finally:
         if not run.options.cache_features:
             shutil.rmtree(cache, ignore_errors=True)
@@ -276,15 +313,12 @@ def compute_features(
 
 
 def _fit(
-    run: _Run,
-    cache: Path,
-    invocation: str,
-    points: dict[TrialKey, str],
-    resources: TrialResources,
-) -> None:
+    run: _Run, cache: Path, points: dict[TrialKey, str], resources: TrialResources
+) -> set[TrialKey]:
+    """Run one Tune experiment; returns the trials that failed for good."""
     from trainables.trial import TrialJob
 
-    from .engine import new_experiment_dir, run_experiment
+    from .engine import run_experiment
 
     run.reporter.say(
         f"trials    {len(points)} on {resources.slots} workers"
@@ -292,7 +326,7 @@ def _fit(
     )
     job = TrialJob(
         run_dir=run.run_dir,
-        invocation=invocation,
+        invocation=run.invocation,
         cache=cache,
         weights=run.scan.weights,
         layers={c: select_layers(c, run.scan.layers) for c in run.spec.configs},
@@ -301,35 +335,44 @@ def _fit(
         hyper=run.spec.hyper,
         workers=min(resources.slots, len(points)),
     )
-    ended = 0
+    ended: set[TrialKey] = set()
+    failed: set[TrialKey] = set()
 
     def on_trial(key: TrialKey, recorded: bool) -> None:
-        nonlocal ended
-        ended += 1
+        ended.add(key)
         if not recorded:
+            failed.add(key)
             run.reporter.warn(f"trial {key} failed")
             run.events.write("trial_failed", key=key.to_json())
-        run.reporter.progress("trials", ended, len(points), "trials")
+        run.reporter.progress("trials", len(ended & points.keys()), len(points), "trials")
 
     began = time.perf_counter()
     run.reporter.progress("trials", 0, len(points), "trials")
-    run_experiment(new_experiment_dir(run.run_dir), job, points, resources, run.options, on_trial)
-    run.train_seconds = time.perf_counter() - began
+    run_experiment(job, points, resources, run.options, on_trial)
+    run.train_seconds += time.perf_counter() - began
+    return failed
 
 
 # Concluding
 
 
-def _conclude(run: _Run, before: list[TrialKey], state: RecordState | None) -> SweepResult:
-    """Derive the results, write the summary and tell; `state` None: nothing has changed."""
+def _conclude(run: _Run, before: list[TrialKey], state: RecordState) -> SweepResult:
+    """Derive the results from the records and end."""
+    failed = failed_trials(run.run_dir, state.todo)
+    stamp = records_digest(run.run_dir, run.sweep.fingerprints)
+    results = write_results(run.run_dir, run.sweep, state.records, failed, stamp)
+    return _end(run, before, state.done, failed, results)
+
+
+def _end(
+    run: _Run,
+    before: list[TrialKey],
+    done: list[TrialKey],
+    failed: list[TrialKey],
+    results: dict[str, Any],
+) -> SweepResult:
+    """Write the summary and tell."""
     run_dir, grid = run.run_dir, run.sweep.grid
-    if state is None:
-        done, failed = before, []
-        results = read_results(run_dir) or {}
-    else:
-        done, failed = state.done, failed_trials(run_dir, state.todo)
-        stamp = records_digest(run_dir, run.sweep.fingerprints)
-        results = write_results(run_dir, run.sweep, state.records, failed, stamp)
     seconds = time.perf_counter() - run.began
     summary = {
         "planned": len(grid.keys),

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from features.files import write_atomic, write_json, write_text
+from features.files import (
+    DamagedFileError,
+    file_checksum,
+    read_signed_json,
+    sign,
+    write_atomic,
+    write_json,
+    write_text,
+)
 from trainables.record import TrialKey
 
 from .run_dir import SweepFile
@@ -111,28 +118,26 @@ def write_results(
         stamp: digest of the grid and its record files, to recognise that nothing has changed.
     """
     results = build_results(sweep, records, failed)
-    write_json(run_dir / "results.json", {**results, "records_digest": stamp}, indent=1)
     write_text(run_dir / "results.txt", format_results(results))
     _write_parquet(run_dir / "results.parquet", records)
+    others = {name: file_checksum(run_dir / name) for name in ("results.txt", "results.parquet")}
+    note = {"records_digest": stamp, "files": others}
+    write_json(run_dir / "results.json", sign({**results, "derived": note}), indent=1)
     return results
 
 
-def read_results(run_dir: Path) -> dict[str, Any] | None:
-    """results.json, or None if it is not there or not whole."""
+def current_results(run_dir: Path, stamp: str | None) -> dict[str, Any] | None:
+    """results.json if all three files are whole and derived from just these record files."""
     try:
-        return json.loads((run_dir / "results.json").read_bytes())
-    except (OSError, ValueError):
+        results = read_signed_json(run_dir / "results.json")
+        note = results["derived"]
+        if stamp is None or note["records_digest"] != stamp:
+            return None
+        if any(file_checksum(run_dir / name) != known for name, known in note["files"].items()):
+            return None
+    except (OSError, DamagedFileError, KeyError):
         return None
-
-
-def results_are_current(run_dir: Path, stamp: str | None) -> bool:
-    """Whether all results were derived from just these record files."""
-    if stamp is None or not all(
-        (run_dir / f"results.{kind}").exists() for kind in ("txt", "parquet")
-    ):
-        return False
-    results = read_results(run_dir)
-    return results is not None and results.get("records_digest") == stamp
+    return {name: value for name, value in results.items() if name not in ("derived", "checksum")}
 
 
 def _write_parquet(path: Path, records: Records) -> None:

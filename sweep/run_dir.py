@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +26,9 @@ from .spec import SweepSpec
 
 _SCHEMA = 1
 _FILE = "sweep.json"
+_OWN = {"logs", "driver.lock", f"{_FILE}.corrupt", "checkpoints", "failures", "inflight", "tune"}
+_OWN |= {"events", "summary.json", "results.json", "results.txt", "results.parquet"}
+"""What a run directory without a sweep.json may hold and still be one."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ def write_sweep_file(run_dir: Path, sweep: SweepFile) -> None:
     """
     if (run_dir / _FILE).exists():
         _refuse_difference(run_dir, read_sweep_file(run_dir).frozen, sweep.frozen)
-    elif run_dir.exists() and any(path.name != "logs" for path in run_dir.iterdir()):
+    elif any(path.name not in _OWN for path in run_dir.iterdir()):
         raise UserError(
             f"{run_dir} exists and is no run directory (no {_FILE}): choose another --name"
         )
@@ -157,6 +161,29 @@ def write_sweep_file(run_dir: Path, sweep: SweepFile) -> None:
         "environment": sweep.environment,
     }
     write_json(run_dir / _FILE, sign(value))
+
+
+def repair_sweep_file(run_dir: Path, warn: Callable[[str], None]) -> None:
+    """Set a damaged sweep.json aside, to be written again.
+
+    If what was frozen in it differs from what is asked now, the records' fingerprints tell.
+    """
+    path = run_dir / _FILE
+    try:
+        read_signed_json(path)
+    except FileNotFoundError:
+        return
+    except DamagedFileError:
+        os.replace(path, path.with_name(f"{_FILE}.corrupt"))
+        warn(f"{_FILE} was damaged: set aside as *.corrupt and written again")
+
+
+def pinned_revision(run_dir: Path) -> str | None:
+    """The hub commit a run directory was made with, if it is one and has one."""
+    try:
+        return read_signed_json(run_dir / _FILE)["frozen"]["revision"]
+    except (OSError, DamagedFileError, KeyError):
+        return None
 
 
 def read_sweep_file(run_dir: Path) -> SweepFile:

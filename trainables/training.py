@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from .hyperparameters import Hyperparameters
 
 _PLATEAU_FACTOR = 0.5
 _PLATEAU_PATIENCE = 10
+
+
+_PLATEAU_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch", "_last_lr")
 
 
 class TrainingDivergedError(RuntimeError):
@@ -130,6 +134,52 @@ class Training:
         """Put the weights of the best epoch back."""
         self.model.load_state_dict(self.best_state)
 
+    # Between two slices
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that decides how training goes on: tensors, and the rest as JSON.
+
+        At least one epoch must have been run.
+        """
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best_state.items()}
+        for i, parameter in enumerate(self.model.parameters()):
+            for name, value in self.optimizer.state[parameter].items():
+                tensors[f"adam.{i}.{name}"] = value
+        tensors["rng.order"] = self.order.get_state()
+        tensors["rng.cpu"] = torch.get_rng_state()
+        if self.data.train.x.is_cuda:
+            tensors["rng.cuda"] = torch.cuda.get_rng_state()
+        scheduler = self.scheduler.state_dict()
+        return tensors, {
+            "val_acc_history": self.val_acc_history,
+            "train_loss_history": self.train_loss_history,
+            "best_val_acc": self.best_val_acc,
+            "best_epoch": self.best_epoch,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "scheduler": {name: scheduler[name] for name in _PLATEAU_STATE},
+        }
+
+    def load_state(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Go on where `state` was taken. The random states of torch are replaced, too."""
+        self.model.load_state_dict(_part(tensors, "model."))
+        for name, value in _part(tensors, "best.").items():
+            self.best_state[name].copy_(value)
+        for i, parameter in enumerate(self.model.parameters()):
+            moments = _part(tensors, f"adam.{i}.")
+            self.optimizer.state[parameter] = {
+                name: value.to(parameter.device) for name, value in moments.items()
+            }
+        self.order.set_state(tensors["rng.order"])
+        torch.set_rng_state(tensors["rng.cpu"])
+        if "rng.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["rng.cuda"])
+        self.val_acc_history = list(state["val_acc_history"])
+        self.train_loss_history = list(state["train_loss_history"])
+        self.best_val_acc, self.best_epoch = state["best_val_acc"], state["best_epoch"]
+        self.optimizer.param_groups[0]["lr"] = state["lr"]
+        self.scheduler.load_state_dict(state["scheduler"])
+
     def log_probabilities(self, split: SplitTensors) -> np.ndarray:
         """(n, n_classes) float64 of a split, with the current weights."""
         return self._logits(split.x).double().log_softmax(1).cpu().numpy()
@@ -138,3 +188,11 @@ class Training:
     def _logits(self, x: Tensor) -> Tensor:
         self.model.eval()
         return torch.cat([self.model(part) for part in x.split(8192)])
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }

@@ -17,6 +17,7 @@ import torch
 from ray import tune
 
 from features.cache import feature_matrix
+from features.files import DamagedFileError
 from features.representations import get_representations
 
 from .data import TrialData, prepare_data
@@ -24,10 +25,12 @@ from .events import EventLog
 from .hyperparameters import Hyperparameters
 from .metrics import SplitScores, score_split
 from .record import TrialKey, has_record, write_record
+from .slot import Slot, delete_slot, read_slot, write_slot
 from .splits import split_samples
 from .training import Training
 
 _SLICE_SECONDS = 2.0
+_SLICE_PER_SLOT_WRITE = 20.0
 _WAIT_FOR_WORKERS_SECONDS = 8.0
 
 
@@ -83,6 +86,8 @@ class TrialJob:
 class TrialWorker(tune.Trainable):
     """Trains one classifier per configuration and writes its record as its last act.
 
+    Between two slices the trial's state is written to its slot, from which any worker goes on.
+
     A configuration is {"point": {config, representation, seed, fingerprint}, "job": path of
     job.json}. A step is a slice of time, not an epoch: short trials finish in one step. Where the
     slices fall never changes a result. The data of the last pair stay on the device for the next
@@ -111,29 +116,31 @@ class TrialWorker(tune.Trainable):
         self._fingerprint = point["fingerprint"]
         self._training: Training | None = None
         self._load_seconds = self._train_seconds = 0.0
+        self._slice_seconds = _SLICE_SECONDS
 
     def step(self) -> dict[str, Any]:
         """Train for a slice of time; when training ends, evaluate and write the record."""
         if self._must_wait:
             self._wait_for_workers()
+        run_dir, key = self._job.run_dir, self._key
         if self._training is None:
-            if has_record(self._job.run_dir, self._key, self._fingerprint):
+            if has_record(run_dir, key, self._fingerprint):
+                delete_slot(run_dir, key)
                 return {"done": True}
-            self._began = time.perf_counter()
-            self._events.write("trial_started", key=self._key.to_json())
-            data = self._load()
-            self._training = Training(data, self._job.hyper, self._key.seed)
+            self._training = self._begin()
         training = self._training
-        slice_began = time.perf_counter()
-        while not training.finished and time.perf_counter() - slice_began < _SLICE_SECONDS:
+        began = time.perf_counter()
+        while not training.finished and time.perf_counter() - began < self._slice_seconds:
             training.run_epoch()
-        self._train_seconds += time.perf_counter() - slice_began
+        seconds = time.perf_counter() - began
+        self._train_seconds += seconds
         progress = {"epoch": training.epoch, "val_acc": training.val_acc_history[-1]}
         if training.finished:
-            self._finish(training)
+            self._finish(training, seconds)
             self._training = None
             return {**progress, "done": True}
-        self._events.write("trial_progress", key=self._key.to_json(), **progress)
+        self._save(training)
+        self._events.write("trial_progress", key=key.to_json(), slice_seconds=seconds, **progress)
         return {**progress, "done": False}
 
     # Tune saves nothing: what a trial must keep, it keeps itself.
@@ -145,6 +152,39 @@ class TrialWorker(tune.Trainable):
         """Nothing to load."""
 
     # One trial
+
+    def _begin(self) -> Training:
+        """Load the data and go on from the trial's slot, if it has a valid one."""
+        self._began = time.perf_counter()
+        self._events.write("trial_started", key=self._key.to_json())
+        training = Training(self._load(), self._job.hyper, self._key.seed)
+        try:
+            slot = read_slot(self._job.run_dir, self._key)
+        except FileNotFoundError:
+            return training
+        except DamagedFileError as error:
+            self._events.write("slot_damaged", key=self._key.to_json(), reason=str(error))
+            return training
+        mine = self._fingerprint, _rounding_environment(self._device)
+        if (slot.fingerprint, slot.environment) == mine:
+            training.load_state(slot.tensors, slot.state["training"])
+            self._train_seconds = slot.state["train_seconds"]
+            self._events.write("trial_resumed", key=self._key.to_json(), epoch=training.epoch)
+        return training
+
+    def _save(self, training: Training) -> None:
+        """Write the slot; the longer that takes, the longer the next slice."""
+        began = time.perf_counter()
+        tensors, state = training.state()
+        slot = Slot(
+            self._fingerprint,
+            _rounding_environment(self._device),
+            tensors,
+            {"training": state, "train_seconds": self._train_seconds},
+        )
+        write_slot(self._job.run_dir, self._key, slot)
+        took = time.perf_counter() - began
+        self._slice_seconds = max(_SLICE_SECONDS, _SLICE_PER_SLOT_WRITE * took)
 
     def _load(self) -> TrialData:
         """This pair's data; read once for all its seeds that this worker gets in a row."""
@@ -163,7 +203,7 @@ class TrialWorker(tune.Trainable):
         self._load_seconds = time.perf_counter() - began
         return data
 
-    def _finish(self, training: Training) -> None:
+    def _finish(self, training: Training, slice_seconds: float) -> None:
         training.restore_best()
         data = training.data
         scores = {
@@ -193,10 +233,12 @@ class TrialWorker(tune.Trainable):
             "environment": _environment(self._device),
         }
         write_record(self._job.run_dir, self._key, self._fingerprint, body)
+        delete_slot(self._job.run_dir, self._key)
         self._events.write(
             "trial_finished",
             key=self._key.to_json(),
             seconds=timing["total_seconds"],
+            slice_seconds=slice_seconds,
             val_acc=metrics["val_acc"],
             test_acc=metrics["test_acc"],
         )
@@ -246,6 +288,16 @@ def _set_up_device(threads: int) -> torch.device:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     return torch.device("cuda")
+
+
+def _rounding_environment(device: torch.device) -> dict[str, Any]:
+    """What the last bits of a result depend on besides its inputs."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _environment(device: torch.device) -> dict[str, Any]:

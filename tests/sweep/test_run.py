@@ -63,7 +63,8 @@ def test_a_run_leaves_everything_on_disk(spec, options):
     assert len(tree(run_dir / "checkpoints")) == 8
 
     on_disk = json.loads((run_dir / "results.json").read_text())
-    assert on_disk.pop("records_digest")
+    assert on_disk.pop("checksum")
+    assert set(on_disk.pop("derived")["files"]) == {"results.txt", "results.parquet"}
     assert on_disk == result.results
     assert on_disk["num_runs"] == 2
     assert on_disk["num_classes"] == 3

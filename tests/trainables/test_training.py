@@ -3,9 +3,12 @@ import pytest
 import torch
 
 from features.errors import UserError
+from features.files import DamagedFileError
 from trainables.data import prepare_data
 from trainables.hyperparameters import Hyperparameters
 from trainables.metrics import score_split
+from trainables.record import TrialKey
+from trainables.slot import Slot, delete_slot, read_slot, slot_path, write_slot
 from trainables.splits import split_samples
 from trainables.training import Training, TrainingDivergedError, batch_bounds, build_classifier
 
@@ -140,3 +143,69 @@ def test_standardised_values_stay_finite_at_the_limits_of_float32():
 def test_impossible_hyperparameters_are_named(change, message):
     with pytest.raises(UserError, match=message):
         Hyperparameters(**change).validate()
+
+
+@pytest.mark.parametrize("after", [1, 7, 25])
+def test_a_slot_continues_bit_for_bit(after, tmp_path):
+    hyper = Hyperparameters(hidden_dim=32, epochs=40, patience=40, batch_size=8)
+    data = toy_data(noise=1.5)
+    whole = train(data, hyper, seed=3)
+
+    first = Training(data, hyper, 3)
+    for _ in range(after):
+        first.run_epoch()
+    tensors, state = first.state()
+    key = TrialKey("all_layers", "stats", 3)
+    write_slot(tmp_path, key, Slot("print", {"device": "cpu"}, tensors, state))
+    torch.manual_seed(999)
+    torch.randn(5)
+
+    slot = read_slot(tmp_path, key)
+    assert (slot.fingerprint, slot.environment) == ("print", {"device": "cpu"})
+    second = Training(data, hyper, 3)
+    second.load_state(slot.tensors, slot.state)
+    while not second.finished:
+        second.run_epoch()
+    assert second.train_loss_history == whole.train_loss_history
+    assert second.val_acc_history == whole.val_acc_history
+    assert second.best_epoch == whole.best_epoch
+    for name, value in whole.best_state.items():
+        assert torch.equal(value, second.best_state[name])
+    second.restore_best()
+    np.testing.assert_array_equal(
+        second.log_probabilities(data.test), whole.log_probabilities(data.test)
+    )
+
+
+def test_every_damage_to_a_slot_is_noticed(tmp_path):
+    training = Training(toy_data(), Hyperparameters(hidden_dim=4, epochs=3), 0)
+    training.run_epoch()
+    tensors, state = training.state()
+    key = TrialKey("all_layers", "stats", 0)
+    write_slot(tmp_path, key, Slot("print", {}, tensors, state))
+    path = slot_path(tmp_path, key)
+    intact = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for at in rng.integers(0, len(intact), 60):
+        flipped = bytearray(intact)
+        flipped[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(flipped)
+        try:
+            slot = read_slot(tmp_path, key)
+        except DamagedFileError:
+            continue
+        # A bit that means nothing, such as white space of the header, may flip unnoticed.
+        assert slot.state == state
+        assert all(torch.equal(slot.tensors[name], tensors[name]) for name in tensors)
+    for size in [0, 1, 8, 100, len(intact) // 2, len(intact) - 1]:
+        path.write_bytes(intact[:size])
+        with pytest.raises(DamagedFileError):
+            read_slot(tmp_path, key)
+    path.write_bytes(intact)
+    other = TrialKey("all_layers", "stats", 1)
+    path.rename(slot_path(tmp_path, other))
+    with pytest.raises(DamagedFileError, match="another trial"):
+        read_slot(tmp_path, other)
+    delete_slot(tmp_path, other)
+    with pytest.raises(FileNotFoundError):
+        read_slot(tmp_path, other)

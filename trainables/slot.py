@@ -1,0 +1,99 @@
+"""The slot of a trial that is still training: one file, so that it is whole or not there.
+
+    inflight/<config>/<representation>/seed-<seed>.safetensors
+
+Tensors are safetensors; everything else is JSON in its metadata, signed together with a checksum of
+the tensors. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from features.files import DamagedFileError, sign, write_atomic
+
+from .record import TrialKey
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A trial's state between two slices.
+
+    Attributes:
+        fingerprint: of the trial; another one's slot is not continued.
+        environment: device type, torch version, threads …; another one's slot is not continued,
+            since its numbers would round differently.
+        tensors: weights, best weights, optimizer moments, random generator states.
+        state: everything else, as JSON.
+    """
+
+    fingerprint: str
+    environment: dict[str, Any]
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def slot_path(run_dir: Path, key: TrialKey) -> Path:
+    """Where a trial's slot belongs."""
+    return run_dir / "inflight" / f"{key}.safetensors"
+
+
+def write_slot(run_dir: Path, key: TrialKey, slot: Slot) -> None:
+    """Replace a trial's slot, atomically."""
+    note = sign(
+        {
+            "key": key.to_json(),
+            "fingerprint": slot.fingerprint,
+            "environment": slot.environment,
+            "state": slot.state,
+            "tensors": _checksum(slot.tensors),
+        }
+    )
+    content = save(slot.tensors, metadata={"slot": json.dumps(note, allow_nan=False)})
+    write_atomic(slot_path(run_dir, key), lambda file: file.write(content))
+
+
+def read_slot(run_dir: Path, key: TrialKey) -> Slot:
+    """A trial's slot, its tensors on the CPU.
+
+    Raises:
+        DamagedFileError: it does not parse, a checksum differs, or it is another trial's.
+        FileNotFoundError: there is none.
+    """
+    path = slot_path(run_dir, key)
+    try:
+        with safe_open(path, framework="pt") as file:
+            note = json.loads((file.metadata() or {})["slot"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise DamagedFileError(f"slot {key} cannot be read: {error}") from error
+    if note.get("checksum") != sign(note)["checksum"] or note["tensors"] != _checksum(tensors):
+        raise DamagedFileError(f"slot {key} does not match its checksum")
+    if note["key"] != key.to_json():
+        raise DamagedFileError(f"slot {key} is another trial's")
+    return Slot(note["fingerprint"], note["environment"], tensors, note["state"])
+
+
+def delete_slot(run_dir: Path, key: TrialKey) -> None:
+    """Forget a trial's slot."""
+    slot_path(run_dir, key).unlink(missing_ok=True)
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    hasher = xxhash.xxh3_128()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        hasher.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return hasher.hexdigest()
