@@ -3,13 +3,23 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint types clean
+.PHONY: demo test chaos lint types clean
+ROUNDS ?= 3
+SEED ?= 0
+CASES ?= 200
 
 demo: .venv/.lorasweep
 	$(BIN)/lorasweep run --dataset examples/digits-zoo --num-runs 3
 
 test: .venv/.dev
 	$(BIN)/python -m pytest
+
+# Kill sweeps at random, lose a node, damage files; every number must come back.
+chaos: .venv/.dev
+	out=$$(mktemp -d) && \
+	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED) --out $$out/kills && \
+	$(BIN)/python -m tests.damage --cases $(CASES) --seed $(SEED) --out $$out/damage && \
+	$(BIN)/python -m pytest -m slow && rm -r $$out
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -282,7 +282,7 @@ def features(
     options = RuntimeOptions(
         cache_dir=cache_dir, address=address, dashboard=False, verbose=verbose, verify=verify
     )
-    with Reporter(quiet_stdout=as_json) as reporter:
+    with Reporter(file=sys.stderr if as_json else None) as reporter:
         report = features_only(spec, options, reporter)
     if as_json:
         typer.echo(json.dumps(report))

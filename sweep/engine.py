@@ -72,7 +72,7 @@ def _start(
 
     folder = new_experiment_dir(job.run_dir)
     _write_job(folder, job)
-    grid = [{**key.to_json(), "fingerprint": fingerprint} for key, fingerprint in points.items()]
+    grid = _points(points)
     note = {"points": grid, "asked": _asked(resources, options)}
     write_json(folder / "points.json", sign(note), indent=None)
     return tune.Tuner(
@@ -134,6 +134,7 @@ def _misfit(folder: Path, points: dict[TrialKey, str], asked: dict[str, Any]) ->
         searcher = next(folder.glob("basic-variant-state-*.json"), None)
         own = [json.dumps(point, sort_keys=True) for point in note["points"]]
         restored = [json.dumps(trial["config"]["point"], sort_keys=True) for trial in trials]
+        ended = {point for point, trial in zip(restored, trials) if trial["status"] == "TERMINATED"}
         jobs = {trial["config"]["job"] for trial in trials}
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"it is not whole: {error!r}"
@@ -145,11 +146,14 @@ def _misfit(folder: Path, points: dict[TrialKey, str], asked: dict[str, Any]) ->
         return "it was made in another place"
     if note["asked"] != asked:
         return "it asked for other resources"
-    current = {TrialKey(p["config"], p["representation"], p["seed"]): p for p in note["points"]}
-    wanted = [key for key in points if key in current]
-    if any(current[key]["fingerprint"] != points[key] for key in wanted):
-        return "its trials are of another version"
-    return None if wanted else "it holds none of the trials that remain"
+    wanted = [json.dumps(point, sort_keys=True) for point in _points(points)]
+    if not any(point in own and point not in ended for point in wanted):
+        return "it holds none of the trials that remain"
+    return None
+
+
+def _points(points: dict[TrialKey, str]) -> list[dict[str, Any]]:
+    return [{**key.to_json(), "fingerprint": fingerprint} for key, fingerprint in points.items()]
 
 
 def _asked(resources: TrialResources, options: RuntimeOptions) -> dict[str, Any]:

@@ -232,7 +232,7 @@ def _run_trials(run: _Run, fingerprints: dict[TrialKey, str], todo: list[TrialKe
     """Compute the features the remaining trials need, then run them with Tune."""
     import ray
 
-    from .cluster import ray_session, trial_resources
+    from .cluster import check_shared, ray_session, trial_resources
 
     cache = run.options.cache_dir.absolute()
     if not run.options.cache_features:
@@ -243,6 +243,8 @@ def _run_trials(run: _Run, fingerprints: dict[TrialKey, str], todo: list[TrialKe
             if dashboard:
                 run.reporter.say(f"dashboard http://{dashboard} (log in with `ray get-auth-token`)")
             resources = trial_resources(run.options, ray.cluster_resources())
+            _make_folder(cache)
+            check_shared([run.run_dir, cache], list(run.source.files))
             todo = _prepare_features(run, cache, fingerprints, todo)
             while todo:
                 failed = _fit(run, cache, {key: fingerprints[key] for key in todo}, resources)

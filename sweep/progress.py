@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -22,13 +21,15 @@ class Reporter:
     """Prints messages and the progress of one thing at a time.
 
     On a terminal a bar is redrawn below the messages; otherwise a line is printed every ten
-    seconds, so that a log file stays readable. Everything goes to standard error if `quiet_stdout`,
-    else to standard output.
+    seconds, so that a log file stays readable.
+
+    Arguments:
+        file: where everything goes; standard output by default.
     """
 
-    def __init__(self, *, quiet_stdout: bool = False) -> None:
+    def __init__(self, *, file: IO[str] | None = None) -> None:
         self.console = Console(
-            stderr=quiet_stdout, highlight=False, soft_wrap=True, emoji=False, markup=False
+            file=file, highlight=False, soft_wrap=True, emoji=False, markup=False
         )
         self._live = self.console.is_terminal
         self._bars = Progress(
@@ -119,8 +120,3 @@ def format_seconds(seconds: float) -> str:
     whole = round(seconds)
     hours, minutes = whole // 3600, whole // 60 % 60
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
-
-
-def stdout_is_terminal() -> bool:
-    """Whether somebody is watching."""
-    return sys.stdout.isatty()

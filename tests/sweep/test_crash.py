@@ -1,0 +1,219 @@
+"""What dies comes back: real processes, real files, real signals."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from features.errors import UserError
+from sweep.lock import driver_lock, is_alive, read_lock
+from tests.chaos import Chaos, command, compare, read_events, torment, undisturbed
+from tests.damage import Victim
+
+LONG = ["--representations", "matrix_norms", "--configs", "all_layers", "--num-runs", "2"]
+LONG += ["--epochs", "2500", "--patience", "2500"]
+
+
+@pytest.fixture(scope="module")
+def reference(sanity, tmp_path_factory):
+    """An undisturbed run of two trials of several slices."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    undisturbed(command(sanity, out, *LONG), out)
+    return out / "run"
+
+
+def wait_for(condition, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.05)
+
+
+def start(sweep, out, *prefix):
+    out.mkdir(exist_ok=True)
+    with open(out / "log", "a") as log:
+        return subprocess.Popen(
+            [*prefix, *sweep], stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+        )
+
+
+def test_killed_at_random_a_sweep_ends_with_the_same_numbers(sanity, reference, tmp_path):
+    sweep = command(sanity, tmp_path, *LONG)
+    chaos = torment(sweep, tmp_path, random.Random(3), most_kills=3, mean=12)
+    assert sum(chaos.kills.values()) == 3
+    compare(tmp_path / "run", reference, chaos)
+    assert chaos.different == []
+    assert chaos.twice == 0
+    assert not list((tmp_path / "run/inflight").rglob("*.safetensors"))
+
+
+def test_a_killed_worker_costs_a_slice_and_a_killed_driver_too(sanity, reference, tmp_path):
+    sweep, run_dir = command(sanity, tmp_path, *LONG), tmp_path / "run"
+    driver = start(sweep, tmp_path)
+    wait_for(lambda: list((run_dir / "inflight").rglob("seed-*.safetensors")))
+    victim = next(e for e in (run_dir / "events").glob(f"*-{driver.pid}-*") if worker_of(e))
+    os.kill(worker_of(victim), signal.SIGKILL)
+    wait_for(lambda: any(e["event"] == "trial_resumed" for e in read_events(run_dir)))
+    driver.kill()
+    driver.wait()
+    again = start(sweep, tmp_path)
+    assert again.wait(timeout=120) == 0, (tmp_path / "log").read_text()
+    assert (run_dir / "tune/0").exists()
+    assert not (run_dir / "tune/1").exists(), "Tune's experiment was restored"
+    chaos = Chaos()
+    compare(run_dir, reference, chaos)
+    assert chaos.different == []
+
+
+def worker_of(path: Path) -> int:
+    """Process id of a trial worker's event file; 0 for the driver's."""
+    own, pid = path.stem.split("-")[2], int(path.stem.rpartition("-")[2])
+    return 0 if int(own) == pid else pid
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_stop_within_seconds_and_say_how_to_resume(number, sanity, reference, tmp_path):
+    sweep, run_dir = command(sanity, tmp_path, *LONG), tmp_path / "run"
+    prefix = ["nohup"] if number == signal.SIGTERM else []
+    driver = start(sweep, tmp_path, *prefix)
+    wait_for(lambda: list((run_dir / "inflight").rglob("seed-*.safetensors")))
+    if prefix:
+        driver.send_signal(signal.SIGHUP)
+        time.sleep(1)
+        assert driver.poll() is None, "nohup keeps a SIGHUP away"
+    driver.send_signal(number)
+    assert driver.wait(timeout=15) == 130
+    text = (tmp_path / "log").read_text()
+    assert "To resume: lorasweep run" in text
+    assert "Traceback" not in text
+    assert not (run_dir / "driver.lock").exists()
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert summary["not_reached"] == 2
+    assert start(sweep, tmp_path).wait(timeout=120) == 0
+    chaos = Chaos()
+    compare(run_dir, reference, chaos)
+    assert chaos.different == []
+    assert any(e["event"] == "trial_resumed" for e in read_events(run_dir))
+
+
+TWICE = """
+import sys, time
+from sweep.interrupt import interruptible
+with interruptible():
+    print("ready", flush=True)
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print("stopping", flush=True)
+        time.sleep(60)
+"""
+
+
+def test_a_second_signal_ends_at_once():
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        [sys.executable, "-c", TWICE], cwd=root, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGHUP)
+    assert process.stdout.readline() == "stopping\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=5) == 130
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_damaged_files_are_repaired_and_no_number_changes(tmp_path):
+    victim = Victim(tmp_path)
+    rng = random.Random(1)
+    kinds = {victim.case(rng) for _ in range(14)}
+    assert len(kinds) > 6
+
+
+def test_a_live_driver_keeps_others_out(tmp_path):
+    lost = []
+    other = subprocess.Popen(["sleep", "60"])
+    try:
+        with driver_lock(tmp_path, lambda: lost.append(1)):
+            holder = read_lock(tmp_path)
+            assert holder["pid"] == os.getpid()
+            assert is_alive(holder)
+            with (
+                pytest.raises(UserError, match=f"process {os.getpid()} on {holder['host']}"),
+                driver_lock(tmp_path, lambda: None),
+            ):
+                pass
+        assert read_lock(tmp_path) is None
+    finally:
+        other.kill()
+        other.wait()
+    assert lost == []
+
+
+def lock_file(**changes):
+    return {
+        "host": socket.gethostname(),
+        "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        "pid": os.getpid(),
+        "process_start": 1,
+        "token": "x",
+        "heartbeat": time.time(),
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    ("lock", "alive"),
+    [
+        (lock_file(), False),  # the process id was given to another process
+        (lock_file(pid=2**22 + 1), False),
+        (lock_file(boot_id="before"), False),
+        (lock_file(host="elsewhere"), True),
+        (lock_file(host="elsewhere", heartbeat=time.time() - 31), False),
+    ],
+)
+def test_a_dead_drivers_lock_is_taken_over(lock, alive, tmp_path):
+    (tmp_path / "driver.lock").write_text(json.dumps(lock))
+    assert is_alive(lock) is alive
+    if alive:
+        with pytest.raises(UserError, match="on elsewhere"), driver_lock(tmp_path, lambda: None):
+            pass
+    else:
+        with driver_lock(tmp_path, lambda: None):
+            assert read_lock(tmp_path)["process_start"] > 1
+
+
+def test_a_damaged_lock_holds_nobody_up(tmp_path):
+    (tmp_path / "driver.lock").write_text('{"host": ')
+    with driver_lock(tmp_path, lambda: None):
+        assert read_lock(tmp_path)["pid"] == os.getpid()
+
+
+def test_a_second_driver_is_refused_on_the_command_line(sanity, tmp_path):
+    out = tmp_path / "out"
+    run_dir = out / "run"
+    run_dir.mkdir(parents=True)
+    lock = lock_file(host="another-host")
+    (run_dir / "driver.lock").write_text(json.dumps(lock))
+    done = subprocess.run(command(sanity, out, *LONG), capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {run_dir} is in use by process {os.getpid()} on another")
+
+
+def test_a_full_disk_is_told_and_harms_nothing(sanity, tmp_path):
+    """A file-size limit: writing fails as on a full disk, in the driver and in its workers."""
+    sweep = command(sanity, tmp_path, "--representations", "stats", "--num-runs", "1")
+    script = f"ulimit -f 2; exec {' '.join(sweep)}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "cannot write: File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert subprocess.run(sweep, cwd=tmp_path, capture_output=True).returncode == 0
+    shutil.rmtree(tmp_path / "run")
