@@ -19,7 +19,7 @@ from tests.chaos import Chaos, command, compare, read_events, torment, undisturb
 from tests.damage import Victim
 
 LONG = ["--representations", "matrix_norms", "--configs", "all_layers", "--num-runs", "2"]
-LONG += ["--epochs", "2500", "--patience", "2500"]
+LONG += ["--epochs", "1500", "--patience", "1500"]
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,11 @@ def wait_for(condition, seconds=90):
     while not condition():
         assert time.monotonic() < deadline, "timed out"
         time.sleep(0.05)
+
+
+def both_in_flight(run_dir):
+    """Whether both trials have a slot."""
+    return len(list((run_dir / "inflight").rglob("seed-*.safetensors"))) == 2
 
 
 def start(sweep, out, *prefix):
@@ -58,7 +63,7 @@ def test_killed_at_random_a_sweep_ends_with_the_same_numbers(sanity, reference, 
 def test_a_killed_worker_costs_a_slice_and_a_killed_driver_too(sanity, reference, tmp_path):
     sweep, run_dir = command(sanity, tmp_path, *LONG), tmp_path / "run"
     driver = start(sweep, tmp_path)
-    wait_for(lambda: list((run_dir / "inflight").rglob("seed-*.safetensors")))
+    wait_for(lambda: both_in_flight(run_dir))
     victim = next(e for e in (run_dir / "events").glob(f"*-{driver.pid}-*") if worker_of(e))
     os.kill(worker_of(victim), signal.SIGKILL)
     wait_for(lambda: any(e["event"] == "trial_resumed" for e in read_events(run_dir)))
@@ -79,12 +84,14 @@ def worker_of(path: Path) -> int:
     return 0 if int(own) == pid else pid
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM]
+)
 def test_signals_stop_within_seconds_and_say_how_to_resume(number, sanity, reference, tmp_path):
     sweep, run_dir = command(sanity, tmp_path, *LONG), tmp_path / "run"
     prefix = ["nohup"] if number == signal.SIGTERM else []
     driver = start(sweep, tmp_path, *prefix)
-    wait_for(lambda: list((run_dir / "inflight").rglob("seed-*.safetensors")))
+    wait_for(lambda: both_in_flight(run_dir))
     if prefix:
         driver.send_signal(signal.SIGHUP)
         time.sleep(1)
@@ -133,8 +140,8 @@ def test_a_second_signal_ends_at_once():
 def test_damaged_files_are_repaired_and_no_number_changes(tmp_path):
     victim = Victim(tmp_path)
     rng = random.Random(1)
-    kinds = {victim.case(rng) for _ in range(14)}
-    assert len(kinds) > 6
+    kinds = {victim.case(rng) for _ in range(8)}
+    assert len(kinds) > 4
 
 
 def test_a_live_driver_keeps_others_out(tmp_path):
@@ -164,7 +171,7 @@ def lock_file(**changes):
         "pid": os.getpid(),
         "process_start": 1,
         "token": "x",
-        "heartbeat": time.time(),
+        "heartbeat": time.time() - changes.pop("age", 0),
         **changes,
     }
 
@@ -172,14 +179,15 @@ def lock_file(**changes):
 @pytest.mark.parametrize(
     ("lock", "alive"),
     [
-        (lock_file(), False),  # the process id was given to another process
-        (lock_file(pid=2**22 + 1), False),
-        (lock_file(boot_id="before"), False),
-        (lock_file(host="elsewhere"), True),
-        (lock_file(host="elsewhere", heartbeat=time.time() - 31), False),
+        ({}, False),  # the process id was given to another process
+        ({"pid": 2**22 + 1}, False),
+        ({"boot_id": "before"}, False),
+        ({"host": "elsewhere"}, True),
+        ({"host": "elsewhere", "age": 31}, False),
     ],
 )
 def test_a_dead_drivers_lock_is_taken_over(lock, alive, tmp_path):
+    lock = lock_file(**lock)
     (tmp_path / "driver.lock").write_text(json.dumps(lock))
     assert is_alive(lock) is alive
     if alive:
