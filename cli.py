@@ -184,7 +184,9 @@ def restore(
         str | None, typer.Option(help="Where the same dataset lies now, if it was moved.")
     ] = None,
     cache_features: CacheFeatures = True,
-    cache_dir: CacheDir = Path(".feature_cache"),
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Root of the feature cache; by default the run's.")
+    ] = None,
     gpus_per_trial: GpusPerTrial = "auto",
     cpus_per_trial: CpusPerTrial = 1,
     max_concurrent: MaxConcurrent = None,
@@ -201,14 +203,15 @@ def restore(
     from sweep.spec import RuntimeOptions
 
     run_dir = run_dir.absolute()
-    spec = read_sweep_file(run_dir).spec()
+    sweep = read_sweep_file(run_dir)
+    spec = sweep.spec()
     if dataset is not None:
         spec = replace(spec, dataset=dataset)
     options = RuntimeOptions(
         output_dir=run_dir.parent,
         name=run_dir.name,
         cache_features=cache_features,
-        cache_dir=cache_dir,
+        cache_dir=cache_dir or Path(sweep.environment["cache_dir"]),
         gpus_per_trial=_gpus(gpus_per_trial),
         cpus_per_trial=cpus_per_trial,
         max_concurrent=max_concurrent,

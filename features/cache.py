@@ -11,9 +11,11 @@ them; the last act is to write the manifest and rename the folder.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -150,6 +152,24 @@ class CacheEntry:
             (self.partial / name).with_suffix(".json").unlink()
         os.replace(self.partial, self.folder)
         fsync_folder(self.folder.parent)
+
+
+@contextmanager
+def exclusive(root: Path, weights: str, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Be the only process that computes features of this dataset content into this cache.
+
+    Arguments:
+        on_wait: called if another process has to be waited for.
+    """
+    folder = root / weights
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @dataclass(frozen=True)

@@ -105,4 +105,6 @@ class _ParquetPart:
                     if low < high:
                         yield batch.slice(low, high - low)
                     at += batch.num_rows
+                    if at >= stop:
+                        break
             first += rows

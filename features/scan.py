@@ -22,8 +22,8 @@ from .layers import is_layer_tensor
 from .sources import Source
 
 _ROWS_AT_A_TIME = 1024
-_SCAN_VERSION = 1
-_MAX_BAD_CELLS = 10_000
+_SCAN_VERSION = 2
+_SHOWN_BAD_CELLS = 3
 
 Progress = Callable[[int, int], None]
 
@@ -39,7 +39,8 @@ class DatasetScan:
         labels: (num_rows,) class index of every row.
         weights: xxh3-128 over names, dtypes, shapes and values of all layer tensors.
         fingerprint: the same with the labels.
-        bad_cells: [row, column] of layer tensors with NaN or infinite numbers (at most 10,000).
+        bad_rows: rows with NaN or infinite weights, ascending.
+        bad_cells: the first few [row, column] of them, for a message.
     """
 
     num_rows: int
@@ -48,12 +49,8 @@ class DatasetScan:
     labels: list[int]
     weights: str
     fingerprint: str
+    bad_rows: list[int]
     bad_cells: list[tuple[int, str]]
-
-    @cached_property
-    def bad_rows(self) -> list[int]:
-        """Rows with NaN or infinite weights, ascending."""
-        return sorted({row for row, _ in self.bad_cells})
 
     @cached_property
     def kept_labels(self) -> list[int]:
@@ -73,12 +70,11 @@ class DatasetScan:
 
     def require_usable(self, *, skip_bad_samples: bool) -> None:
         """Raise a `UserError` if nothing can be learned from this dataset."""
-        if self.bad_cells and not skip_bad_samples:
-            some = "; ".join(f"row {row}, column {column}" for row, column in self.bad_cells[:3])
-            more = f" and {len(self.bad_cells) - 3} more" if len(self.bad_cells) > 3 else ""
+        if self.bad_rows and not skip_bad_samples:
+            some = "; ".join(f"row {row}, column {column}" for row, column in self.bad_cells)
             raise UserError(
-                f"{len(self.bad_rows)} of {self.num_rows} samples have NaN or infinite weights: "
-                f"{some}{more}; --skip-bad-samples leaves those samples out"
+                f"{len(self.bad_rows)} of {self.num_rows} samples have NaN or infinite weights "
+                f"(first: {some}); --skip-bad-samples leaves those samples out"
             )
         if self.num_samples == 0:
             raise UserError("no sample is left: every one has NaN or infinite weights")
@@ -173,6 +169,8 @@ def _scan(
     weights = digest([[n, columns[n].dtype, shapes[n], columns[n].hexdigest()] for n in layers])
     class_names = _class_names(reader.schema, label_column)
     if class_names:
+        if min(labels) < 0:
+            raise UserError(f"label column {label_column!r} has missing values (-1)")
         labels = [class_names[label] for label in labels]
     classes = sorted(set(labels))
     index = {label: i for i, label in enumerate(classes)}
@@ -184,7 +182,8 @@ def _scan(
         labels=[index[label] for label in labels],
         weights=weights,
         fingerprint=digest([weights, labels]),
-        bad_cells=bad[:_MAX_BAD_CELLS],
+        bad_rows=sorted({row for row, _ in bad}),
+        bad_cells=bad[:_SHOWN_BAD_CELLS],
     )
 
 

@@ -136,11 +136,12 @@ def _run_tasks(task: ShardTask, spans: list[tuple[int, int]], name: str) -> Iter
     gpus = int(ray.cluster_resources().get("GPU", 0))
     if gpus:
         # An actor keeps its CUDA context; two per GPU overlap reading with computing.
-        workers = min(2 * gpus, len(items), int(ray.cluster_resources()["CPU"]))
+        per_gpu = 2 if ray.cluster_resources()["CPU"] >= 2 * gpus else 1
+        workers = min(per_gpu * gpus, len(items))
         dataset = inputs.map(
             ShardWorker,  # type: ignore[arg-type]  # Ray's stubs know functions only
             fn_constructor_args=[task],
-            num_gpus=gpus / workers,
+            num_gpus=1 / per_gpu,
             compute=ray.data.ActorPoolStrategy(size=workers),
         )
     else:

@@ -14,7 +14,7 @@ from trainables.splits import split_samples
 from .launch import open_dataset
 from .plan import RecordState, read_records
 from .progress import Reporter, format_seconds
-from .run_dir import SweepFile, make_sweep_file
+from .run_dir import SweepFile, check_frozen, make_sweep_file
 from .spec import RuntimeOptions, SweepSpec
 from .summary import summary_lines
 
@@ -30,7 +30,8 @@ def describe(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) -> No
     options.validate()
     run_dir = options.run_dir(spec.dataset)
     source, scan = open_dataset(spec, options, run_dir, reporter)
-    sweep = make_sweep_file(spec, source, scan)
+    sweep = make_sweep_file(spec, source, scan, options.cache_dir)
+    check_frozen(run_dir, sweep)
     state = read_records(run_dir, sweep.fingerprints)
     say = reporter.say
     say(f"would run in {run_dir}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from features.cache import CacheEntry
+from features.cache import CacheEntry, exclusive
 from features.errors import UserError
 from features.files import write_json
 from features.layers import select_layers, uncovered
@@ -30,6 +30,7 @@ from .plan import (
     failed_trials,
     read_records,
     records_digest,
+    remove_leftovers,
     set_aside,
 )
 from .progress import Reporter, format_seconds
@@ -108,7 +109,7 @@ def run_sweep(
     run_dir = options.run_dir(spec.dataset)
     with interruptible() as install_handlers:
         source, scan = open_dataset(spec, options, run_dir, reporter)
-        sweep = make_sweep_file(spec, source, scan)
+        sweep = make_sweep_file(spec, source, scan, options.cache_dir)
         _make_folder(run_dir)
         with driver_lock(run_dir, on_lost=_thread.interrupt_main):
             repair_sweep_file(run_dir, reporter.warn)
@@ -146,6 +147,7 @@ def _carry_out(run: _Run) -> SweepResult:
         run.reporter.warn(line)
     _tell_plan(run, state.done, state.todo)
     if state.todo:
+        remove_leftovers(run.run_dir, state.done)
         try:
             _run_trials(run, fingerprints, state.todo)
         except KeyboardInterrupt:
@@ -266,8 +268,7 @@ def _prepare_features(
 ) -> list[TrialKey]:
     """Make sure the trials' features are cached; returns the trials that have theirs."""
     names = list(dict.fromkeys(key.representation for key in todo))
-    plan = _plan_features(run.scan, names, cache)
-    report = compute_features(run.source, run.scan, plan, cache, run.reporter)
+    _, report = ensure_features(run.source, run.scan, names, cache, run.reporter)
     run.feature_seconds = report.seconds
     run.events.write("features", seconds=report.seconds, failed=list(report.failed))
     ready = []
@@ -290,10 +291,25 @@ def _plan_features(scan: DatasetScan, names: Sequence[str], cache: Path) -> Stag
     return plan_stage(scan, stored_representations(get_representations(names)), cache)
 
 
-def compute_features(
+def ensure_features(
+    source: Source, scan: DatasetScan, names: Sequence[str], cache: Path, reporter: Reporter
+) -> tuple[StagePlan, StageReport]:
+    """Compute what is missing of some representations' features. Ray must be running.
+
+    Of several runs that need the same features at once, one computes and the others wait.
+    """
+
+    def on_wait() -> None:
+        reporter.say("features  another run is computing them: waiting")
+
+    with exclusive(cache, scan.weights, on_wait):
+        plan = _plan_features(scan, names, cache)
+        return plan, _compute_features(source, scan, plan, cache, reporter)
+
+
+def _compute_features(
     source: Source, scan: DatasetScan, plan: StagePlan, cache: Path, reporter: Reporter
 ) -> StageReport:
-    """Compute what the plan says is missing. Ray must be running."""
     from features.stage import run_stage
 
     for name, damage in plan.damaged.items():
@@ -430,7 +446,7 @@ def features_only(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) 
     report = StageReport()
     if plan.computed:
         with ray_session(options, cache / "logs"):
-            report = compute_features(source, scan, plan, cache, reporter)
+            plan, report = ensure_features(source, scan, spec.representations, cache, reporter)
     if report.failed:
         name, trace = next(iter(report.failed.items()))
         raise RuntimeError(f"representation {name} failed:\n{trace}")

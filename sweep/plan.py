@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from features.files import DamagedFileError, digest, file_stamp
-from trainables.record import TrialKey, failure_path, read_record, record_path
+from trainables.record import TrialKey, failure_path, read_record, record_path, slot_path
+
+_LEFTOVER_SECONDS = 60.0
 
 
 @dataclass
@@ -65,6 +69,19 @@ def set_aside(run_dir: Path, state: RecordState) -> list[str]:
                 os.replace(path, path.with_name(f"{path.name}.{suffix}"))
                 lines.append(f"record {key} {why}: set aside as *.{suffix}, the trial runs again")
     return lines
+
+
+def remove_leftovers(run_dir: Path, done: list[TrialKey]) -> None:
+    """Remove what killed processes left: temporary files, and slots of trials that have a record.
+
+    A temporary file younger than a minute may belong to a worker that is still dying.
+    """
+    for key in done:
+        slot_path(run_dir, key).unlink(missing_ok=True)
+    for path in run_dir.rglob(".*.tmp"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _LEFTOVER_SECONDS:
+                path.unlink()
 
 
 def records_digest(run_dir: Path, fingerprints: dict[TrialKey, str]) -> str | None:

@@ -26,7 +26,16 @@ from .spec import SweepSpec
 
 _SCHEMA = 1
 _FILE = "sweep.json"
-_OWN = {"logs", "driver.lock", f"{_FILE}.corrupt", "checkpoints", "failures", "inflight", "tune"}
+_OWN = {
+    "logs",
+    "driver.lock",
+    f"{_FILE}.corrupt",
+    "checkpoints",
+    "failures",
+    "inflight",
+    "tune",
+    "features.tmp",
+}
 _OWN |= {"events", "summary.json", "results.json", "results.txt", "results.parquet"}
 """What a run directory without a sweep.json may hold and still be one."""
 
@@ -92,7 +101,9 @@ class SweepFile:
         )
 
 
-def make_sweep_file(spec: SweepSpec, source: Source, scan: DatasetScan) -> SweepFile:
+def make_sweep_file(
+    spec: SweepSpec, source: Source, scan: DatasetScan, cache_dir: Path
+) -> SweepFile:
     """What sweep.json says for a spec.
 
     Raises:
@@ -120,6 +131,7 @@ def make_sweep_file(spec: SweepSpec, source: Source, scan: DatasetScan) -> Sweep
                 "lora_rank": spec.lora_rank,
                 "skip_bad_samples": spec.skip_bad_samples,
             },
+            "cache_dir": str(cache_dir.absolute()),
             "layers": {c: len(select_layers(c, scan.layers)) for c in spec.configs},
             "numbers_per_sample": scan.numbers_per_sample,
             "command": sys.argv,
@@ -148,11 +160,12 @@ def write_sweep_file(run_dir: Path, sweep: SweepFile) -> None:
     Raises:
         UserError: the run directory was made with another frozen part, or cannot be written.
     """
-    if (run_dir / _FILE).exists():
-        _refuse_difference(run_dir, read_sweep_file(run_dir).frozen, sweep.frozen)
-    elif any(path.name not in _OWN for path in run_dir.iterdir()):
+    check_frozen(run_dir, sweep)
+    strange = [p for p in run_dir.iterdir() if p.name not in _OWN and p.name[0] != "."]
+    if strange and not (run_dir / _FILE).exists():
         raise UserError(
-            f"{run_dir} exists and is no run directory (no {_FILE}): choose another --name"
+            f"{run_dir} holds other things ({strange[0].name}) and no {_FILE}: "
+            "choose another --name"
         )
     value = {
         "schema": _SCHEMA,
@@ -211,8 +224,11 @@ def read_sweep_file(run_dir: Path) -> SweepFile:
     return SweepFile(value["frozen"], grid, value["environment"])
 
 
-def _refuse_difference(run_dir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    for name, before, now in _differences(old, new):
+def check_frozen(run_dir: Path, sweep: SweepFile) -> None:
+    """Raise a `UserError` naming the first difference if a run directory was made otherwise."""
+    if not (run_dir / _FILE).exists():
+        return
+    for name, before, now in _differences(read_sweep_file(run_dir).frozen, sweep.frozen):
         raise UserError(
             f"{run_dir} was made with {name} {before!r}, this run has {now!r}: "
             "give it another --name, or delete that folder"

@@ -42,6 +42,11 @@ def failure_path(run_dir: Path, key: TrialKey) -> Path:
     return run_dir / "failures" / f"{key}.json"
 
 
+def slot_path(run_dir: Path, key: TrialKey) -> Path:
+    """Where the state of a trial that is still training belongs."""
+    return run_dir / "inflight" / f"{key}.safetensors"
+
+
 def write_record(run_dir: Path, key: TrialKey, fingerprint: str, body: dict[str, Any]) -> None:
     """Write a trial's record and forget an earlier failure of it."""
     record = {

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from features.files import DamagedFileError, sign, write_atomic
 
-from .record import TrialKey
+from .record import TrialKey, slot_path
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,6 @@ class Slot:
     environment: dict[str, Any]
     tensors: dict[str, Tensor]
     state: dict[str, Any]
-
-
-def slot_path(run_dir: Path, key: TrialKey) -> Path:
-    """Where a trial's slot belongs."""
-    return run_dir / "inflight" / f"{key}.safetensors"
 
 
 def write_slot(run_dir: Path, key: TrialKey, slot: Slot) -> None:

@@ -71,7 +71,7 @@ def test_bad_numbers_are_found_and_named(value, make_dataset, tmp_path):
     assert found.bad_rows == [3, 9]
     assert found.num_samples == 10
     assert found.kept_labels == [i % 3 for i in range(12) if i not in (3, 9)]
-    with pytest.raises(UserError, match=rf"2 of 12 samples .* row 3, column {NAMES[2]}"):
+    with pytest.raises(UserError, match=rf"2 of 12 samples .*first: row 3, column {NAMES[2]}"):
         found.require_usable(skip_bad_samples=False)
     found.require_usable(skip_bad_samples=True)
 

@@ -1,6 +1,7 @@
 """The Ray Data stage and its cache, on real Ray."""
 
 import os
+import threading
 from dataclasses import replace
 
 import datasets
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from features.cache import CacheEntry, feature_matrix
+from features.cache import CacheEntry, exclusive, feature_matrix
 from features.make.sd15 import matrix_column
 from features.representations import (
     REPRESENTATIONS,
@@ -215,3 +216,20 @@ def test_a_failing_representation_leaves_the_others_alone(stage):
     assert "no such thing" in report.failed["broken"]
     assert CacheEntry(root, scan.weights, broken).exists is False
     assert plan_stage(scan, get_representations(["stats"]), root).computed == []
+
+
+def test_runs_that_need_the_same_features_take_turns(tmp_path):
+    order = []
+    waiting = threading.Event()
+
+    def other():
+        with exclusive(tmp_path, "weights", waiting.set):
+            order.append("other")
+
+    with exclusive(tmp_path, "weights", lambda: order.append("waited")):
+        thread = threading.Thread(target=other)
+        thread.start()
+        assert waiting.wait(10)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "other"]

@@ -1,6 +1,7 @@
 """Whole sweeps on the sanity set, on real Ray."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from sweep.dry_run import describe
 from sweep.progress import Reporter
 from sweep.status import read_status
 from trainables.hyperparameters import Hyperparameters
-from trainables.record import TrialKey, record_path
+from trainables.record import TrialKey, record_path, slot_path
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -295,3 +296,39 @@ assert not heavy, heavy
             path.unlink()
     subprocess.run([sys.executable, "-c", script], check=True)
     assert (options.run_dir(spec.dataset) / "results.json").exists()
+
+
+def test_leftovers_of_killed_processes_are_removed(spec, options):
+    run_dir = run_sweep(spec, options).run_dir
+    key = TrialKey("all_layers", "stats", 42)
+    slot_path(run_dir, key).parent.mkdir(parents=True, exist_ok=True)
+    slot_path(run_dir, key).write_bytes(b"left by a worker killed right after the record")
+    old, new = run_dir / ".sweep.json.1234.tmp", run_dir / "checkpoints/.seed-42.json.5678.tmp"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    record_path(run_dir, TrialKey("visual_only", "stats", 43)).unlink()
+    assert summary(run_sweep(spec, options)) == counts(8, 7, 1)
+    assert not slot_path(run_dir, key).exists()
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_a_folder_that_is_no_run_directory_is_left_alone(spec, options):
+    run_dir = options.run_dir(spec.dataset)
+    run_dir.mkdir(parents=True)
+    (run_dir / "thesis.tex").write_text("mine")
+    with pytest.raises(UserError, match=r"holds other things \(thesis.tex\)"):
+        run_sweep(spec, options)
+    assert [path.name for path in run_dir.iterdir()] == ["thesis.tex"]
+
+
+def test_a_damaged_sweep_file_is_written_again(spec, options, capsys):
+    run_dir = run_sweep(spec, options).run_dir
+    path = run_dir / "sweep.json"
+    path.write_text(path.read_text()[:-50])
+    with pytest.raises(UserError, match="give the original `lorasweep run` command again"):
+        read_status(run_dir)
+    assert summary(run_sweep(spec, options)) == counts(8, 8, 0)
+    assert "sweep.json was damaged" in capsys.readouterr().out
+    assert read_status(run_dir).todo == []

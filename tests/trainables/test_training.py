@@ -7,8 +7,8 @@ from features.files import DamagedFileError
 from trainables.data import prepare_data
 from trainables.hyperparameters import Hyperparameters
 from trainables.metrics import score_split
-from trainables.record import TrialKey
-from trainables.slot import Slot, delete_slot, read_slot, slot_path, write_slot
+from trainables.record import TrialKey, slot_path
+from trainables.slot import Slot, delete_slot, read_slot, write_slot
 from trainables.splits import split_samples
 from trainables.training import Training, TrainingDivergedError, batch_bounds, build_classifier
 
