@@ -270,7 +270,7 @@ def features(
     as_json: AsJson = False,
 ) -> None:
     """Compute and cache features without training anything."""
-    from sweep.launch import features_only
+    from sweep.precompute import features_only
     from sweep.progress import Reporter
     from sweep.spec import RuntimeOptions, SweepSpec
 

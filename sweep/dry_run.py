@@ -11,7 +11,7 @@ from features.stage import plan_stage
 from trainables.record import TrialKey
 from trainables.splits import split_samples
 
-from .launch import open_dataset
+from .dataset import open_dataset
 from .plan import RecordState, read_records
 from .progress import Reporter, format_seconds
 from .run_dir import SweepFile, check_frozen, make_sweep_file

@@ -6,22 +6,21 @@ import _thread
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from features.cache import CacheEntry, exclusive
-from features.errors import UserError
 from features.files import write_json
 from features.layers import select_layers, uncovered
-from features.representations import get_representations, stored_representations
-from features.scan import DatasetScan, scan_dataset
-from features.sources import Source, find_dataset
+from features.representations import get_representations
+from features.scan import DatasetScan
+from features.sources import Source
 from trainables.events import EventLog
 from trainables.record import TrialKey, has_record, write_failure
 from trainables.splits import SMALLEST_SPLIT
 
+from .dataset import make_folder, open_dataset
 from .interrupt import interruptible
 from .lock import driver_lock
 from .plan import (
@@ -33,12 +32,12 @@ from .plan import (
     remove_leftovers,
     set_aside,
 )
+from .precompute import ensure_features
 from .progress import Reporter, format_seconds
 from .results import current_results, write_results
 from .run_dir import (
     SweepFile,
     make_sweep_file,
-    pinned_revision,
     repair_sweep_file,
     write_sweep_file,
 )
@@ -46,7 +45,6 @@ from .spec import RuntimeOptions, SweepSpec
 from .summary import summary_lines
 
 if TYPE_CHECKING:
-    from features.stage import StagePlan, StageReport
 
     from .cluster import TrialResources
 
@@ -110,7 +108,7 @@ def run_sweep(
     with interruptible() as install_handlers:
         source, scan = open_dataset(spec, options, run_dir, reporter)
         sweep = make_sweep_file(spec, source, scan, options.cache_dir)
-        _make_folder(run_dir)
+        make_folder(run_dir)
         with driver_lock(run_dir, on_lost=_thread.interrupt_main):
             repair_sweep_file(run_dir, reporter.warn)
             write_sweep_file(run_dir, sweep)
@@ -157,50 +155,6 @@ def _carry_out(run: _Run) -> SweepResult:
     return _conclude(run, state.done, read_records(run.run_dir, fingerprints))
 
 
-def open_dataset(
-    spec: SweepSpec, options: RuntimeOptions, run_dir: Path | None, reporter: Reporter
-) -> tuple[Source, DatasetScan]:
-    """Find and scan a spec's dataset, and refuse one that cannot be used.
-
-    A hub dataset is pinned to the commit a run directory was made with.
-    """
-    memo = options.cache_dir.absolute()
-    if not options.cache_features and run_dir is not None:
-        memo = run_dir / "logs"
-    request = spec.request
-    if run_dir is not None:
-        request = replace(request, revision=pinned_revision(run_dir))
-    source = find_dataset(request, memo)
-
-    def on_progress(done: int, total: int) -> None:
-        reporter.progress("scanning", done, total, "adapters")
-
-    _make_folder(memo)
-    scan = scan_dataset(
-        source,
-        spec.label_column,
-        spec.lora_rank,
-        memo,
-        verify=options.verify,
-        on_progress=on_progress,
-    )
-    scan.require_usable(skip_bad_samples=spec.skip_bad_samples)
-    if scan.bad_rows:
-        shown = ", ".join(map(str, scan.bad_rows[:10]))
-        more = ", …" if len(scan.bad_rows) > 10 else ""
-        reporter.warn(f"{len(scan.bad_rows)} bad samples left out: rows {shown}{more}")
-    return source, scan
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make {folder}: {error.strerror}") from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"cannot write to {folder}: permission denied")
-
-
 # Telling
 
 
@@ -245,7 +199,7 @@ def _run_trials(run: _Run, fingerprints: dict[TrialKey, str], todo: list[TrialKe
             if dashboard:
                 run.reporter.say(f"dashboard http://{dashboard} (log in with `ray get-auth-token`)")
             resources = trial_resources(run.options, ray.cluster_resources())
-            _make_folder(cache)
+            make_folder(cache)
             check_shared([run.run_dir, cache], list(run.source.files))
             todo = _prepare_features(run, cache, fingerprints, todo)
             while todo:
@@ -282,52 +236,6 @@ def _prepare_features(
         else:
             ready.append(key)
     return ready
-
-
-def _plan_features(scan: DatasetScan, names: Sequence[str], cache: Path) -> StagePlan:
-    from features.stage import plan_stage
-
-    _make_folder(cache)
-    return plan_stage(scan, stored_representations(get_representations(names)), cache)
-
-
-def ensure_features(
-    source: Source, scan: DatasetScan, names: Sequence[str], cache: Path, reporter: Reporter
-) -> tuple[StagePlan, StageReport]:
-    """Compute what is missing of some representations' features. Ray must be running.
-
-    Of several runs that need the same features at once, one computes and the others wait.
-    """
-
-    def on_wait() -> None:
-        reporter.say("features  another run is computing them: waiting")
-
-    with exclusive(cache, scan.weights, on_wait):
-        plan = _plan_features(scan, names, cache)
-        return plan, _compute_features(source, scan, plan, cache, reporter)
-
-
-def _compute_features(
-    source: Source, scan: DatasetScan, plan: StagePlan, cache: Path, reporter: Reporter
-) -> StageReport:
-    from features.stage import run_stage
-
-    for name, damage in plan.damaged.items():
-        reporter.warn(f"cached features of {name} are damaged ({damage}): computed again")
-
-    def on_progress(done: int, total: int) -> None:
-        reporter.progress("features", done, total, "adapters")
-
-    report = run_stage(source, scan, plan, cache, on_progress=on_progress)
-    if plan.computed:
-        reporter.say(
-            f"features  {len(plan.computed)} representations of {scan.num_samples} adapters "
-            f"in {report.seconds:.1f} s"
-            + (f" ({len(plan.cached)} from the cache)" if plan.cached else "")
-        )
-    for name, trace in report.failed.items():
-        reporter.warn(f"representation {name} failed: {trace.strip().splitlines()[-1]}")
-    return report
 
 
 def _fit(
@@ -424,41 +332,3 @@ def _tell_end(
         + (f"; also on disk: {outside} records outside this grid" if outside else "")
     )
     say(f"results: {run.run_dir / 'results.txt'} (and .json, .parquet)")
-
-
-def features_only(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) -> dict[str, Any]:
-    """Stage 1 alone: make sure features are cached and say where.
-
-    Returns:
-        {"dataset", "fingerprint", "seconds", "adapters", "computed", "cached",
-        "representations": {name: path}}.
-    """
-    from features.stage import StageReport
-
-    from .cluster import ray_session
-
-    spec.validate()
-    options.validate()
-    cache = options.cache_dir.absolute()
-    _make_folder(cache)
-    source, scan = open_dataset(spec, options, None, reporter)
-    plan = _plan_features(scan, spec.representations, cache)
-    report = StageReport()
-    if plan.computed:
-        with ray_session(options, cache / "logs"):
-            plan, report = ensure_features(source, scan, spec.representations, cache, reporter)
-    if report.failed:
-        name, trace = next(iter(report.failed.items()))
-        raise RuntimeError(f"representation {name} failed:\n{trace}")
-    return {
-        "dataset": spec.dataset,
-        "fingerprint": scan.fingerprint,
-        "seconds": round(report.seconds, 3),
-        "adapters": scan.num_samples,
-        "computed": [item.name for item in plan.computed],
-        "cached": [item.name for item in plan.cached],
-        "representations": {
-            item.name: str(CacheEntry(cache, scan.weights, item).folder)
-            for item in (*plan.computed, *plan.cached)
-        },
-    }

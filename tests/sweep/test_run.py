@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from features.errors import UserError
+from features.representations import REPRESENTATIONS
 from sweep import RuntimeOptions, SweepSpec, run_sweep
 from sweep.dry_run import describe
 from sweep.progress import Reporter
@@ -332,3 +333,21 @@ def test_a_damaged_sweep_file_is_written_again(spec, options, capsys):
     assert summary(run_sweep(spec, options)) == counts(8, 8, 0)
     assert "sweep.json was damaged" in capsys.readouterr().out
     assert read_status(run_dir).todo == []
+
+
+def fails(batch):
+    raise ArithmeticError("not for these")
+
+
+def test_a_failing_representation_fails_its_trials_only(spec, options, monkeypatch, capsys):
+    broken = replace(REPRESENTATIONS["stats"], compute=fails, version="broken")
+    with monkeypatch.context() as patch:
+        patch.setitem(REPRESENTATIONS, "stats", broken)
+        result = run_sweep(spec, options)
+    assert {key.representation for key in result.failed} == {"stats"}
+    assert summary(result) == counts(8, 0, 4, failed=4)
+    assert "representation stats failed: ArithmeticError: not for these" in capsys.readouterr().out
+    failure = result.run_dir / "failures" / f"{result.failed[0]}.json"
+    assert "not for these" in json.loads(failure.read_text())["reason"]
+    assert summary(run_sweep(spec, options)) == counts(8, 4, 4)
+    assert not failure.exists()

@@ -1,0 +1,60 @@
+"""Finding, scanning and refusing datasets."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from features.errors import UserError
+from features.scan import DatasetScan, scan_dataset
+from features.sources import Source, find_dataset
+
+from .progress import Reporter
+from .run_dir import pinned_revision
+from .spec import RuntimeOptions, SweepSpec
+
+
+def open_dataset(
+    spec: SweepSpec, options: RuntimeOptions, run_dir: Path | None, reporter: Reporter
+) -> tuple[Source, DatasetScan]:
+    """Find and scan a spec's dataset, and refuse one that cannot be used.
+
+    A hub dataset is pinned to the commit a run directory was made with.
+    """
+    memo = options.cache_dir.absolute()
+    if not options.cache_features and run_dir is not None:
+        memo = run_dir / "logs"
+    request = spec.request
+    if run_dir is not None:
+        request = replace(request, revision=pinned_revision(run_dir))
+    source = find_dataset(request, memo)
+
+    def on_progress(done: int, total: int) -> None:
+        reporter.progress("scanning", done, total, "adapters")
+
+    make_folder(memo)
+    scan = scan_dataset(
+        source,
+        spec.label_column,
+        spec.lora_rank,
+        memo,
+        verify=options.verify,
+        on_progress=on_progress,
+    )
+    scan.require_usable(skip_bad_samples=spec.skip_bad_samples)
+    if scan.bad_rows:
+        shown = ", ".join(map(str, scan.bad_rows[:10]))
+        more = ", …" if len(scan.bad_rows) > 10 else ""
+        reporter.warn(f"{len(scan.bad_rows)} bad samples left out: rows {shown}{more}")
+    return source, scan
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that can be written to, or raise a `UserError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {folder}: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"cannot write to {folder}: permission denied")

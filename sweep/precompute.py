@@ -1,0 +1,103 @@
+"""Stage 1 as part of a run, and alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from features.cache import CacheEntry, exclusive
+from features.representations import get_representations, stored_representations
+from features.scan import DatasetScan
+from features.sources import Source
+
+from .dataset import make_folder, open_dataset
+from .progress import Reporter
+from .spec import RuntimeOptions, SweepSpec
+
+if TYPE_CHECKING:
+    from features.stage import StagePlan, StageReport
+
+
+def _plan_features(scan: DatasetScan, names: Sequence[str], cache: Path) -> StagePlan:
+    from features.stage import plan_stage
+
+    make_folder(cache)
+    return plan_stage(scan, stored_representations(get_representations(names)), cache)
+
+
+def ensure_features(
+    source: Source, scan: DatasetScan, names: Sequence[str], cache: Path, reporter: Reporter
+) -> tuple[StagePlan, StageReport]:
+    """Compute what is missing of some representations' features. Ray must be running.
+
+    Of several runs that need the same features at once, one computes and the others wait.
+    """
+
+    def on_wait() -> None:
+        reporter.say("features  another run is computing them: waiting")
+
+    with exclusive(cache, scan.weights, on_wait):
+        plan = _plan_features(scan, names, cache)
+        return plan, _compute_features(source, scan, plan, cache, reporter)
+
+
+def _compute_features(
+    source: Source, scan: DatasetScan, plan: StagePlan, cache: Path, reporter: Reporter
+) -> StageReport:
+    from features.stage import run_stage
+
+    for name, damage in plan.damaged.items():
+        reporter.warn(f"cached features of {name} are damaged ({damage}): computed again")
+
+    def on_progress(done: int, total: int) -> None:
+        reporter.progress("features", done, total, "adapters")
+
+    report = run_stage(source, scan, plan, cache, on_progress=on_progress)
+    if plan.computed:
+        reporter.say(
+            f"features  {len(plan.computed)} representations of {scan.num_samples} adapters "
+            f"in {report.seconds:.1f} s"
+            + (f" ({len(plan.cached)} from the cache)" if plan.cached else "")
+        )
+    for name, trace in report.failed.items():
+        reporter.warn(f"representation {name} failed: {trace.strip().splitlines()[-1]}")
+    return report
+
+
+def features_only(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) -> dict[str, Any]:
+    """Stage 1 alone: make sure features are cached and say where.
+
+    Returns:
+        {"dataset", "fingerprint", "seconds", "adapters", "computed", "cached",
+        "representations": {name: path}}.
+    """
+    from features.stage import StageReport
+
+    from .cluster import ray_session
+
+    spec.validate()
+    options.validate()
+    cache = options.cache_dir.absolute()
+    make_folder(cache)
+    source, scan = open_dataset(spec, options, None, reporter)
+    plan = _plan_features(scan, spec.representations, cache)
+    report = StageReport()
+    if plan.computed:
+        with ray_session(options, cache / "logs"):
+            plan, report = ensure_features(source, scan, spec.representations, cache, reporter)
+    if report.failed:
+        name, trace = next(iter(report.failed.items()))
+        raise RuntimeError(f"representation {name} failed:\n{trace}")
+    return {
+        "dataset": spec.dataset,
+        "fingerprint": scan.fingerprint,
+        "seconds": round(report.seconds, 3),
+        "adapters": scan.num_samples,
+        "computed": [item.name for item in plan.computed],
+        "cached": [item.name for item in plan.cached],
+        "representations": {
+            item.name: str(CacheEntry(cache, scan.weights, item).folder)
+            for item in (*plan.computed, *plan.cached)
+        },
+    }
