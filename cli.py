@@ -70,6 +70,18 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 _STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
+def _storage_error(error: BaseException | None) -> OSError | None:
+    """The full or read-only disk behind an error, if that is what it comes from.
+
+    Tune wraps what its callbacks raise.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
     """A user's mistakes become one line and exit code 2, an interruption exit code 130, a full or
     read-only disk one line and exit code 1."""
@@ -85,12 +97,13 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             again = shlex.join(["lorasweep", *sys.argv[1:]])
             typer.echo(f"\ninterrupted; finished work is kept. To resume: {again}", err=True)
             raise typer.Exit(130) from None
-        except OSError as error:
-            if error.errno not in _STORAGE_ERRORS:
+        except Exception as error:
+            full = _storage_error(error)
+            if full is None:
                 raise
-            where = f" ({error.filename})" if error.filename else ""
+            where = f" ({full.filename})" if full.filename else ""
             typer.echo(
-                f"error: cannot write: {error.strerror}{where}; what is finished is kept: "
+                f"error: cannot write: {full.strerror}{where}; what is finished is kept: "
                 "make room and give the same command again",
                 err=True,
             )

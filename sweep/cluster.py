@@ -36,6 +36,9 @@ def ray_session(
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # A Ray that need not be found by other machines listens on loopback only. Ray has this switch
+    # for other systems than Linux, and reads it when it is imported.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "1" if options.address else "0"
     import ray
 
     if ray.is_initialized():
@@ -113,6 +116,9 @@ def _replace_root_handlers(path: Path) -> None:
 class _RunLog(logging.FileHandler):
     """The run directory's log file."""
 
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing: a full disk is told where it stops the run."""
+
 
 class _OthersOnTerminal(logging.StreamHandler):
     """What a logger without any handler would print, Ray's left out."""
@@ -177,11 +183,18 @@ class TrialResources:
     slots: int
 
 
+def available_resources() -> dict[str, float]:
+    """What the running Ray has in all, by name."""
+    import ray
+
+    return ray.cluster_resources()
+
+
 def trial_resources(options: RuntimeOptions, available: dict[str, float]) -> TrialResources:
     """Work out a trial's share of what the cluster has.
 
     Arguments:
-        available: `ray.cluster_resources()`.
+        available: from `available_resources`.
 
     Raises:
         UserError: one trial asks for more than there is.

@@ -45,7 +45,6 @@ from .spec import RuntimeOptions, SweepSpec
 from .summary import summary_lines
 
 if TYPE_CHECKING:
-
     from .cluster import TrialResources
 
 
@@ -186,9 +185,7 @@ def _tell_plan(run: _Run, done: list[TrialKey], todo: list[TrialKey]) -> None:
 
 def _run_trials(run: _Run, fingerprints: dict[TrialKey, str], todo: list[TrialKey]) -> None:
     """Compute the features the remaining trials need, then run them with Tune."""
-    import ray
-
-    from .cluster import check_shared, ray_session, trial_resources
+    from .cluster import available_resources, check_shared, ray_session, trial_resources
 
     cache = run.options.cache_dir.absolute()
     if not run.options.cache_features:
@@ -198,7 +195,7 @@ def _run_trials(run: _Run, fingerprints: dict[TrialKey, str], todo: list[TrialKe
         with ray_session(run.options, run.run_dir / "logs", run.install_handlers) as dashboard:
             if dashboard:
                 run.reporter.say(f"dashboard http://{dashboard} (log in with `ray get-auth-token`)")
-            resources = trial_resources(run.options, ray.cluster_resources())
+            resources = trial_resources(run.options, available_resources())
             make_folder(cache)
             check_shared([run.run_dir, cache], list(run.source.files))
             todo = _prepare_features(run, cache, fingerprints, todo)

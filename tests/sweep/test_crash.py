@@ -1,5 +1,7 @@
 """What dies comes back: real processes, real files, real signals."""
 
+import contextlib
+import ipaddress
 import json
 import os
 import random
@@ -84,6 +86,37 @@ def worker_of(path: Path) -> int:
     return 0 if int(own) == pid else pid
 
 
+def descendants(pid):
+    """A process and everything it started, from /proc."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            parents[int(path.parent.name)] = int(fields[1])
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def listening_addresses(pid):
+    """Addresses that a process and its descendants accept TCP connections on, from /proc."""
+    sockets = set()
+    for process in descendants(pid):
+        with contextlib.suppress(OSError):
+            sockets |= {os.readlink(fd) for fd in Path(f"/proc/{process}/fd").iterdir()}
+    addresses = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                words = bytes.fromhex(fields[1].split(":")[0])
+                raw = b"".join(words[i : i + 4][::-1] for i in range(0, len(words), 4))
+                address = ipaddress.ip_address(raw)
+                addresses.append(getattr(address, "ipv4_mapped", None) or address)
+    return addresses
+
+
 @pytest.mark.parametrize(
     "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM]
 )
@@ -92,6 +125,9 @@ def test_signals_stop_within_seconds_and_say_how_to_resume(number, sanity, refer
     prefix = ["nohup"] if number == signal.SIGTERM else []
     driver = start(sweep, tmp_path, *prefix)
     wait_for(lambda: both_in_flight(run_dir))
+    listening = listening_addresses(driver.pid)
+    assert len(listening) > 5
+    assert {address for address in listening if not address.is_loopback} == set()
     if prefix:
         driver.send_signal(signal.SIGHUP)
         time.sleep(1)
@@ -225,3 +261,26 @@ def test_a_full_disk_is_told_and_harms_nothing(sanity, tmp_path):
     assert "Traceback" not in done.stderr
     assert subprocess.run(sweep, cwd=tmp_path, capture_output=True).returncode == 0
     shutil.rmtree(tmp_path / "run")
+
+
+def test_a_full_file_system_is_told_and_the_run_goes_on_when_there_is_room(sanity, tmp_path):
+    """A real small file system, where mounting is allowed."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(small)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this machine does not allow mounting")
+    try:
+        sweep = command(sanity, small, "--representations", "stats,matrix_norms", "--num-runs", "4")
+        sweep[sweep.index("--cache-dir") + 1] = str(tmp_path / "cache")
+        done = subprocess.run(sweep, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        kept = {p: p.read_bytes() for p in small.rglob("seed-*.json") if "checkpoints" in p.parts}
+        subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
+        again = subprocess.run(sweep, capture_output=True, text=True, cwd=tmp_path)
+        assert again.returncode == 0, again.stdout + again.stderr
+        assert f"{len(kept)} skipped, {16 - len(kept)} run, 0 failed" in again.stdout
+        assert {p: p.read_bytes() for p in kept} == kept
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)

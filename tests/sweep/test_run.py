@@ -351,3 +351,36 @@ def test_a_failing_representation_fails_its_trials_only(spec, options, monkeypat
     assert "not for these" in json.loads(failure.read_text())["reason"]
     assert summary(run_sweep(spec, options)) == counts(8, 4, 4)
     assert not failure.exists()
+
+
+def test_fresh_full_resume_and_partial_resume(sanity, options, capsys):
+    """The three classic cases on the whole 9 × 2 grid."""
+    spec = SweepSpec(str(sanity), num_runs=1, hyper=QUICK)
+    fresh = run_sweep(spec, options)
+    assert summary(fresh) == counts(18, 0, 18)
+    assert "18/18 (100.0%)" in capsys.readouterr().out
+    before = tree(fresh.run_dir)
+
+    full = run_sweep(spec, options)
+    assert summary(full) == counts(18, 18, 0)
+    assert full.summary["seconds"] < 1
+    assert tree(full.run_dir) == before
+
+    lost = ("all_layers/ensemble", "visual_only/spectral", "visual_only/ensemble")
+    for folder in lost:
+        shutil.rmtree(fresh.run_dir / "checkpoints" / folder)
+    capsys.readouterr()
+    partial = run_sweep(spec, options)
+    said = capsys.readouterr().out
+    assert "all_layers   8/9 completed, 1 remaining" in said
+    assert "visual_only  7/9 completed, 2 remaining" in said
+    assert "15/18 (83.3%)" in said
+    assert summary(partial) == counts(18, 15, 3)
+    after = tree(fresh.run_dir)
+    again = {path for path in after if any(folder in str(path) for folder in lost)}
+    assert len(again) == 3
+    assert {p: after[p] for p in after.keys() - again} == {
+        p: before[p] for p in before.keys() - again
+    }
+    merged = [*partial.results["all_layers_results"], *partial.results["visual_only_results"]]
+    assert len(merged) == 18
