@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ def ray_session(
     _quiet(options, log_dir)
     try:
         if options.address:
+            _require_reachable(options.address)
             context = ray.init(
                 address=options.address,
                 log_to_driver=options.verbose,
@@ -62,7 +64,7 @@ def ray_session(
                 log_to_driver=options.verbose,
                 configure_logging=False,
             )
-    except ConnectionError as error:
+    except OSError as error:
         raise UserError(
             f"cannot join the Ray cluster at {options.address!r}: is it running? ({error})"
         ) from error
@@ -72,6 +74,13 @@ def ray_session(
         yield context.dashboard_url
     finally:
         ray.shutdown()
+
+
+def _require_reachable(address: str) -> None:
+    """Fail at once where Ray would try again for minutes: nothing listens at HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
 
 
 def _own_packages() -> list[str]:

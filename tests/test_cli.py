@@ -123,6 +123,15 @@ def test_no_gpus_here_means_none_per_trial(make_dataset, tmp_path):
     check_refused(result, "--gpus-per-trial 100: Ray has only")
 
 
+def test_a_cluster_that_is_not_there_is_told(make_dataset, tmp_path):
+    address = "127.0.0.1:1"
+    result = lorasweep(
+        "run", "--dataset", make_dataset(), "--address", address,
+        "--output-dir", tmp_path / "out", "--cache-dir", tmp_path / "cache", *SMALL,
+    )  # fmt: skip
+    check_refused(result, f"cannot join the Ray cluster at '{address}'")
+
+
 def test_unwritable_folders_are_named(sanity, tmp_path):
     (tmp_path / "file").write_text("")
     for option in ("--output-dir", "--cache-dir"):
