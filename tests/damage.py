@@ -79,17 +79,23 @@ class Victim:
             reporter = Reporter(file=log)
             return run_sweep(self.spec, self.options, reporter).summary
 
-    def files(self) -> list[Path]:
-        """Everything that can be damaged; not the dataset, logs and events."""
+    def files(self) -> dict[str, list[Path]]:
+        """What can be damaged, by kind; not the dataset, logs and events."""
         found = [*self.run_dir.rglob("*"), *(self.folder / "cache").rglob("*")]
         left_out = {"logs", "events", "workers"}
-        return sorted(
-            path
-            for path in found
-            if path.is_file()
-            and not left_out & set(path.parts)
-            and path.suffix not in (".corrupt", ".stale")
-        )
+        kinds: dict[str, list[Path]] = {}
+        for path in sorted(found):
+            skipped = path.suffix in (".corrupt", ".stale") or left_out & set(path.parts)
+            if path.is_file() and not skipped:
+                kinds.setdefault(self._kind(path), []).append(path)
+        return kinds
+
+    def _kind(self, path: Path) -> str:
+        if "cache" in path.parts:
+            return "cache"
+        first, *rest = path.relative_to(self.run_dir).parts
+        # Tune makes a folder of small files per trial, which nothing reads.
+        return "tune/<trial>" if first == "tune" and len(rest) > 2 else first
 
     def case(self, rng: random.Random) -> tuple[str, str]:
         """Damage one file, or the cache and all its records, and repair by running again.
@@ -97,12 +103,13 @@ class Victim:
         Returns:
             kind of file and kind of damage; raises AssertionError if a number is wrong.
         """
-        path = rng.choice(self.files())
+        files = self.files()
+        kind = rng.choice(sorted(files))
+        path = rng.choice(files[kind])
         damage = rng.choice(DAMAGES)
-        kind = "cache" if "cache" in path.parts else path.relative_to(self.run_dir).parts[0]
         damage(path, rng)
         removed = 0
-        if kind in ("cache", "tune"):
+        if kind.startswith(("cache", "tune")):
             # Damage there shows only if there is something to run.
             lost = rng.choice(sorted((self.run_dir / "checkpoints").rglob("seed-*.json")))
             lost.unlink()
@@ -125,7 +132,7 @@ def main() -> None:
     arguments = parser.parse_args()
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     victim = Victim(arguments.out)
     rng = random.Random(arguments.seed)
     counts = Counter(victim.case(rng) for _ in range(arguments.cases))

@@ -263,6 +263,7 @@ def test_a_full_disk_is_told_and_harms_nothing(sanity, tmp_path):
     shutil.rmtree(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_full_file_system_is_told_and_the_run_goes_on_when_there_is_room(sanity, tmp_path):
     """A real small file system, where mounting is allowed."""
     small = tmp_path / "small"

@@ -53,7 +53,7 @@ from sweep import RuntimeOptions, SweepSpec, run_sweep
 from trainables.hyperparameters import Hyperparameters
 
 dataset, out = sys.argv[1:]
-ray.init(num_cpus=8, num_gpus=2, include_dashboard=False, log_to_driver=False)
+ray.init("local", num_cpus=8, num_gpus=2, include_dashboard=False, log_to_driver=False)
 result = run_sweep(
     SweepSpec(dataset, representations=("stats", "matrix_norms"), num_runs=10,
               hyper=Hyperparameters(hidden_dim=32, epochs=150, patience=150)),
