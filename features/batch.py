@@ -21,7 +21,7 @@ class MatrixBatch:
 
     Everything works on any torch device and never waits for it. Per-matrix quantities are float64
     of shape (batch,) or (batch, k), so that neither tiny nor huge weights under- or overflow:
-    bulk arithmetic is done in float32 on matrices scaled by a power of two (an exact operation)
+    what is done in float32 is done on matrices scaled by a power of two (an exact operation)
     to a largest entry between 1/2 and 1, and its results are scaled back in float64.
 
     Arguments:
@@ -64,50 +64,46 @@ class MatrixBatch:
         low = positions.floor()
         index = low.long()
         values = self.sorted_values
-        below = values[:, index].double()
-        above = values[:, (index + 1).clamp(max=self.size - 1)].double()
+        below = values.index_select(1, index).double()
+        above = values.index_select(1, (index + 1).clamp(max=self.size - 1)).double()
         return below + (above - below) * (positions - low)
 
-    # Scaled matrices
+    # Scale
+
+    @cached_property
+    def largest(self) -> Tensor:
+        """(batch,) largest absolute entry."""
+        return torch.maximum(self.maximum, -self.minimum)
 
     @cached_property
     def scale(self) -> Tensor:
-        """(batch,) float64 power of two that, times the scaled matrix, gives the matrix."""
-        largest = torch.maximum(self.maximum, -self.minimum).float()
-        exponent = torch.frexp(largest).exponent.clamp(-126, 126)
-        return torch.ldexp(torch.ones_like(largest, dtype=torch.float64), exponent)
-
-    @cached_property
-    def scaled(self) -> Tensor:
-        """(batch, m, n) float32: the matrices divided by `scale`."""
-        return self.matrices * self.scale.reciprocal().float()[:, None, None]
+        """(batch,) power of two that brings the largest entry between 1/2 and 1 if divided by."""
+        exponent = torch.frexp(self.largest).exponent.clamp(-126, 126)
+        return torch.ldexp(torch.ones_like(self.largest), exponent)
 
     # Moments
 
     @cached_property
-    def _centred(self) -> tuple[Tensor, Tensor]:
-        """Of the scaled matrices: means (batch,) float64, deviations (batch, m·n) float32."""
-        return kernels.centre(self.scaled.reshape(self.batch, self.size))
-
-    @cached_property
-    def _power_sums(self) -> tuple[Tensor, ...]:
-        """Of the scaled matrices' deviations c, (batch,) each: Σ|c|, Σc², Σc³, Σc⁴."""
-        return kernels.power_sums(self._centred[1])
+    def _moments(self) -> kernels.Moments:
+        """Of the scaled matrices."""
+        return kernels.moments(
+            self.matrices.reshape(self.batch, self.size), self.scale.reciprocal()
+        )
 
     @cached_property
     def mean(self) -> Tensor:
         """(batch,) mean entry."""
-        return self._centred[0] * self.scale
+        return self._moments.mean * self.scale
 
     @cached_property
     def std(self) -> Tensor:
         """(batch,) sample standard deviation (N−1); 0 for a single entry."""
-        return (self._power_sums[1] / max(self.size - 1, 1)).sqrt() * self.scale
+        return (self._moments.second / max(self.size - 1, 1)).sqrt() * self.scale
 
     @cached_property
     def sum_of_squares(self) -> Tensor:
         """(batch,) Σx²."""
-        mean, squares = self._centred[0], self._power_sums[1]
+        mean, squares = self._moments.mean, self._moments.second
         return (squares + self.size * mean * mean) * self.scale**2
 
     @cached_property
@@ -118,17 +114,17 @@ class MatrixBatch:
     @cached_property
     def mean_absolute_deviation(self) -> Tensor:
         """(batch,) mean |x − mean|."""
-        return self._power_sums[0] / self.size * self.scale
+        return self._moments.absolute / self.size * self.scale
 
     @cached_property
     def skewness(self) -> Tensor:
         """(batch,) mean of ((x − mean)/(std + ε))³."""
-        return self._power_sums[2] / self.size * self._standard_unit**3
+        return self._moments.third / self.size * self._standard_unit**3
 
     @cached_property
     def kurtosis(self) -> Tensor:
         """(batch,) mean of ((x − mean)/(std + ε))⁴; 3 for a normal distribution."""
-        return self._power_sums[3] / self.size * self._standard_unit**4
+        return self._moments.fourth / self.size * self._standard_unit**4
 
     @cached_property
     def _standard_unit(self) -> Tensor:
@@ -139,32 +135,33 @@ class MatrixBatch:
     @cached_property
     def column_sum_norm(self) -> Tensor:
         """(batch,) ‖W‖₁: the largest column sum of absolute values."""
-        return self._absolute.sum(1, dtype=torch.float64).amax(1) * self.scale
+        return self._absolute_sums[0]
 
     @cached_property
     def row_sum_norm(self) -> Tensor:
         """(batch,) ‖W‖∞: the largest row sum of absolute values."""
-        return self._absolute.sum(2, dtype=torch.float64).amax(1) * self.scale
+        return self._absolute_sums[1]
 
     @cached_property
-    def _absolute(self) -> Tensor:
-        return self.scaled.abs()
+    def _absolute_sums(self) -> tuple[Tensor, Tensor]:
+        if self.n == 1:  # one long row is quicker than many of one entry
+            rows, columns = kernels.absolute_sums(self.matrices.reshape(self.batch, 1, self.m))
+            return columns, rows
+        return kernels.absolute_sums(self.matrices)
 
     @cached_property
     def singular_values(self) -> Tensor:
         """(batch, min(m, n)) descending; rounding noise is set to 0."""
         if min(self.m, self.n) == 1:
             return self.frobenius[:, None]
-        values = kernels.singular_values(self.scaled if self.m <= self.n else self.scaled.mT)
-        noise = values < SINGULAR_VALUE_CUTOFF * values[:, :1]
-        return values.masked_fill(noise, 0.0) * self.scale[:, None]
+        values = kernels.singular_values(self.matrices if self.m <= self.n else self.matrices.mT)
+        return values.masked_fill(values < SINGULAR_VALUE_CUTOFF * values[:, :1], 0.0)
 
     @cached_property
     def spectrum(self) -> kernels.SpectrumSummary:
         """Of M = |FFT2(W)|, all m·n magnitudes: the 10 largest, mean and population std."""
-        mean, deviations = self._centred
-        shaped = deviations.reshape(self.batch, self.m, self.n)
-        scaled = kernels.summarise_spectrum(shaped, mean, largest=10)
+        shaped = self._moments.deviations.reshape(self.matrices.shape)
+        scaled = kernels.summarise_spectrum(shaped, self._moments.mean, largest=10)
         scale = self.scale
         return kernels.SpectrumSummary(
             scaled.largest * scale[:, None], scaled.mean * scale, scaled.std * scale
@@ -179,14 +176,5 @@ class MatrixBatch:
 
     @cached_property
     def histogram(self) -> Tensor:
-        """(batch, 50) float64 counts over equal bins from minimum to maximum, the last closed.
-
-        The edges are numpy.histogram's; a constant matrix has all its mass in one bin.
-        """
-        low, high = self.minimum[:, None], self.maximum[:, None]
-        device = self.matrices.device
-        inner = torch.arange(1, HISTOGRAM_BINS, dtype=torch.float64, device=device)
-        edges = inner * ((high - low) / HISTOGRAM_BINS) + low
-        below = kernels.count_below(self.sorted_values, edges).double()
-        ends = torch.zeros_like(low), torch.full_like(low, self.size)
-        return torch.cat([ends[0], below, ends[1]], 1).diff(dim=1)
+        """(batch, 50) float64 counts over equal bins from minimum to maximum, the last closed."""
+        return kernels.histogram(self.sorted_values, HISTOGRAM_BINS)

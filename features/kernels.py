@@ -1,7 +1,8 @@
-"""The few bulk operations, one per shared quantity, fast on the CPU and on any torch device.
+"""The few bulk operations, one per shared quantity, on any torch device and fast on the CPU.
 
-On the CPU, NumPy's vectorised sort and partition are several times faster than torch's; elsewhere
-torch's own are used. Nothing here knows of representations.
+On the CPU, compiled loops and NumPy's vectorised sort do the work; elsewhere torch's own
+operations, on whole batches and without waiting for the device. Nothing here knows of
+representations.
 """
 
 from __future__ import annotations
@@ -12,75 +13,148 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_BLOCK_ENTRIES = 1 << 16
+from . import compiled
+
+_BLOCK_ENTRIES = 1 << 17
 """Entries handled at a time on the CPU, so that temporaries stay in the second-level cache."""
+
+_WELL_CONDITIONED = 1e-8
+"""Least λ_min/λ_max of W·Wᵀ whose roots are as good as singular values: float64 eigenvalues are
+off by about 1e-16·λ_max, so the roots keep a relative error below 1e-7."""
+
+
+def is_native(values: Tensor) -> bool:
+    """Whether the compiled loops and NumPy can work on a tensor's memory."""
+    return values.device.type == "cpu"
 
 
 def sort_rows(values: Tensor) -> Tensor:
     """(batch, N) float32 -> the same, each row ascending."""
-    if values.device.type == "cpu":
+    if is_native(values):
         return torch.from_numpy(np.sort(values.numpy(), axis=1))
     return values.sort(dim=1).values
 
 
-def largest_in_rows(values: Tensor, k: int) -> Tensor:
-    """(batch, N) -> (batch, k): the k largest of each row, in no particular order; k ≤ N."""
-    n = values.shape[1]
-    if k == n:
-        return values
-    if values.device.type == "cpu":
-        return torch.from_numpy(np.partition(values.numpy(), n - k, axis=1)[:, n - k :])
-    return values.topk(k, dim=1).values
+def histogram(ascending: Tensor, bins: int) -> Tensor:
+    """Counts over equal bins from the smallest to the largest entry of each row.
 
-
-def count_below(ascending: Tensor, edges: Tensor) -> Tensor:
-    """How many entries of each row lie strictly below each edge.
+    The edges are numpy.histogram's: half-open bins, the last one closed; if all entries are
+    equal, one bin holds them all.
 
     Arguments:
         ascending: (batch, N) float32, sorted.
-        edges: (batch, k) float64, ascending.
 
     Returns:
-        (batch, k) int64.
+        (batch, bins) float64.
     """
+    if is_native(ascending):
+        counts = torch.empty((len(ascending), bins), dtype=torch.float64)
+        compiled.histogram(ascending.numpy(), counts.numpy())
+        return counts
+    low, high = ascending[:, :1].double(), ascending[:, -1:].double()
+    inner = torch.arange(1, bins, dtype=torch.float64, device=ascending.device)
+    edges = inner * ((high - low) / bins) + low
     # x < edge holds for float32 x exactly when x < the smallest float32 that is ≥ edge.
     nearest = edges.float()
     upward = torch.nextafter(nearest, torch.full_like(nearest, torch.inf))
-    return torch.searchsorted(ascending, torch.where(nearest.double() < edges, upward, nearest))
+    nearest = torch.where(nearest.double() < edges, upward, nearest)
+    below = torch.searchsorted(ascending, nearest).double()
+    ends = torch.zeros_like(low), torch.full_like(low, ascending.shape[1])
+    return torch.cat([ends[0], below, ends[1]], 1).diff(dim=1)
 
 
-def centre(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(batch, N) float32 -> (batch,) float64 means and (batch, N) float32 deviations from them."""
-    mean = rows.sum(1, keepdim=True, dtype=torch.float64) / rows.shape[1]
+class Moments(NamedTuple):
+    """Of scaled rows; every field but the deviations is (batch,) float64."""
+
+    mean: Tensor
+    deviations: Tensor
+    """(batch, N) float32: entries minus the mean."""
+    absolute: Tensor
+    """Σ|c| of the deviations c."""
+    second: Tensor
+    """Σc²."""
+    third: Tensor
+    """Σc³."""
+    fourth: Tensor
+    """Σc⁴."""
+
+
+def moments(rows: Tensor, unit: Tensor) -> Moments:
+    """Scale rows, split them into mean and deviations, and add up the deviations' powers.
+
+    Arguments:
+        rows: (batch, N) float32.
+        unit: (batch,) float64 powers of two, what each row is multiplied by, so that its largest
+            entry is around 1.
+    """
+    if is_native(rows):
+        mean = torch.empty(len(rows), dtype=torch.float64)
+        sums = torch.empty((4, len(rows)), dtype=torch.float64)
+        deviations = torch.empty_like(rows)
+        outputs = mean.numpy(), deviations.numpy(), sums.numpy()
+        compiled.moments(rows.numpy(), unit.numpy(), *outputs)
+        return Moments(mean, deviations, *sums.unbind())
+    scaled = rows * unit.float()[:, None]
+    mean = scaled.sum(1, keepdim=True, dtype=torch.float64) / rows.shape[1]
     # Subtracting the float64 mean as two float32 parts keeps the deviations accurate where
     # they are much smaller than the mean.
     upper = mean.float()
-    return mean[:, 0], (rows - upper).sub_((mean - upper).float())
+    c = (scaled - upper).sub_((mean - upper).float())
+    square = c * c
+    powers = (c.abs(), square, square * c, square * square)
+    return Moments(mean[:, 0], c, *(p.sum(1, dtype=torch.float64) for p in powers))
 
 
-def power_sums(deviations: Tensor) -> tuple[Tensor, ...]:
-    """Σ|c|, Σc², Σc³ and Σc⁴ of every row; (batch,) float64 each.
+def absolute_sums(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest column sum and the largest row sum of |W|; (batch,) float64 each.
 
     Arguments:
-        deviations: (batch, N) float32 of magnitude at most around 1, so that fourth powers fit.
+        matrices: (batch, m, n) float32.
     """
-
-    def sums(c: Tensor) -> Tensor:
-        square = c * c
-        terms = (c.abs(), square, square * c, square * square)
-        return torch.stack([term.sum(1, dtype=torch.float64) for term in terms])
-
-    return torch.cat([sums(block) for block in _row_blocks(deviations)], 1).unbind()
+    if is_native(matrices):
+        sums = torch.empty((2, len(matrices)), dtype=torch.float64)
+        compiled.absolute_sums(matrices.numpy(), *sums.numpy())
+        return sums[0], sums[1]
+    absolute = matrices.abs()
+    down, across = (absolute.sum(dim, dtype=torch.float64).amax(1) for dim in (1, 2))
+    return down, across
 
 
 def singular_values(wide: Tensor) -> Tensor:
-    """(batch, r, n) float32, r ≤ n -> (batch, r) float64, descending.
+    """Roots of the eigenvalues of W·Wᵀ in float64.
 
-    Of the triangular factor of Wᵀ, in float64: about as fast as the eigenvalues of W·Wᵀ, without
-    squaring the condition number, which would spoil gaps between the smallest values.
+    Squaring doubles the digits that a small singular value lacks, so ill-conditioned matrices
+    are done again from their QR factor.
+
+    Arguments:
+        wide: (batch, r, n) float32, r ≤ n.
+
+    Returns:
+        (batch, r) float64, descending.
     """
-    factors = [torch.linalg.qr(block.double().mT, mode="r").R for block in _row_blocks(wide)]
-    return torch.linalg.svdvals(torch.cat(factors))
+    eigenvalues = torch.linalg.eigvalsh(_gram(wide)).flip(1)
+    values = eigenvalues.clamp(min=0).sqrt()
+    if wide.device.type == "meta":
+        return values
+    poor = (eigenvalues[:, -1] < _WELL_CONDITIONED * eigenvalues[:, 0]).nonzero()[:, 0]
+    for rows in poor.split(max(1, _BLOCK_ENTRIES // wide[0].numel())):
+        factor = torch.linalg.qr(wide[rows].double().mT, mode="r").R
+        values[rows] = torch.linalg.svdvals(factor)
+    return values
+
+
+def _gram(wide: Tensor) -> Tensor:
+    """(batch, r, n) float32 -> (batch, r, r) float64: W·Wᵀ."""
+    if not is_native(wide):
+        doubled = wide.double()
+        return doubled @ doubled.mT
+    rank = wide.shape[1]
+    gram = np.empty((len(wide), rank, rank))
+    step = max(1, _BLOCK_ENTRIES // wide[0].numel())
+    for start in range(0, len(wide), step):
+        block = wide[start : start + step].double().numpy()
+        np.matmul(block, block.transpose(0, 2, 1), out=gram[start : start + step])
+    return torch.from_numpy(gram)
 
 
 class SpectrumSummary(NamedTuple):
@@ -113,38 +187,42 @@ def summarise_spectrum(deviations: Tensor, mean: Tensor, largest: int) -> Spectr
     if m > n:
         deviations = deviations.reshape(batch, 1, m) if n == 1 else deviations.mT
         m, n = n, m
-    half = magnitudes(torch.fft.rfft2(deviations))  # (batch, m, n // 2 + 1)
-    half[:, 0, 0] = (m * n * mean.abs()).float()
-    paired = slice(1, (n + 1) // 2)
-    single = [0] if n % 2 or n == 1 else [0, n // 2]
-    twice = half[:, :, paired].reshape(batch, -1)
-    once = half[:, :, single].reshape(batch, -1)
-    wide, size = torch.float64, m * n
-
-    average = (2 * twice.sum(1, dtype=wide) + once.sum(1, dtype=wide)) / size
-    squares = [
-        (part - average.float()[:, None]).square().sum(1, dtype=wide) for part in (twice, once)
-    ]
-    std = ((2 * squares[0] + squares[1]) / size).sqrt()
-
-    # The k largest of the whole need only ⌈k/2⌉ of those that count twice.
-    pairs = largest_in_rows(twice, min((largest + 1) // 2, twice.shape[1]))
-    singles = largest_in_rows(once, min(largest, once.shape[1]))
-    candidates = torch.cat([pairs, pairs, singles], 1).sort(dim=1, descending=True).values
-    padding = (0, max(largest - candidates.shape[1], 0))
-    top = torch.nn.functional.pad(candidates[:, :largest].double(), padding)
+    zero = m * n * mean.abs()
+    even = n > 1 and n % 2 == 0
+    if not is_native(deviations):
+        return _summarise_magnitudes(torch.fft.rfft2(deviations).abs(), zero, even, largest)
+    average, std = torch.empty((2, batch), dtype=torch.float64)
+    top = torch.empty((batch, largest), dtype=torch.float64)
+    step = max(1, _BLOCK_ENTRIES // (m * n))
+    for start in range(0, batch, step):
+        rows = slice(start, start + step)
+        half = torch.fft.rfft2(deviations[rows]).contiguous()  # (rows, m, n // 2 + 1)
+        outputs = (t[rows].numpy() for t in (average, std, top))
+        compiled.summarise_half_spectrum(half.numpy(), zero[rows].numpy(), even, *outputs)
     return SpectrumSummary(top, average, std)
 
 
-def magnitudes(values: Tensor) -> Tensor:
-    """Absolute values of complex numbers; float32 for complex64."""
-    if values.device.type == "cpu":
-        return torch.from_numpy(np.abs(values.numpy()))
-    return values.abs()
+def _summarise_magnitudes(half: Tensor, zero: Tensor, even: bool, k: int) -> SpectrumSummary:
+    """The same of half the magnitudes, in torch.
 
-
-def _row_blocks(values: Tensor) -> tuple[Tensor, ...]:
-    if values.device.type != "cpu":
-        return (values,)
-    rows = max(1, _BLOCK_ENTRIES // max(1, values[0].numel()))
-    return values.split(rows)
+    Arguments:
+        half: (batch, m, h) float32, overwritten.
+        zero: (batch,) float64, the magnitude at frequency zero.
+        even: whether the last column stands for itself only, as the first does.
+    """
+    batch, m, h = half.shape
+    half[:, 0, 0] = zero.float()
+    stop = h - 1 if even else h
+    twice = half[:, :, 1:stop].reshape(batch, -1)
+    once = torch.cat([half[:, :, :1], half[:, :, stop:]], 2).reshape(batch, -1)
+    size, wide = 2 * twice.shape[1] + once.shape[1], torch.float64
+    mean = (2 * twice.sum(1, dtype=wide) + once.sum(1, dtype=wide)) / size
+    squares = [(part - mean[:, None].float()).square().sum(1, dtype=wide) for part in (twice, once)]
+    std = ((2 * squares[0] + squares[1]) / size).sqrt()
+    # The k largest of the whole need only ⌈k/2⌉ of those that count twice.
+    pairs = twice.topk(min((k + 1) // 2, twice.shape[1]), dim=1).values
+    singles = once.topk(min(k, once.shape[1]), dim=1).values
+    candidates = torch.cat([pairs, pairs, singles], 1).sort(dim=1, descending=True).values
+    missing = max(k - candidates.shape[1], 0)
+    largest = torch.nn.functional.pad(candidates[:, :k].double(), (0, missing))
+    return SpectrumSummary(largest, mean, std)

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import time
-import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from .cache import CacheEntry
-from .columns import to_matrices
-from .representations import Representation, evaluate
+from .representations import Representation
 from .scan import DatasetScan
 from .sources import Source
 
 if TYPE_CHECKING:
-    import torch
+    from .shard import ShardTask
 
 _MIN_SHARDS = 16
 _SHARD_ROWS = (32, 1024)
@@ -105,6 +100,8 @@ def run_stage(
             entry.discard()
         entry.partial.mkdir(parents=True, exist_ok=True)
 
+    from .shard import ShardTask
+
     bounds = shard_bounds(scan.num_rows)
     spans = list(pairwise(bounds))
     task = ShardTask(source, scan.layers, scan.bad_rows, list(entries.values()), len(spans))
@@ -158,102 +155,3 @@ class ShardWorker:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         return self.task(row)
-
-
-@dataclass
-class ShardTask:
-    """Computes and writes one shard of every representation; runs in a Ray worker.
-
-    Attributes:
-        source: the dataset's files.
-        layers: layer tensor -> (m, n).
-        bad_rows: rows to leave out.
-        entries: cache entries to fill.
-        count: shards in all.
-    """
-
-    source: Source
-    layers: dict[str, tuple[int, int]]
-    bad_rows: list[int]
-    entries: list[CacheEntry]
-    count: int
-
-    def __call__(self, span: dict[str, Any]) -> dict[str, Any]:
-        """{"shard", "start", "stop"} -> what was done, for the driver."""
-        import torch
-
-        torch.set_num_threads(1)
-        index, start, stop = int(span["shard"]), int(span["start"]), int(span["stop"])
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        bad = [row - start for row in self.bad_rows if start <= row < stop]
-        keep = np.delete(np.arange(stop - start), bad) if bad else None
-        rows = stop - start - len(bad)
-        todo = [e for e in self.entries if not e.has_shard(index, self.count, rows)]
-        failed: dict[str, str] = {}
-        values: dict[str, dict[str, np.ndarray]] = {entry.item.name: {} for entry in todo}
-        for layer, shape in self.layers.items():
-            matrices = self._read(layer, shape, start, stop, keep, device)
-            wanted = [entry.item for entry in todo if entry.item.name not in failed]
-            for name, value in _evaluate_each(matrices, wanted, failed).items():
-                values[name][layer] = value
-        for entry in todo:
-            if entry.item.name not in failed:
-                entry.write_shard(index, self.count, values.pop(entry.item.name))
-        return {
-            "shard": index,
-            "rows": rows,
-            "device": str(device),
-            "torch": torch.__version__,
-            "failed": list(failed),
-            "reasons": list(failed.values()),
-        }
-
-    def _read(
-        self,
-        layer: str,
-        shape: tuple[int, int],
-        start: int,
-        stop: int,
-        keep: np.ndarray | None,
-        device: torch.device,
-    ) -> torch.Tensor:
-        """(rows, m, n) float32 of one layer tensor, on the device."""
-        import torch
-
-        reader = self._reader
-        pieces = [to_matrices(b.column(0), shape) for b in reader.read(start, stop, [layer])]
-        matrices = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-        if keep is not None:
-            matrices = matrices[keep]
-        with warnings.catch_warnings():
-            # The memory map is read-only, and so is everything done with it.
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            return torch.from_numpy(matrices).to(device)
-
-    @property
-    def _reader(self) -> Any:
-        key = self.source.files
-        if _OPEN.get("files") != key:
-            _OPEN.update(files=key, reader=self.source.open())
-        return _OPEN["reader"]
-
-
-_OPEN: dict[str, Any] = {}
-"""The reader a worker process has open: opening parses the headers of every record batch."""
-
-
-def _evaluate_each(
-    matrices: torch.Tensor, wanted: list[Representation], failed: dict[str, str]
-) -> dict[str, np.ndarray]:
-    """Evaluate together; if that fails, one by one, to find the one to blame."""
-    try:
-        together = evaluate(matrices, wanted)
-    except Exception:
-        # Whatever a representation raises is its own failure, recorded with its traceback.
-        together = {}
-        for item in wanted:
-            try:
-                together.update(evaluate(matrices, [item]))
-            except Exception:
-                failed[item.name] = traceback.format_exc()
-    return {name: value.cpu().numpy() for name, value in together.items()}

@@ -1,0 +1,213 @@
+"""Loops over matrices on the CPU, compiled by Numba: one pass where array operations need many.
+
+Called by `kernels`, which has the same in torch for other devices. Each row is worked on while it
+is in the first-level cache; sums are float64. The machine code is kept beside this file (or in
+Numba's cache folder, where that is read-only), so only the first process ever waits for it.
+"""
+
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+# Reductions may be reordered, which is what lets them use vector instructions; all is finite.
+_compiled = njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "nnan"})
+
+
+@_compiled
+def moments(rows, unit, mean, deviations, sums):
+    """Mean and deviations of scaled rows, and the deviations' power sums.
+
+    Arguments:
+        rows: (batch, N) float32.
+        unit: (batch,) float64, what each row is multiplied by.
+        mean: (batch,) float64, written.
+        deviations: (batch, N) float32, written.
+        sums: (4, batch) float64, written: Σ|c|, Σc², Σc³, Σc⁴.
+    """
+    for i in range(rows.shape[0]):
+        row, out, scale = rows[i], deviations[i], unit[i]
+        total = 0.0
+        for j in range(row.size):
+            total += np.float64(row[j])
+        middle = total / row.size
+        absolute, second, third, fourth = 0.0, 0.0, 0.0, 0.0
+        for j in range(row.size):
+            c = (np.float64(row[j]) - middle) * scale
+            out[j] = np.float32(c)
+            square = c * c
+            absolute += abs(c)
+            second += square
+            third += square * c
+            fourth += square * square
+        mean[i] = middle * scale
+        sums[0, i], sums[1, i], sums[2, i], sums[3, i] = absolute, second, third, fourth
+
+
+@_compiled
+def absolute_sums(matrices, columns, rows):
+    """Largest column sum and largest row sum of absolute values.
+
+    Arguments:
+        matrices: (batch, m, n) float32.
+        columns, rows: (batch,) float64, written.
+    """
+    batch, m, n = matrices.shape
+    column_sums = np.empty(n)
+    for i in range(batch):
+        column_sums[:] = 0.0
+        largest = 0.0
+        for k in range(m):
+            row = matrices[i, k]
+            total = 0.0
+            for j in range(n):
+                value = np.float64(abs(row[j]))
+                column_sums[j] += value
+                total += value
+            largest = max(largest, total)
+        rows[i] = largest
+        columns[i] = _maximum(column_sums)
+
+
+@_compiled
+def _maximum(values):
+    """The largest entry, by folding `values` (which is overwritten) in halves: unlike a running
+    maximum, that has no dependency from one entry to the next."""
+    length = values.size
+    while length > 1:
+        half = (length + 1) // 2
+        for j in range(length - half):
+            other = values[half + j]
+            values[j] = other if other > values[j] else values[j]
+        length = half
+    return values[0]
+
+
+@_compiled
+def histogram(ascending, counts):
+    """Counts over equal bins from the smallest to the largest entry, the last one closed.
+
+    All inner edges of a row are searched in step, each halving its own range, so that the loop
+    over edges has neither branches nor dependencies.
+
+    Arguments:
+        ascending: (batch, N) float32, sorted.
+        counts: (batch, bins) float64, written.
+    """
+    n, bins = ascending.shape[1], counts.shape[1]
+    below = np.empty(bins - 1, np.int32)
+    edges = np.empty(bins - 1, np.float32)
+    for i in range(ascending.shape[0]):
+        row = ascending[i]
+        low, high = np.float64(row[0]), np.float64(row[n - 1])
+        width = (high - low) / bins
+        for j in range(bins - 1):
+            edge = (j + 1) * width + low
+            # x < edge holds for float32 x exactly when x < the smallest float32 ≥ edge.
+            nearest = np.float32(edge)
+            if nearest < edge:
+                nearest = np.nextafter(nearest, np.float32(np.inf))
+            edges[j] = nearest
+        below[:] = 0
+        length = n
+        while length > 0:
+            half = (length + 1) // 2
+            for j in range(bins - 1):
+                # `below[j]` entries are known to lie below the edge; of the next `length`, look
+                # at the one in the middle.
+                middle = below[j] + np.int32(half)
+                below[j] = middle if row[middle - 1] < edges[j] else below[j]
+            length -= half
+        previous = np.int32(0)
+        for j in range(bins - 1):
+            counts[i, j] = below[j] - previous
+            previous = below[j]
+        counts[i, bins - 1] = n - previous
+
+
+@_compiled
+def summarise_half_spectrum(spectrum, zero, even, mean, std, largest):
+    """Largest values, mean and population std of the magnitudes of a conjugate-symmetric spectrum.
+
+    Arguments:
+        spectrum: (batch, m, h) complex64: the half that a real transform computes.
+        zero: (batch,) float64, the magnitude at frequency zero.
+        even: whether the last column stands for itself only, as the first does.
+        mean, std: (batch,) float64, written.
+        largest: (batch, k) float64, written: descending, zero-padded.
+    """
+    _, m, h = spectrum.shape
+    size = m * h
+    singles = 2 if even else 1
+    whole = m * (2 * h - singles)
+    magnitudes = np.empty(size, np.float32)
+    # Of those that count twice, the k largest of the whole need only half as many.
+    pairs = np.empty((largest.shape[1] + 1) // 2, np.float32)
+    lone = np.empty(largest.shape[1], np.float32)
+    for i in range(spectrum.shape[0]):
+        flat = spectrum[i].reshape(size)
+        for j in range(size):
+            magnitudes[j] = np.sqrt(flat[j].real * flat[j].real + flat[j].imag * flat[j].imag)
+        magnitudes[0] = np.float32(zero[i])
+
+        total = 0.0
+        for j in range(size):
+            total += np.float64(magnitudes[j])
+        total *= 2
+        for row in range(m):
+            total -= magnitudes[row * h]
+            if even:
+                total -= magnitudes[row * h + h - 1]
+        middle = total / whole
+        squares = 0.0
+        for j in range(size):
+            c = np.float64(magnitudes[j]) - middle
+            squares += c * c
+        squares *= 2
+        for row in range(m):
+            squares -= (magnitudes[row * h] - middle) ** 2
+            if even:
+                squares -= (magnitudes[row * h + h - 1] - middle) ** 2
+        mean[i] = middle
+        std[i] = np.sqrt(max(squares, 0.0) / whole)
+
+        pairs[:] = 0.0
+        lone[:] = 0.0
+        for row in range(m):
+            base = row * h
+            _insert(lone, magnitudes[base])
+            if even:
+                _insert(lone, magnitudes[base + h - 1])
+            _insert_all(pairs, magnitudes[base + 1 : base + h - singles + 1])
+        for value in pairs:
+            _insert(lone, value)
+            _insert(lone, value)
+        largest[i] = lone
+
+
+@_compiled
+def _insert_all(top, values):
+    """Insert values into the descending `top`, looking closely at few of them."""
+    width = 32
+    for start in range(0, values.size, width):
+        chunk = values[start : start + width]
+        highest = np.float32(0.0)
+        for value in chunk:
+            highest = value if value > highest else highest
+        if highest > top[-1]:
+            for value in chunk:
+                _insert(top, value)
+
+
+@_compiled
+def _insert(top, value):
+    """Insert a value into the descending `top`, from which the smallest falls out."""
+    if value <= top[-1]:
+        return
+    at = top.size - 1
+    while at > 0 and top[at - 1] < value:
+        top[at] = top[at - 1]
+        at -= 1
+    top[at] = value

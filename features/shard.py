@@ -1,0 +1,182 @@
+"""One shard of the feature stage: reading its matrices, evaluating and writing them."""
+
+from __future__ import annotations
+
+import ctypes
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .cache import CacheEntry
+from .columns import to_matrices
+from .representations import Representation, evaluate
+from .sources import Source
+
+if TYPE_CHECKING:
+    import torch
+
+_BATCH_ENTRIES = {"cpu": 1 << 20, "cuda": 1 << 26}
+"""Entries evaluated together: enough to make the cost of a call negligible and keep a GPU busy,
+few enough that the arrays of a batch stay in a CPU's cache, or take a few GB of a GPU."""
+
+
+@dataclass
+class ShardTask:
+    """Computes and writes one shard of every representation; runs in a Ray worker.
+
+    Attributes:
+        source: the dataset's files.
+        layers: layer tensor -> (m, n).
+        bad_rows: rows to leave out.
+        entries: cache entries to fill.
+        count: shards in all.
+    """
+
+    source: Source
+    layers: dict[str, tuple[int, int]]
+    bad_rows: list[int]
+    entries: list[CacheEntry]
+    count: int
+
+    def __call__(self, span: dict[str, Any]) -> dict[str, Any]:
+        """{"shard", "start", "stop"} -> what was done, for the driver."""
+        import torch
+
+        torch.set_num_threads(1)
+        _keep_freed_memory()
+        index, start, stop = int(span["shard"]), int(span["start"]), int(span["stop"])
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        bad = [row - start for row in self.bad_rows if start <= row < stop]
+        keep = np.delete(np.arange(stop - start), bad)
+        todo = [e for e in self.entries if not e.has_shard(index, self.count, len(keep))]
+        failed: dict[str, str] = {}
+        values = {
+            entry.item.name: {
+                layer: np.empty((len(keep), entry.item.width), np.float32) for layer in self.layers
+            }
+            for entry in todo
+        }
+        for layers, rows, matrices in self._batches(start, stop, keep if bad else None, device):
+            wanted = [entry.item for entry in todo if entry.item.name not in failed]
+            for name, result in _evaluate_each(matrices, wanted, failed).items():
+                for layer, part in zip(layers, np.split(result, len(layers))):
+                    values[name][layer][rows] = part
+        for entry in todo:
+            if entry.item.name not in failed:
+                entry.write_shard(index, self.count, values.pop(entry.item.name))
+        return {
+            "shard": index,
+            "rows": len(keep),
+            "device": str(device),
+            "torch": torch.__version__,
+            "failed": list(failed),
+            "reasons": list(failed.values()),
+        }
+
+    def _batches(
+        self, start: int, stop: int, keep: np.ndarray | None, device: torch.device
+    ) -> Iterator[tuple[list[str], slice, torch.Tensor]]:
+        """All matrices of a shard, those of one shape together.
+
+        Arguments:
+            keep: which of the rows to keep, counted from `start`; None for all.
+
+        Yields:
+            layer tensors, rows within the shard, and their matrices (layers · rows, m, n).
+        """
+        most = _BATCH_ENTRIES[device.type]
+        total = stop - start if keep is None else len(keep)
+        shapes: dict[tuple[int, int], list[str]] = {}
+        for layer, shape in self.layers.items():
+            shapes.setdefault(shape, []).append(layer)
+        for (m, n), alike in shapes.items():
+            step = max(1, min(total, most // (m * n)))
+            group = max(1, most // max(1, step * m * n))
+            for first in range(0, len(alike), group):
+                layers = alike[first : first + group]
+                columns = self._read(layers, (m, n), start, stop, keep)
+                for top in range(0, total, step):
+                    rows = slice(top, min(top + step, total))
+                    batch = _empty((len(layers), rows.stop - top, m, n), device)
+                    for own, pieces in zip(batch.numpy(), columns):
+                        _copy_rows(pieces, top, own)
+                    yield layers, rows, batch.reshape(-1, m, n).to(device, non_blocking=True)
+
+    def _read(
+        self,
+        layers: list[str],
+        shape: tuple[int, int],
+        start: int,
+        stop: int,
+        keep: np.ndarray | None,
+    ) -> list[list[np.ndarray]]:
+        """The pieces, one after the other, of each layer tensor's (rows, m, n) float32."""
+        batches = list(_open_reader(self.source).read(start, stop, layers))
+        columns = [[to_matrices(b.column(i), shape) for b in batches] for i in range(len(layers))]
+        if keep is None:
+            return columns
+        return [[np.concatenate(pieces)[keep]] for pieces in columns]
+
+
+def _copy_rows(pieces: list[np.ndarray], start: int, out: np.ndarray) -> None:
+    """Fill `out` with the rows from `start` on of arrays that lie one after the other."""
+    filled = 0
+    for piece in pieces:
+        part = piece[start : start + len(out) - filled]
+        out[filled : filled + len(part)] = part
+        filled += len(part)
+        start = max(start - len(piece), 0)
+
+
+def _empty(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Host memory for a batch; locked in place if it has to travel, which halves the journey."""
+    import torch
+
+    return torch.empty(shape, pin_memory=device.type == "cuda")
+
+
+def _evaluate_each(
+    matrices: torch.Tensor, wanted: list[Representation], failed: dict[str, str]
+) -> dict[str, np.ndarray]:
+    """Evaluate together; if that fails, one by one, to find the one to blame."""
+    try:
+        together = evaluate(matrices, wanted)
+    except Exception:
+        # Whatever a representation raises is its own failure, recorded with its traceback.
+        together = {}
+        for item in wanted:
+            try:
+                together.update(evaluate(matrices, [item]))
+            except Exception:
+                failed[item.name] = traceback.format_exc()
+    return {name: value.cpu().numpy() for name, value in together.items()}
+
+
+_OPEN: dict[str, Any] = {}
+
+
+def _open_reader(source: Source) -> Any:
+    """The reader a worker process keeps: opening parses the headers of every record batch."""
+    if _OPEN.get("files") != source.files:
+        _OPEN.update(files=source.files, reader=source.open())
+    return _OPEN["reader"]
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Have glibc keep freed memory for the next batch.
+
+    It gives large blocks back to the kernel, and getting them again, page by page, costs more
+    than the arithmetic done in them.
+    """
+    most_mapped, most_kept = 1 << 25, (1 << 31) - 1
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:  # not glibc
+        return
+    mallopt(-3, most_mapped)  # M_MMAP_THRESHOLD, at its upper limit
+    mallopt(-1, most_kept)  # M_TRIM_THRESHOLD
