@@ -154,7 +154,7 @@ class MatrixBatch:
         """(batch, min(m, n)) descending; rounding noise is set to 0."""
         if min(self.m, self.n) == 1:
             return self.frobenius[:, None]
-        values = kernels.singular_values(self.matrices if self.m <= self.n else self.matrices.mT)
+        values = kernels.singular_values(self.matrices)
         return values.masked_fill(values < SINGULAR_VALUE_CUTOFF * values[:, :1], 0.0)
 
     @cached_property

@@ -27,7 +27,7 @@ import pyarrow as pa
 from .files import (
     DamagedFileError,
     file_checksum,
-    fsync_folder,
+    fsync_path,
     read_signed_json,
     sign,
     write_json,
@@ -106,6 +106,9 @@ class CacheEntry:
     def write_shard(self, index: int, count: int, values: dict[str, np.ndarray]) -> None:
         """Write one shard and then its checksum.
 
+        Nobody waits for the disk here: what a power cut takes, `has_shard` notices, and `finish`
+        waits for all.
+
         Arguments:
             values: layer tensor -> (rows, width) float32.
         """
@@ -115,9 +118,9 @@ class CacheEntry:
         }
         batch = pa.RecordBatch.from_pydict(arrays)
         path = self.partial / shard_name(index, count)
-        write_shard(path, [batch], batch.schema)
+        write_shard(path, [batch], batch.schema, durable=False)
         note = {"rows": batch.num_rows, "file": file_checksum(path)}
-        write_json(path.with_suffix(".json"), sign(note))
+        write_json(path.with_suffix(".json"), sign(note), durable=False)
 
     def finish(self, layers: Sequence[str], shards: list[int], origin: dict[str, Any]) -> None:
         """Turn a complete partial folder into the finished one.
@@ -134,6 +137,7 @@ class CacheEntry:
         for name in names:
             note = (self.partial / name).with_suffix(".json")
             checksums[name] = read_signed_json(note)["file"]
+            fsync_path(self.partial / name)
         for name in ("dataset_info.json", "state.json"):
             checksums[name] = file_checksum(self.partial / name)
         manifest = {
@@ -151,7 +155,7 @@ class CacheEntry:
         for name in names:
             (self.partial / name).with_suffix(".json").unlink()
         os.replace(self.partial, self.folder)
-        fsync_folder(self.folder.parent)
+        fsync_path(self.folder.parent)
 
 
 @contextmanager

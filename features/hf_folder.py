@@ -42,7 +42,9 @@ def with_features(schema: pa.Schema) -> pa.Schema:
     return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
 
 
-def write_shard(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:
+def write_shard(
+    path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema, *, durable: bool = True
+) -> None:
     """Write record batches as one Arrow IPC stream, atomically."""
     schema = with_features(schema)
 
@@ -51,7 +53,7 @@ def write_shard(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema
             for batch in batches:
                 stream.write_batch(batch)
 
-    write_atomic(path, write)
+    write_atomic(path, write, durable=durable)
 
 
 def finish_folder(folder: Path, schema: pa.Schema, shards: list[str]) -> None:

@@ -120,41 +120,39 @@ def absolute_sums(matrices: Tensor) -> tuple[Tensor, Tensor]:
     return down, across
 
 
-def singular_values(wide: Tensor) -> Tensor:
+def singular_values(matrices: Tensor) -> Tensor:
     """Roots of the eigenvalues of W·Wᵀ in float64.
 
     Squaring doubles the digits that a small singular value lacks, so ill-conditioned matrices
     are done again from their QR factor.
 
     Arguments:
-        wide: (batch, r, n) float32, r ≤ n.
+        matrices: (batch, m, n) float32.
 
     Returns:
-        (batch, r) float64, descending.
+        (batch, min(m, n)) float64, descending.
     """
-    eigenvalues = torch.linalg.eigvalsh(_gram(wide)).flip(1)
+    eigenvalues = torch.linalg.eigvalsh(_gram(matrices)).flip(1)
     values = eigenvalues.clamp(min=0).sqrt()
-    if wide.device.type == "meta":
+    if matrices.device.type == "meta":
         return values
     poor = (eigenvalues[:, -1] < _WELL_CONDITIONED * eigenvalues[:, 0]).nonzero()[:, 0]
-    for rows in poor.split(max(1, _BLOCK_ENTRIES // wide[0].numel())):
-        factor = torch.linalg.qr(wide[rows].double().mT, mode="r").R
-        values[rows] = torch.linalg.svdvals(factor)
+    for rows in poor.split(max(1, _BLOCK_ENTRIES // matrices[0].numel())):
+        tall = matrices[rows].double()
+        tall = tall if tall.shape[1] >= tall.shape[2] else tall.mT
+        values[rows] = torch.linalg.svdvals(torch.linalg.qr(tall, mode="r").R)
     return values
 
 
-def _gram(wide: Tensor) -> Tensor:
-    """(batch, r, n) float32 -> (batch, r, r) float64: W·Wᵀ."""
-    if not is_native(wide):
-        doubled = wide.double()
-        return doubled @ doubled.mT
-    rank = wide.shape[1]
-    gram = np.empty((len(wide), rank, rank))
-    step = max(1, _BLOCK_ENTRIES // wide[0].numel())
-    for start in range(0, len(wide), step):
-        block = wide[start : start + step].double().numpy()
-        np.matmul(block, block.transpose(0, 2, 1), out=gram[start : start + step])
-    return torch.from_numpy(gram)
+def _gram(matrices: Tensor) -> Tensor:
+    """(batch, m, n) float32 -> (batch, r, r) float64, r = min(m, n); only the lower triangle."""
+    batch, m, n = matrices.shape
+    if is_native(matrices):
+        products = torch.empty((batch, min(m, n), min(m, n)), dtype=torch.float64)
+        compiled.gram(matrices.numpy(), products.numpy())
+        return products
+    rows = matrices.double() if m <= n else matrices.double().mT
+    return rows @ rows.mT
 
 
 class SpectrumSummary(NamedTuple):
@@ -210,7 +208,7 @@ def _summarise_magnitudes(half: Tensor, zero: Tensor, even: bool, k: int) -> Spe
         zero: (batch,) float64, the magnitude at frequency zero.
         even: whether the last column stands for itself only, as the first does.
     """
-    batch, m, h = half.shape
+    batch, _, h = half.shape
     half[:, 0, 0] = zero.float()
     stop = h - 1 if even else h
     twice = half[:, :, 1:stop].reshape(batch, -1)

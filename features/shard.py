@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import traceback
+from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
 _BATCH_ENTRIES = {"cpu": 1 << 20, "cuda": 1 << 26}
 """Entries evaluated together: enough to make the cost of a call negligible and keep a GPU busy,
 few enough that the arrays of a batch stay in a CPU's cache, or take a few GB of a GPU."""
+
+_GROUPS_AHEAD = 4
+"""Groups of layer tensors that are on their way from the disk while one is evaluated."""
+
+_Group = tuple[tuple[int, int], list[str]]
+"""The shape of some layer tensors, and those evaluated together."""
 
 
 @dataclass
@@ -93,30 +101,47 @@ class ShardTask:
         shapes: dict[tuple[int, int], list[str]] = {}
         for layer, shape in self.layers.items():
             shapes.setdefault(shape, []).append(layer)
+        groups = []
         for (m, n), alike in shapes.items():
-            step = max(1, min(total, most // (m * n)))
-            group = max(1, most // max(1, step * m * n))
-            for first in range(0, len(alike), group):
-                layers = alike[first : first + group]
-                columns = self._read(layers, (m, n), start, stop, keep)
-                for top in range(0, total, step):
-                    rows = slice(top, min(top + step, total))
-                    batch = _empty((len(layers), rows.stop - top, m, n), device)
-                    for own, pieces in zip(batch.numpy(), columns):
-                        _copy_rows(pieces, top, own)
-                    yield layers, rows, batch.reshape(-1, m, n).to(device, non_blocking=True)
+            count = max(1, most // max(1, total * m * n))
+            groups += [((m, n), alike[i : i + count]) for i in range(0, len(alike), count)]
+        for (m, n), layers, columns in self._columns(groups, start, stop, keep):
+            step = max(1, most // (m * n))
+            for top in range(0, total, step):
+                rows = slice(top, min(top + step, total))
+                batch = _empty((len(layers), rows.stop - top, m, n), device)
+                for own, pieces in zip(batch.numpy(), columns):
+                    _copy_rows(pieces, top, own)
+                yield layers, rows, batch.reshape(-1, m, n).to(device, non_blocking=True)
+
+    def _columns(
+        self, groups: list[_Group], start: int, stop: int, keep: np.ndarray | None
+    ) -> Iterator[tuple[tuple[int, int], list[str], list[list[np.ndarray]]]]:
+        """Each group's shape, layer tensors and columns, read a few groups ahead of their use."""
+        ahead: deque[Any] = deque()
+        for shape, layers in groups:
+            ahead.append((shape, layers, self._read(shape, layers, start, stop, keep)))
+            if len(ahead) > _GROUPS_AHEAD:
+                yield ahead.popleft()
+        yield from ahead
 
     def _read(
         self,
-        layers: list[str],
         shape: tuple[int, int],
+        layers: list[str],
         start: int,
         stop: int,
         keep: np.ndarray | None,
     ) -> list[list[np.ndarray]]:
-        """The pieces, one after the other, of each layer tensor's (rows, m, n) float32."""
+        """The pieces, one after the other, of each layer tensor's (rows, m, n) float32.
+
+        What lies in a memory-mapped file is on its way from the disk when this returns.
+        """
         batches = list(_open_reader(self.source).read(start, stop, layers))
         columns = [[to_matrices(b.column(i), shape) for b in batches] for i in range(len(layers))]
+        for pieces in columns:
+            for piece in pieces:
+                _fetch_ahead(piece)
         if keep is None:
             return columns
         return [[np.concatenate(pieces)[keep]] for pieces in columns]
@@ -166,6 +191,19 @@ def _open_reader(source: Source) -> Any:
     return _OPEN["reader"]
 
 
+def _fetch_ahead(values: np.ndarray) -> None:
+    """Ask the kernel to read mapped memory from the disk in large pieces, without waiting.
+
+    Left to page faults, it would come in small ones, each waited for.
+    """
+    page, will_need = 4096, 3
+    step = 1 << 17  # the kernel's usual limit for one request
+    start = values.ctypes.data // page * page
+    with suppress(AttributeError):  # not POSIX
+        for at in range(start, values.ctypes.data + values.nbytes, step):
+            _libc().madvise(ctypes.c_void_p(at), ctypes.c_size_t(step), will_need)
+
+
 @cache
 def _keep_freed_memory() -> None:
     """Have glibc keep freed memory for the next batch.
@@ -174,9 +212,11 @@ def _keep_freed_memory() -> None:
     than the arithmetic done in them.
     """
     most_mapped, most_kept = 1 << 25, (1 << 31) - 1
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:  # not glibc
-        return
-    mallopt(-3, most_mapped)  # M_MMAP_THRESHOLD, at its upper limit
-    mallopt(-1, most_kept)  # M_TRIM_THRESHOLD
+    with suppress(AttributeError):  # not glibc
+        _libc().mallopt(-3, most_mapped)  # M_MMAP_THRESHOLD, at its upper limit
+        _libc().mallopt(-1, most_kept)  # M_TRIM_THRESHOLD
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
