@@ -17,15 +17,22 @@ _compiled = njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract
 
 
 @_compiled
-def moments(rows, unit, mean, deviations, sums):
+def take_columns(rows, columns, taken):
+    """(batch, N) float32, (k,) int64 column numbers; (batch, k) float32 is written."""
+    for i in range(rows.shape[0]):
+        for j in range(columns.size):
+            taken[i, j] = rows[i, columns[j]]
+
+
+@_compiled
+def moments(rows, unit, deviations, sums):
     """Mean and deviations of scaled rows, and the deviations' power sums.
 
     Arguments:
         rows: (batch, N) float32.
         unit: (batch,) float64, what each row is multiplied by.
-        mean: (batch,) float64, written.
         deviations: (batch, N) float32, written.
-        sums: (4, batch) float64, written: Σ|c|, Σc², Σc³, Σc⁴.
+        sums: (batch, 5) float64, written: mean, Σ|c|, Σc², Σc³, Σc⁴.
     """
     for i in range(rows.shape[0]):
         row, out, scale = rows[i], deviations[i], unit[i]
@@ -42,18 +49,13 @@ def moments(rows, unit, mean, deviations, sums):
             second += square
             third += square * c
             fourth += square * square
-        mean[i] = middle * scale
-        sums[0, i], sums[1, i], sums[2, i], sums[3, i] = absolute, second, third, fourth
+        sums[i, 0], sums[i, 1] = middle * scale, absolute
+        sums[i, 2], sums[i, 3], sums[i, 4] = second, third, fourth
 
 
 @_compiled
-def absolute_sums(matrices, columns, rows):
-    """Largest column sum and largest row sum of absolute values.
-
-    Arguments:
-        matrices: (batch, m, n) float32.
-        columns, rows: (batch,) float64, written.
-    """
+def absolute_sums(matrices, sums):
+    """(batch, m, n) float32; (batch, 2) float64 is written: largest column and row sum of |W|."""
     batch, m, n = matrices.shape
     column_sums = np.empty(n)
     for i in range(batch):
@@ -67,8 +69,7 @@ def absolute_sums(matrices, columns, rows):
                 column_sums[j] += value
                 total += value
             largest = max(largest, total)
-        rows[i] = largest
-        columns[i] = _maximum(column_sums)
+        sums[i, 0], sums[i, 1] = _maximum(column_sums), largest
 
 
 @_compiled
@@ -99,17 +100,18 @@ def histogram(ascending, counts):
     n, bins = ascending.shape[1], counts.shape[1]
     below = np.empty(bins - 1, np.int32)
     edges = np.empty(bins - 1, np.float32)
+    bits = edges.view(np.int32)
     for i in range(ascending.shape[0]):
         row = ascending[i]
         low, high = np.float64(row[0]), np.float64(row[n - 1])
         width = (high - low) / bins
         for j in range(bins - 1):
             edge = (j + 1) * width + low
-            # x < edge holds for float32 x exactly when x < the smallest float32 ≥ edge.
-            nearest = np.float32(edge)
-            if nearest < edge:
-                nearest = np.nextafter(nearest, np.float32(np.inf))
-            edges[j] = nearest
+            edges[j] = np.float32(edge)
+            # x < edge holds for float32 x exactly when x < the smallest float32 ≥ edge; the next
+            # float32 has the next integer's bits.
+            if np.float64(edges[j]) < edge:
+                bits[j] += 1 if edges[j] >= 0 else -1
         below[:] = 0
         length = n
         while length > 0:
@@ -161,24 +163,25 @@ def gram(matrices, products):
 
 
 @_compiled
-def summarise_half_spectrum(spectrum, zero, even, mean, std, largest):
+def summarise_half_spectrum(spectrum, zero, even, summary):
     """Largest values, mean and population std of the magnitudes of a conjugate-symmetric spectrum.
 
     Arguments:
         spectrum: (batch, m, h) complex64: the half that a real transform computes.
         zero: (batch,) float64, the magnitude at frequency zero.
         even: whether the last column stands for itself only, as the first does.
-        mean, std: (batch,) float64, written.
-        largest: (batch, k) float64, written: descending, zero-padded.
+        summary: (batch, k + 2) float64, written: the k largest, descending and zero-padded, the
+            mean and the population standard deviation.
     """
     _, m, h = spectrum.shape
     size = m * h
     singles = 2 if even else 1
+    k = summary.shape[1] - 2
     whole = m * (2 * h - singles)
     magnitudes = np.empty(size, np.float32)
     # Of those that count twice, the k largest of the whole need only half as many.
-    pairs = np.empty((largest.shape[1] + 1) // 2, np.float32)
-    lone = np.empty(largest.shape[1], np.float32)
+    pairs = np.empty((k + 1) // 2, np.float32)
+    lone = np.empty(k, np.float32)
     for i in range(spectrum.shape[0]):
         flat = spectrum[i].reshape(size)
         for j in range(size):
@@ -203,8 +206,8 @@ def summarise_half_spectrum(spectrum, zero, even, mean, std, largest):
             squares -= (magnitudes[row * h] - middle) ** 2
             if even:
                 squares -= (magnitudes[row * h + h - 1] - middle) ** 2
-        mean[i] = middle
-        std[i] = np.sqrt(max(squares, 0.0) / whole)
+        summary[i, k] = middle
+        summary[i, k + 1] = np.sqrt(max(squares, 0.0) / whole)
 
         pairs[:] = 0.0
         lone[:] = 0.0
@@ -217,7 +220,7 @@ def summarise_half_spectrum(spectrum, zero, even, mean, std, largest):
         for value in pairs:
             _insert(lone, value)
             _insert(lone, value)
-        largest[i] = lone
+        summary[i, :k] = lone
 
 
 @_compiled

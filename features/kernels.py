@@ -7,16 +7,11 @@ representations.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from . import compiled
-
-_BLOCK_ENTRIES = 1 << 17
-"""Entries handled at a time on the CPU, so that temporaries stay in the second-level cache."""
 
 _WELL_CONDITIONED = 1e-8
 """Least λ_min/λ_max of W·Wᵀ whose roots are as good as singular values: float64 eigenvalues are
@@ -33,6 +28,16 @@ def sort_rows(values: Tensor) -> Tensor:
     if is_native(values):
         return torch.from_numpy(np.sort(values.numpy(), axis=1))
     return values.sort(dim=1).values
+
+
+def take_columns(rows: Tensor, columns: list[int]) -> Tensor:
+    """(batch, N), k column numbers -> (batch, k)."""
+    index = torch.tensor(columns, device=rows.device)
+    if is_native(rows):
+        taken = torch.empty((len(rows), len(columns)), dtype=rows.dtype)
+        compiled.take_columns(rows.numpy(), index.numpy(), taken.numpy())
+        return taken
+    return rows.index_select(1, index)
 
 
 def histogram(ascending: Tensor, bins: int) -> Tensor:
@@ -63,37 +68,22 @@ def histogram(ascending: Tensor, bins: int) -> Tensor:
     return torch.cat([ends[0], below, ends[1]], 1).diff(dim=1)
 
 
-class Moments(NamedTuple):
-    """Of scaled rows; every field but the deviations is (batch,) float64."""
-
-    mean: Tensor
-    deviations: Tensor
-    """(batch, N) float32: entries minus the mean."""
-    absolute: Tensor
-    """Σ|c| of the deviations c."""
-    second: Tensor
-    """Σc²."""
-    third: Tensor
-    """Σc³."""
-    fourth: Tensor
-    """Σc⁴."""
-
-
-def moments(rows: Tensor, unit: Tensor) -> Moments:
+def moments(rows: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
     """Scale rows, split them into mean and deviations, and add up the deviations' powers.
 
     Arguments:
         rows: (batch, N) float32.
         unit: (batch,) float64 powers of two, what each row is multiplied by, so that its largest
             entry is around 1.
+
+    Returns:
+        (batch, 5) float64: mean, Σ|c|, Σc², Σc³, Σc⁴; and (batch, N) float32: the deviations c.
     """
     if is_native(rows):
-        mean = torch.empty(len(rows), dtype=torch.float64)
-        sums = torch.empty((4, len(rows)), dtype=torch.float64)
+        sums = torch.empty((len(rows), 5), dtype=torch.float64)
         deviations = torch.empty_like(rows)
-        outputs = mean.numpy(), deviations.numpy(), sums.numpy()
-        compiled.moments(rows.numpy(), unit.numpy(), *outputs)
-        return Moments(mean, deviations, *sums.unbind())
+        compiled.moments(rows.numpy(), unit.numpy(), deviations.numpy(), sums.numpy())
+        return sums, deviations
     scaled = rows * unit.float()[:, None]
     mean = scaled.sum(1, keepdim=True, dtype=torch.float64) / rows.shape[1]
     # Subtracting the float64 mean as two float32 parts keeps the deviations accurate where
@@ -102,25 +92,21 @@ def moments(rows: Tensor, unit: Tensor) -> Moments:
     c = (scaled - upper).sub_((mean - upper).float())
     square = c * c
     powers = (c.abs(), square, square * c, square * square)
-    return Moments(mean[:, 0], c, *(p.sum(1, dtype=torch.float64) for p in powers))
+    totals = [power.sum(1, keepdim=True, dtype=torch.float64) for power in powers]
+    return torch.cat([mean, *totals], 1), c
 
 
-def absolute_sums(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest column sum and the largest row sum of |W|; (batch,) float64 each.
-
-    Arguments:
-        matrices: (batch, m, n) float32.
-    """
+def absolute_sums(matrices: Tensor) -> Tensor:
+    """(batch, m, n) float32 -> (batch, 2) float64: the largest column and row sum of |W|."""
     if is_native(matrices):
-        sums = torch.empty((2, len(matrices)), dtype=torch.float64)
-        compiled.absolute_sums(matrices.numpy(), *sums.numpy())
-        return sums[0], sums[1]
+        sums = torch.empty((len(matrices), 2), dtype=torch.float64)
+        compiled.absolute_sums(matrices.numpy(), sums.numpy())
+        return sums
     absolute = matrices.abs()
-    down, across = (absolute.sum(dim, dtype=torch.float64).amax(1) for dim in (1, 2))
-    return down, across
+    return torch.stack([absolute.sum(dim, dtype=torch.float64).amax(1) for dim in (1, 2)], 1)
 
 
-def singular_values(matrices: Tensor) -> Tensor:
+def singular_values(matrices: Tensor, products: Tensor) -> Tensor:
     """Roots of the eigenvalues of W·Wᵀ in float64.
 
     Squaring doubles the digits that a small singular value lacks, so ill-conditioned matrices
@@ -128,23 +114,23 @@ def singular_values(matrices: Tensor) -> Tensor:
 
     Arguments:
         matrices: (batch, m, n) float32.
+        products: their `gram`.
 
     Returns:
         (batch, min(m, n)) float64, descending.
     """
-    eigenvalues = torch.linalg.eigvalsh(_gram(matrices)).flip(1)
+    eigenvalues = torch.linalg.eigvalsh(products).flip(1)
     values = eigenvalues.clamp(min=0).sqrt()
     if matrices.device.type == "meta":
         return values
     poor = (eigenvalues[:, -1] < _WELL_CONDITIONED * eigenvalues[:, 0]).nonzero()[:, 0]
-    for rows in poor.split(max(1, _BLOCK_ENTRIES // matrices[0].numel())):
-        tall = matrices[rows].double()
-        tall = tall if tall.shape[1] >= tall.shape[2] else tall.mT
-        values[rows] = torch.linalg.svdvals(torch.linalg.qr(tall, mode="r").R)
+    tall = matrices[poor].double()
+    tall = tall if tall.shape[1] >= tall.shape[2] else tall.mT
+    values[poor] = torch.linalg.svdvals(torch.linalg.qr(tall, mode="r").R)
     return values
 
 
-def _gram(matrices: Tensor) -> Tensor:
+def gram(matrices: Tensor) -> Tensor:
     """(batch, m, n) float32 -> (batch, r, r) float64, r = min(m, n); only the lower triangle."""
     batch, m, n = matrices.shape
     if is_native(matrices):
@@ -155,18 +141,7 @@ def _gram(matrices: Tensor) -> Tensor:
     return rows @ rows.mT
 
 
-class SpectrumSummary(NamedTuple):
-    """Of all N = m·n magnitudes of a two-dimensional Fourier transform."""
-
-    largest: Tensor
-    """(batch, k) float64, descending, zero-padded where N < k."""
-    mean: Tensor
-    """(batch,) float64."""
-    std: Tensor
-    """(batch,) float64, population standard deviation (divides by N)."""
-
-
-def summarise_spectrum(deviations: Tensor, mean: Tensor, largest: int) -> SpectrumSummary:
+def summarise_spectrum(deviations: Tensor, mean: Tensor, largest: int) -> Tensor:
     """Largest magnitudes, mean and std of |FFT2(W)|, from half the spectrum.
 
     The mean only enters the zero frequency, as m·n·mean; transforming the deviations from it
@@ -179,6 +154,10 @@ def summarise_spectrum(deviations: Tensor, mean: Tensor, largest: int) -> Spectr
         deviations: (batch, m, n) float32, entries minus `mean`, of magnitude around 1.
         mean: (batch,) float64.
         largest: how many of the largest magnitudes are wanted.
+
+    Returns:
+        (batch, largest + 2) float64, of all N = m·n magnitudes: the largest, descending and
+        zero-padded, their mean, and their population standard deviation (divides by N).
     """
     batch, m, n = deviations.shape
     # |FFT2(Wᵀ)| = |FFT2(W)|ᵀ, so the longer axis can be the halved one.
@@ -187,20 +166,17 @@ def summarise_spectrum(deviations: Tensor, mean: Tensor, largest: int) -> Spectr
         m, n = n, m
     zero = m * n * mean.abs()
     even = n > 1 and n % 2 == 0
-    if not is_native(deviations):
-        return _summarise_magnitudes(torch.fft.rfft2(deviations).abs(), zero, even, largest)
-    average, std = torch.empty((2, batch), dtype=torch.float64)
-    top = torch.empty((batch, largest), dtype=torch.float64)
-    step = max(1, _BLOCK_ENTRIES // (m * n))
-    for start in range(0, batch, step):
-        rows = slice(start, start + step)
-        half = torch.fft.rfft2(deviations[rows]).contiguous()  # (rows, m, n // 2 + 1)
-        outputs = (t[rows].numpy() for t in (average, std, top))
-        compiled.summarise_half_spectrum(half.numpy(), zero[rows].numpy(), even, *outputs)
-    return SpectrumSummary(top, average, std)
+    half = torch.fft.rfft2(deviations)  # (batch, m, n // 2 + 1)
+    if is_native(half):
+        summary = torch.empty((batch, largest + 2), dtype=torch.float64)
+        compiled.summarise_half_spectrum(
+            half.contiguous().numpy(), zero.numpy(), even, summary.numpy()
+        )
+        return summary
+    return _summarise_magnitudes(half.abs(), zero, even, largest)
 
 
-def _summarise_magnitudes(half: Tensor, zero: Tensor, even: bool, k: int) -> SpectrumSummary:
+def _summarise_magnitudes(half: Tensor, zero: Tensor, even: bool, k: int) -> Tensor:
     """The same of half the magnitudes, in torch.
 
     Arguments:
@@ -223,4 +199,4 @@ def _summarise_magnitudes(half: Tensor, zero: Tensor, even: bool, k: int) -> Spe
     candidates = torch.cat([pairs, pairs, singles], 1).sort(dim=1, descending=True).values
     missing = max(k - candidates.shape[1], 0)
     largest = torch.nn.functional.pad(candidates[:, :k].double(), (0, missing))
-    return SpectrumSummary(largest, mean, std)
+    return torch.cat([largest, mean[:, None], std[:, None]], 1)

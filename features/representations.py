@@ -8,7 +8,9 @@ change, and everything computed from the old numbers is computed again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from .names import check_names
@@ -158,9 +160,9 @@ def distribution(w: MatrixBatch) -> Tensor:
 @representation("frequency", width=14, version=1)
 def frequency(w: MatrixBatch) -> Tensor:
     """Of M = |FFT2(W)|: the 10 largest, mean, population std, max, energy share of the 10."""
-    top, mean, std = w.spectrum
+    top = w.largest_magnitudes
     energy = top.square().sum(1) / (w.spectral_energy + EPSILON)
-    return _columns(top, mean, std, top[:, 0], energy)
+    return _columns(top, w.mean_magnitude, w.std_magnitude, top[:, 0], energy)
 
 
 @representation("info_theoretic", width=2, version=1)
@@ -192,10 +194,26 @@ def evaluate(matrices: Tensor, wanted: list[Representation]) -> dict[str, Tensor
 
     from .batch import MatrixBatch
 
-    shared = MatrixBatch(matrices)
+    shared = MatrixBatch(matrices, _quantities(tuple(wanted)))
     limit = torch.finfo(torch.float32).max
     values = {}
     for item in wanted:
         assert item.compute is not None, f"{item.name} is a view"
         values[item.name] = item.compute(shared).clamp(-limit, limit).float()
     return values
+
+
+@cache
+def _quantities(wanted: tuple[Representation, ...]) -> frozenset[str]:
+    """The shared quantities that some representations ask for, found out on a tiny batch."""
+    import torch
+
+    from .batch import MatrixBatch
+
+    tiny = MatrixBatch(torch.ones(1, 2, 2))
+    for item in wanted:
+        assert item.compute is not None, f"{item.name} is a view"
+        # What a representation raises is told when it is evaluated.
+        with suppress(Exception):
+            item.compute(tiny)
+    return tiny.used
