@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ def measure_floor(dataset: Path, layers: dict[str, tuple[int, int]], processes: 
     """Seconds that sorting and transforming every matrix takes the slowest process."""
     rows = TableReader(sorted(dataset.glob("*.arrow"))).num_rows
     edges = np.linspace(0, rows, processes + 1).astype(int)
-    spans = [(dataset, layers, int(a), int(b)) for a, b in zip(edges, edges[1:])]
+    spans = [(dataset, layers, int(a), int(b)) for a, b in pairwise(edges)]
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         return max(pool.starmap(_sort_and_transform, spans, chunksize=1))
 

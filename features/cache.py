@@ -106,8 +106,8 @@ class CacheEntry:
     def write_shard(self, index: int, count: int, values: dict[str, np.ndarray]) -> None:
         """Write one shard and then its checksum.
 
-        Nobody waits for the disk here: what a power cut takes, `has_shard` notices, and `finish`
-        waits for all.
+        Nobody waits for the disk here: what a power cut takes, `has_shard` notices, and the
+        driver calls `flush_shard` meanwhile.
 
         Arguments:
             values: layer tensor -> (rows, width) float32.
@@ -122,8 +122,12 @@ class CacheEntry:
         note = {"rows": batch.num_rows, "file": file_checksum(path)}
         write_json(path.with_suffix(".json"), sign(note), durable=False)
 
+    def flush_shard(self, index: int, count: int) -> None:
+        """Wait until a shard would survive a power cut."""
+        fsync_path(self.partial / shard_name(index, count))
+
     def finish(self, layers: Sequence[str], shards: list[int], origin: dict[str, Any]) -> None:
-        """Turn a complete partial folder into the finished one.
+        """Turn a complete partial folder, its shards flushed, into the finished one.
 
         Arguments:
             layers: layer tensors in column order.
@@ -137,7 +141,6 @@ class CacheEntry:
         for name in names:
             note = (self.partial / name).with_suffix(".json")
             checksums[name] = read_signed_json(note)["file"]
-            fsync_path(self.partial / name)
         for name in ("dataset_info.json", "state.json"):
             checksums[name] = file_checksum(self.partial / name)
         manifest = {

@@ -174,67 +174,84 @@ def summarise_half_spectrum(spectrum, zero, even, summary):
             mean and the population standard deviation.
     """
     _, m, h = spectrum.shape
-    size = m * h
-    singles = 2 if even else 1
     k = summary.shape[1] - 2
-    whole = m * (2 * h - singles)
-    magnitudes = np.empty(size, np.float32)
+    paired = h - 2 if even else h - 1
     # Of those that count twice, the k largest of the whole need only half as many.
+    twice = np.empty(m * paired, np.float32)
+    once = np.empty(m * (h - paired), np.float32)
     pairs = np.empty((k + 1) // 2, np.float32)
-    lone = np.empty(k, np.float32)
+    top = np.empty(k, np.float32)
+    whole = once.size + 2 * twice.size
     for i in range(spectrum.shape[0]):
-        flat = spectrum[i].reshape(size)
-        for j in range(size):
-            magnitudes[j] = np.sqrt(flat[j].real * flat[j].real + flat[j].imag * flat[j].imag)
-        magnitudes[0] = np.float32(zero[i])
+        total, squares = 0.0, 0.0
+        for row in range(m):
+            values = spectrum[i, row]
+            part = twice[row * paired : (row + 1) * paired]
+            for j in range(paired):
+                re, im = values[j + 1].real, values[j + 1].imag
+                part[j] = np.sqrt(re * re + im * im)
+            re, im = values[0].real, values[0].imag
+            once[row] = np.sqrt(re * re + im * im)
+            if even:
+                re, im = values[h - 1].real, values[h - 1].imag
+                once[m + row] = np.sqrt(re * re + im * im)
+        once[0] = zero[i]
+        for j in range(twice.size):
+            value = np.float64(twice[j])
+            total += value
+            squares += value * value
+        total, squares = 2 * total, 2 * squares
+        for j in range(once.size):
+            value = np.float64(once[j])
+            total += value
+            squares += value * value
+        mean = total / whole
+        summary[i, k] = mean
+        summary[i, k + 1] = np.sqrt(max(squares / whole - mean * mean, 0.0))
 
-        total = 0.0
-        for j in range(size):
-            total += np.float64(magnitudes[j])
-        total *= 2
-        for row in range(m):
-            total -= magnitudes[row * h]
-            if even:
-                total -= magnitudes[row * h + h - 1]
-        middle = total / whole
-        squares = 0.0
-        for j in range(size):
-            c = np.float64(magnitudes[j]) - middle
-            squares += c * c
-        squares *= 2
-        for row in range(m):
-            squares -= (magnitudes[row * h] - middle) ** 2
-            if even:
-                squares -= (magnitudes[row * h + h - 1] - middle) ** 2
-        summary[i, k] = middle
-        summary[i, k + 1] = np.sqrt(max(squares, 0.0) / whole)
-
-        pairs[:] = 0.0
-        lone[:] = 0.0
-        for row in range(m):
-            base = row * h
-            _insert(lone, magnitudes[base])
-            if even:
-                _insert(lone, magnitudes[base + h - 1])
-            _insert_all(pairs, magnitudes[base + 1 : base + h - singles + 1])
-        for value in pairs:
-            _insert(lone, value)
-            _insert(lone, value)
-        summary[i, :k] = lone
+        _find_largest(twice, np.float32(mean), pairs)
+        for j in range(k):
+            top[j] = pairs[j // 2]
+        for j in range(once.size):
+            _insert(top, once[j])
+        summary[i, :k] = top
 
 
 @_compiled
-def _insert_all(top, values):
-    """Insert values into the descending `top`, looking closely at few of them."""
-    width = 32
-    for start in range(0, values.size, width):
-        chunk = values[start : start + width]
-        highest = np.float32(0.0)
-        for value in chunk:
-            highest = value if value > highest else highest
-        if highest > top[-1]:
-            for value in chunk:
-                _insert(top, value)
+def _find_largest(values, mean, top):
+    """The largest of some nonnegative values, descending and zero-padded.
+
+    Arguments:
+        values: (n,) float32.
+        mean: about their mean.
+        top: (k,) float32, written.
+    """
+    # Inserting is slow, counting is fast: so first find a bound that few values reach, starting
+    # from what normal noise would have.
+    low, high = np.float32(0.0), np.float32(np.inf)
+    bound = mean * np.float32(0.8 * np.sqrt(2.0 * np.log(max(values.size / (2 * top.size), 2.0))))
+    for _ in range(6):
+        reached = 0
+        for j in range(values.size):
+            reached += values[j] >= bound
+        if reached < top.size:
+            high = bound
+            bound = (low + high) / 2
+            continue
+        low = bound
+        if reached <= 3 * top.size:
+            break
+        bound = (low + high) / 2 if high < np.inf else low * np.float32(1.3)
+    top[:] = 0.0
+    for start in range(0, values.size, 32):
+        stop = min(start + 32, values.size)
+        reached = 0
+        for j in range(start, stop):
+            reached += values[j] >= low
+        if reached:
+            for j in range(start, stop):
+                if values[j] >= low:
+                    _insert(top, values[j])
 
 
 @_compiled

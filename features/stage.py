@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -45,10 +46,12 @@ class StageReport:
 
     Attributes:
         seconds: of the stage; Ray's start-up not counted.
+        waited: those of the seconds in which Ray was still starting the first worker.
         failed: representation name -> traceback of the first failure.
     """
 
     seconds: float = 0.0
+    waited: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
 
 
@@ -108,14 +111,26 @@ def run_stage(
     shards = [0] * len(spans)
     done = 0
     origin: dict[str, Any] = {}
-    for result in _run_tasks(task, spans, f"features of {source.label}"):
-        shards[result["shard"]] = result["rows"]
-        origin = {"device": result["device"], "dtype": "float32", "torch": result["torch"]}
-        for name, reason in zip(result["failed"], result["reasons"]):
-            report.failed.setdefault(name, reason)
-        done += result["rows"]
-        if on_progress:
-            on_progress(done, scan.num_samples)
+    with ThreadPoolExecutor(1) as background:
+        flushed = []
+        for result in _run_shards(task, spans, f"features of {source.label}"):
+            if not done:
+                report.waited = max(0.0, time.perf_counter() - began - result["seconds"])
+            index = result["shard"]
+            shards[index] = result["rows"]
+            origin = {"device": result["device"], "dtype": "float32", "torch": result["torch"]}
+            for name, reason in zip(result["failed"], result["reasons"]):
+                report.failed.setdefault(name, reason)
+            flushed += [
+                background.submit(entry.flush_shard, index, len(spans))
+                for name, entry in entries.items()
+                if name not in report.failed
+            ]
+            done += result["rows"]
+            if on_progress:
+                on_progress(done, scan.num_samples)
+        for future in flushed:
+            future.result()
     for name, entry in entries.items():
         if name not in report.failed:
             entry.finish(list(scan.layers), shards, origin)
@@ -123,26 +138,27 @@ def run_stage(
     return report
 
 
-def _run_tasks(task: ShardTask, spans: list[tuple[int, int]], name: str) -> Iterator[dict]:
+def _run_shards(task: ShardTask, spans: list[tuple[int, int]], name: str) -> Iterator[dict]:
     """Run the task on every span with Ray Data; yields results as they arrive."""
     import ray
     import ray.data
 
     items = [{"shard": i, "start": a, "stop": b} for i, (a, b) in enumerate(spans)]
     inputs = ray.data.from_items(items, override_num_blocks=len(items))
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    if gpus:
-        # An actor keeps its CUDA context; two per GPU overlap reading with computing.
-        per_gpu = 2 if ray.cluster_resources()["CPU"] >= 2 * gpus else 1
-        workers = min(per_gpu * gpus, len(items))
-        dataset = inputs.map(
-            ShardWorker,  # type: ignore[arg-type]  # Ray's stubs know functions only
-            fn_constructor_args=[task],
-            num_gpus=1 / per_gpu,
-            compute=ray.data.ActorPoolStrategy(size=workers),
-        )
-    else:
-        dataset = inputs.map(task)
+    # Actors, not tasks: each keeps the dataset open (and its CUDA context), and has its next
+    # shards at hand while the driver does other things. Two per GPU overlap reading with
+    # computing.
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources["CPU"]), int(resources.get("GPU", 0))
+    per_gpu = 2 if cpus >= 2 * gpus else 1
+    workers = min(per_gpu * gpus or cpus, len(items))
+    dataset = inputs.map(
+        ShardWorker,  # type: ignore[arg-type]  # Ray's stubs know functions only
+        fn_constructor_args=[task],
+        num_cpus=1,
+        num_gpus=1 / per_gpu if gpus else 0,
+        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=3),
+    )
     dataset.set_name(name)
     yield from dataset.iter_rows()
 
@@ -154,4 +170,5 @@ class ShardWorker:
         self.task = task
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return self.task(row)
+        began = time.perf_counter()
+        return {**self.task(row), "seconds": time.perf_counter() - began}

@@ -57,7 +57,7 @@ def _compute_features(
     if plan.computed:
         reporter.say(
             f"features  {len(plan.computed)} representations of {scan.num_samples} adapters "
-            f"in {report.seconds:.1f} s"
+            f"in {report.seconds:.1f} s, {report.waited:.1f} s of it until the workers ran"
             + (f" ({len(plan.cached)} from the cache)" if plan.cached else "")
         )
     for name, trace in report.failed.items():
@@ -69,8 +69,8 @@ def features_only(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) 
     """Stage 1 alone: make sure features are cached and say where.
 
     Returns:
-        {"dataset", "fingerprint", "seconds", "adapters", "computed", "cached",
-        "representations": {name: path}}.
+        {"dataset", "fingerprint", "seconds", "waited", "adapters", "computed", "cached",
+        "representations": {name: path}}; see `StageReport` for the two times.
     """
     from features.stage import StageReport
 
@@ -93,6 +93,7 @@ def features_only(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) 
         "dataset": spec.dataset,
         "fingerprint": scan.fingerprint,
         "seconds": round(report.seconds, 3),
+        "waited": round(report.waited, 3),
         "adapters": scan.num_samples,
         "computed": [item.name for item in plan.computed],
         "cached": [item.name for item in plan.cached],
