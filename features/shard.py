@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import traceback
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .cache import CacheEntry
 from .columns import to_matrices
+from .memory import fetch_ahead, keep_freed_memory
 from .representations import Representation, evaluate
 from .sources import Source
 
@@ -55,7 +53,7 @@ class ShardTask:
         import torch
 
         torch.set_num_threads(1)
-        _keep_freed_memory()
+        keep_freed_memory()
         index, start, stop = int(span["shard"]), int(span["start"]), int(span["stop"])
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         bad = [row - start for row in self.bad_rows if start <= row < stop]
@@ -141,7 +139,7 @@ class ShardTask:
         columns = [[to_matrices(b.column(i), shape) for b in batches] for i in range(len(layers))]
         for pieces in columns:
             for piece in pieces:
-                _fetch_ahead(piece)
+                fetch_ahead(piece)
         if keep is None:
             return columns
         return [[np.concatenate(pieces)[keep]] for pieces in columns]
@@ -189,34 +187,3 @@ def _open_reader(source: Source) -> Any:
     if _OPEN.get("files") != source.files:
         _OPEN.update(files=source.files, reader=source.open())
     return _OPEN["reader"]
-
-
-def _fetch_ahead(values: np.ndarray) -> None:
-    """Ask the kernel to read mapped memory from the disk in large pieces, without waiting.
-
-    Left to page faults, it would come in small ones, each waited for.
-    """
-    page, will_need = 4096, 3
-    step = 1 << 17  # the kernel's usual limit for one request
-    start = values.ctypes.data // page * page
-    with suppress(AttributeError):  # not POSIX
-        for at in range(start, values.ctypes.data + values.nbytes, step):
-            _libc().madvise(ctypes.c_void_p(at), ctypes.c_size_t(step), will_need)
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next batch.
-
-    It gives large blocks back to the kernel, and getting them again, page by page, costs more
-    than the arithmetic done in them.
-    """
-    most_mapped, most_kept = 1 << 25, (1 << 31) - 1
-    with suppress(AttributeError):  # not glibc
-        _libc().mallopt(-3, most_mapped)  # M_MMAP_THRESHOLD, at its upper limit
-        _libc().mallopt(-1, most_kept)  # M_TRIM_THRESHOLD
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .data import SplitTensors, TrialData
 from .hyperparameters import Hyperparameters
+from .layers import Dropout, FusedAdam
 
 _PLATEAU_FACTOR = 0.5
 _PLATEAU_PATIENCE = 10
@@ -32,8 +33,8 @@ def build_classifier(n_features: int, n_classes: int, hyper: Hyperparameters) ->
         layers += [
             nn.Linear(width, hyper.hidden_dim),
             nn.BatchNorm1d(hyper.hidden_dim),
-            nn.ReLU(),
-            nn.Dropout(hyper.dropout),
+            nn.ReLU(inplace=True),
+            Dropout(hyper.dropout),
         ]
         width = hyper.hidden_dim
     return nn.Sequential(*layers, nn.Linear(width, n_classes))
@@ -66,8 +67,8 @@ class Training:
         device = data.train.x.device
         torch.manual_seed(seed)
         self.model = build_classifier(data.n_features, data.n_classes, hyper).to(device)
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=hyper.lr, weight_decay=hyper.weight_decay, fused=True
+        self.optimizer = FusedAdam(
+            self.model.parameters(), lr=hyper.lr, weight_decay=hyper.weight_decay
         )
         self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimizer, mode="max", factor=_PLATEAU_FACTOR, patience=_PLATEAU_PATIENCE
@@ -107,8 +108,7 @@ class Training:
         self.model.train()
         for start, stop in pairwise(bounds):
             index = order[start:stop]
-            loss = nn.functional.cross_entropy(self.model(x[index]), y[index])
-            self.optimizer.zero_grad(set_to_none=True)
+            loss = nn.functional.cross_entropy(self.model(x.index_select(0, index)), y[index])
             loss.backward()
             self.optimizer.step()
             total += loss.detach() * (stop - start)
@@ -137,15 +137,10 @@ class Training:
     # Between two slices
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that decides how training goes on: tensors, and the rest as JSON.
-
-        At least one epoch must have been run.
-        """
+        """Everything that decides how training goes on: tensors, and the rest as JSON."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.best_state.items()}
-        for i, parameter in enumerate(self.model.parameters()):
-            for name, value in self.optimizer.state[parameter].items():
-                tensors[f"adam.{i}.{name}"] = value
+        tensors |= {f"adam.{name}": value for name, value in self.optimizer.tensors().items()}
         tensors["rng.order"] = self.order.get_state()
         tensors["rng.cpu"] = torch.get_rng_state()
         if self.data.train.x.is_cuda:
@@ -165,11 +160,7 @@ class Training:
         self.model.load_state_dict(_part(tensors, "model."))
         for name, value in _part(tensors, "best.").items():
             self.best_state[name].copy_(value)
-        for i, parameter in enumerate(self.model.parameters()):
-            moments = _part(tensors, f"adam.{i}.")
-            self.optimizer.state[parameter] = {
-                name: value.to(parameter.device) for name, value in moments.items()
-            }
+        self.optimizer.load_tensors(_part(tensors, "adam."))
         self.order.set_state(tensors["rng.order"])
         torch.set_rng_state(tensors["rng.cpu"])
         if "rng.cuda" in tensors:

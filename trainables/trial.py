@@ -18,6 +18,7 @@ from ray import tune
 
 from features.cache import feature_matrix
 from features.files import DamagedFileError
+from features.memory import keep_freed_memory
 from features.representations import get_representations
 
 from .data import TrialData, prepare_data
@@ -281,6 +282,7 @@ def trial_metrics(scores: dict[str, SplitScores], training: Training) -> dict[st
 def _set_up_device(threads: int) -> torch.device:
     """The device Ray gave this worker, set up so that a seed decides the result bit for bit."""
     torch.set_num_threads(threads)
+    keep_freed_memory()
     if not torch.cuda.is_available():
         return torch.device("cpu")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -7,7 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from features.representations import REPRESENTATIONS, evaluate, stored_representations
+from features import batch, kernels
+from features.representations import (
+    REPRESENTATIONS,
+    _quantities,
+    evaluate,
+    stored_representations,
+)
 from tests.features.reference import DIMENSIONLESS, REFERENCE
 
 STORED = stored_representations(list(REPRESENTATIONS.values()))
@@ -73,8 +79,31 @@ def test_agrees_with_float64_reference(shape):
     check_against_reference(random_batch(shape, seed=sum(shape)))
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_what_other_devices_run_agrees_too(shape, monkeypatch):
+    monkeypatch.setattr(kernels, "is_native", lambda values: False)
+    check_against_reference(random_batch(shape, seed=sum(shape)))
+
+
+@pytest.mark.parametrize("block", [1, 700, 1 << 18])
+def test_the_size_of_blocks_does_not_matter(block, monkeypatch):
+    monkeypatch.setattr(batch, "_BLOCK_ENTRIES", block)
+    check_against_reference(random_batch((4, 77)))
+
+
+def test_what_is_computed_ahead_is_what_is_used():
+    for item in STORED:
+        quantities = _quantities((item,))
+        shared = batch.MatrixBatch(torch.randn(3, 4, 7), quantities)
+        ahead = {name for block in shared._blocks for name in vars(block)}
+        item.compute(shared)
+        assert shared.used - {"scale"} == quantities - {"scale"} <= ahead
+
+
+@pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("shape", [(1, 320), (4, 77), (77, 4), (2, 2)], ids=str)
-def test_degenerate_and_extreme_matrices(shape):
+def test_degenerate_and_extreme_matrices(shape, native, monkeypatch):
+    monkeypatch.setattr(kernels, "is_native", lambda values: native)
     rng = np.random.default_rng(1)
     normal = rng.standard_normal(shape)
     impulse = np.zeros(shape)
