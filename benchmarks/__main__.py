@@ -1,0 +1,243 @@
+"""Measure what docs/performance.md promises: python -m benchmarks [NAME …].
+
+Prints one table: what, measured, the bar, their ratio (above 1: missed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+# Before NumPy and torch: every process works with one thread, as the tool's own do.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[_name] = "1"
+
+from benchmarks.measure import lorasweep
+
+PROCESSES = len(os.sched_getaffinity(0))
+
+
+@dataclass
+class Row:
+    """One line of the table."""
+
+    what: str
+    measured: float
+    bar: float
+    unit: str
+    note: str = ""
+
+    def __str__(self) -> str:
+        ratio = self.measured / self.bar
+        figures = f"{self.measured:9.3g} {self.unit:8} {self.bar:8.3g} {ratio:6.2f}"
+        return f"{self.what:44} {figures}  {self.note}"
+
+
+HEADER = f"{'what':44} {'measured':>9} {'unit':8} {'bar':>8} {'ratio':>6}"
+
+
+def features(options: argparse.Namespace, work: Path, rank: int = 1) -> Iterator[Row]:
+    """The feature stage against one sort and one FFT of every matrix."""
+    from benchmarks.floor import measure_floor
+    from features.make.synthetic import synthetic_shapes
+
+    samples = max(16, options.samples // rank)
+    dataset = _synthetic(options, work, samples, rank)
+    stages, waits, floors, hashing = [], [], [], []
+    for _ in range(options.repeat):
+        floors.append(measure_floor(dataset, synthetic_shapes(rank), PROCESSES))
+        cache = work / "cache"
+        shutil.rmtree(cache, ignore_errors=True)
+        run = lorasweep("features", "--dataset", dataset, "--cache-dir", cache, "--json")
+        told = json.loads(run.output)
+        stages.append(told["seconds"] - told["waited"])
+        waits.append(told["waited"])
+        hashing.append(run.seconds - told["seconds"])
+    floor = statistics.median(floors)
+    yield Row(
+        f"features: {samples:,} adapters of rank {rank}",
+        statistics.median(stages) / floor,
+        2.0,
+        "× floor",
+        f"stage {statistics.median(stages):.1f} s, floor {floor:.1f} s; besides: workers' start "
+        f"{statistics.median(waits):.1f} s, Ray's start and the dataset's hash "
+        f"{statistics.median(hashing):.1f} s",
+    )
+
+
+def features16(options: argparse.Namespace, work: Path) -> Iterator[Row]:
+    """The same at rank 16."""
+    yield from features(options, work, rank=16)
+
+
+def scale(options: argparse.Namespace, work: Path) -> Iterator[Row]:
+    """All 50,000 adapters: time, memory, and how time grows."""
+    per_adapter = {}
+    for samples in (5_000, 50_000):
+        dataset = _synthetic(options, work, samples, 1)
+        cache = work / "cache"
+        shutil.rmtree(cache, ignore_errors=True)
+        run = lorasweep(
+            "features", "--dataset", dataset, "--cache-dir", cache, "--json", watch=True
+        )
+        per_adapter[samples] = json.loads(run.output)["seconds"] / samples
+    size = sum(path.stat().st_size for path in cache.rglob("*.arrow")) / 1e9
+    yield Row("features: 50,000 adapters, whole command", run.seconds, 300, "s", f"{size:.2f} GB")
+    yield Row("features: peak memory of all processes", max(run.all_mb) / 1024, 6, "GiB")
+    yield Row(
+        "features: time per adapter, 50,000 ÷ 5,000",
+        per_adapter[50_000] / per_adapter[5_000],
+        1.2,
+        "×",
+        " and ".join(f"{1e3 * value:.2f} ms" for value in per_adapter.values()),
+    )
+
+
+def training(options: argparse.Namespace, work: Path) -> Iterator[Row]:
+    """A training step against its bare matrix products, BatchNorm and Adam update."""
+    import torch
+
+    from benchmarks.training import measure_bare_step, measure_step
+    from features.memory import keep_freed_memory
+
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    for width in (640, 1792, 8576):
+        bare = measure_bare_step(width, 200)
+        step = measure_step(width, options.rows)
+        yield Row(
+            f"training step, {width} features",
+            step / bare,
+            1.3,
+            "× bare",
+            f"{1e3 * step:.2f} ms, bare {1e3 * bare:.2f} ms",
+        )
+
+
+def overhead(options: argparse.Namespace, work: Path) -> Iterator[Row]:
+    """What a trial costs besides its own work, and whether the driver grows."""
+    seeds = -(-options.trials // 18)
+    run = _sweep_sanity(work, "--num-runs", seeds, "--epochs", 1, watch=True)
+    events = _events(work / "runs" / "sanity")
+    finished = [event for event in events if event["event"] == "trial_finished"]
+    began = min(event["time"] for event in events if event["event"] == "trial_started")
+    wall = max(event["time"] for event in finished) - began
+    own = sum(event["seconds"] for event in finished) / PROCESSES
+    yield Row(
+        f"overhead of one of {len(finished):,} trials",
+        1e3 * (wall - own) / len(finished),
+        60,
+        "ms",
+        f"wall {wall:.1f} s, own work {own:.1f} s on {PROCESSES} slots",
+    )
+    # Between the first hundred trials, when all is imported, and the last.
+    times = sorted(event["time"] for event in finished)
+    sizes = [mb for at, mb in run.driver_mb if times[99] < at < times[-1]]
+    yield Row(
+        f"growth of the driver over {len(times) - 100} trials",
+        max(sizes) - sizes[0],
+        60,
+        "MB",
+        f"from {sizes[0]:.0f} to {max(sizes):.0f} MB",
+    )
+
+
+def sanity(options: argparse.Namespace, work: Path) -> Iterator[Row]:
+    """180 trials from a cold start."""
+    times = [_sweep_sanity(work, "--num-runs", 10).seconds for _ in range(options.repeat)]
+    yield Row("sanity set: 180 trials, cold start", statistics.median(times), 30, "s")
+
+
+def startup(options: argparse.Namespace, work: Path) -> Iterator[Row]:
+    """Commands that have nothing to do."""
+    run_dir = work / "runs" / "sanity"
+    if not (run_dir / "sweep.json").exists():
+        _sweep_sanity(work, "--num-runs", 10)
+    again = json.loads((run_dir / "sweep.json").read_text())["environment"]["command"]
+    commands: list[tuple[str, list[str], float]] = [
+        ("--help", ["--help"], 0.3),
+        ("status", ["status", str(run_dir)], 0.5),
+        ("a run with nothing left to do", again[1:] if isinstance(again, list) else [], 1.0),
+    ]
+    for what, arguments, bar in commands:
+        times = [lorasweep(*arguments).seconds for _ in range(5)]
+        yield Row(f"start-up: {what}", statistics.median(times), bar, "s")
+
+
+def _sweep_sanity(work: Path, *arguments: object, watch: bool = False):  # type: ignore[no-untyped-def]
+    shutil.rmtree(work / "runs", ignore_errors=True)
+    shutil.rmtree(work / "cache", ignore_errors=True)
+    dataset = work / "sanity"
+    if not dataset.exists():
+        lorasweep("data", "sanity", dataset)
+    places = ("--output-dir", work / "runs", "--name", "sanity", "--cache-dir", work / "cache")
+    return lorasweep("run", "--dataset", dataset, *places, *arguments, watch=watch)
+
+
+def _events(run_dir: Path) -> list[dict]:
+    lines = [
+        line for path in (run_dir / "events").iterdir() for line in path.read_text().splitlines()
+    ]
+    return sorted(map(json.loads, lines), key=lambda event: event["time"])
+
+
+def _synthetic(options: argparse.Namespace, work: Path, samples: int, rank: int) -> Path:
+    """A dataset of random adapters, made once per folder."""
+    path = work / f"synthetic-{samples}-{rank}"
+    if not path.exists():
+        lorasweep("data", "synthetic", path, "--samples", samples, "--rank", rank)
+    return path
+
+
+BENCHMARKS: dict[str, Callable[[argparse.Namespace, Path], Iterator[Row]]] = {
+    "startup": startup,
+    "sanity": sanity,
+    "training": training,
+    "features": features,
+    "features16": features16,
+    "overhead": overhead,
+    "scale": scale,
+}
+QUICK = ("sanity", "startup", "training", "features", "overhead")
+
+
+def main() -> None:
+    """Run benchmarks and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)}; default: quick ones"
+    )
+    parser.add_argument("--samples", type=int, default=20_000, help="adapters (÷ rank)")
+    parser.add_argument("--rows", type=int, default=35_000, help="training rows")
+    parser.add_argument("--trials", type=int, default=1_000, help="trials for the overhead")
+    parser.add_argument("--repeat", type=int, default=3, help="medians are of so many")
+    parser.add_argument("--work", type=Path, help="folder for data; a temporary one by default")
+    options = parser.parse_args()
+    unknown = set(options.names) - set(BENCHMARKS)
+    if unknown:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    work = options.work or Path(tempfile.mkdtemp(prefix="lorasweep-bench-"))
+    work.mkdir(parents=True, exist_ok=True)
+    print(HEADER, flush=True)
+    began = time.perf_counter()
+    try:
+        for name in options.names or QUICK:
+            for row in BENCHMARKS[name](options, work):
+                print(row, flush=True)
+    finally:
+        if options.work is None:
+            shutil.rmtree(work, ignore_errors=True)
+    print(f"in {time.perf_counter() - began:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
