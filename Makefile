@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test chaos lint types clean
+.PHONY: demo test chaos bench lint types clean
 ROUNDS ?= 3
 SEED ?= 0
 CASES ?= 200
@@ -20,6 +20,10 @@ chaos: .venv/.dev
 	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED) --out $$out/kills && \
 	$(BIN)/python -m tests.damage --cases $(CASES) --seed $(SEED) --out $$out/damage && \
 	$(BIN)/python -m pytest -m slow && rm -r $$out
+
+# The quick benchmarks of docs/performance.md; `python -m benchmarks --help` for the others.
+bench: .venv/.dev
+	$(BIN)/python -m benchmarks
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -21,7 +21,7 @@ from pathlib import Path
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"
 
-from benchmarks.measure import lorasweep
+from benchmarks.measure import lorasweep  # noqa: E402
 
 PROCESSES = len(os.sched_getaffinity(0))
 

@@ -1,4 +1,4 @@
-"""Starting or joining Ray, keeping it quiet, and how many trials it can run at once."""
+"""Starting or joining Ray, and keeping it quiet."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ import socket
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from features.errors import UserError
 
 from .spec import RuntimeOptions
-
-_MOST_TRIALS_PER_GPU = 8
 
 
 @contextmanager
@@ -181,49 +178,3 @@ def check_shared(folders: list[Path], files: list[Path]) -> None:
 def missing_paths(paths: list[str]) -> list[str]:
     """Those of the paths that this machine does not see."""
     return [path for path in paths if not os.path.exists(path)]
-
-
-@dataclass(frozen=True)
-class TrialResources:
-    """What one trial asks Ray for, and how many trials that lets run at once."""
-
-    cpus: int
-    gpus: float
-    slots: int
-
-
-def available_resources() -> dict[str, float]:
-    """What the running Ray has in all, by name."""
-    import ray
-
-    return ray.cluster_resources()
-
-
-def trial_resources(options: RuntimeOptions, available: dict[str, float]) -> TrialResources:
-    """Work out a trial's share of what the cluster has.
-
-    Arguments:
-        available: from `available_resources`.
-
-    Raises:
-        UserError: one trial asks for more than there is.
-    """
-    cores, gpus = int(available.get("CPU", 0)), available.get("GPU", 0.0)
-    if options.cpus_per_trial > cores:
-        raise UserError(f"--cpus-per-trial {options.cpus_per_trial}: Ray has only {cores} CPUs")
-    by_cpu = cores // options.cpus_per_trial
-    share = options.gpus_per_trial
-    if share is None:
-        share = 0.0
-        if gpus:
-            per_gpu = max(1, min(int(by_cpu // gpus), _MOST_TRIALS_PER_GPU))
-            share = 1.0 if per_gpu == 1 else int(10_000 / per_gpu) / 10_000
-    if share > gpus:
-        raise UserError(f"--gpus-per-trial {share:g}: Ray has only {gpus:g} GPUs")
-    slots = by_cpu
-    if share:
-        by_gpu = int(gpus) * int(1 / share + 1e-9) if share <= 1 else int(gpus // share)
-        slots = min(slots, by_gpu)
-    if options.max_concurrent:
-        slots = min(slots, options.max_concurrent)
-    return TrialResources(options.cpus_per_trial, share, slots)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from features.files import read_signed_json, sign, write_json
 from trainables.record import TrialKey
 
-from .cluster import TrialResources
+from .packing import TrialResources
 from .spec import RuntimeOptions
 
 if TYPE_CHECKING:

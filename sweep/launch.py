@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,8 @@ from .spec import RuntimeOptions, SweepSpec
 from .summary import summary_lines
 
 if TYPE_CHECKING:
-    from .cluster import TrialResources
+    from .listener import Outcome
+    from .packing import TrialResources
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,8 @@ def _tell_plan(run: _Run, done: list[TrialKey], todo: list[TrialKey]) -> None:
 
 def _run_trials(run: _Run, fingerprints: dict[TrialKey, str], todo: list[TrialKey]) -> None:
     """Compute the features the remaining trials need, then run them with Tune."""
-    from .cluster import available_resources, check_shared, ray_session, trial_resources
+    from .cluster import check_shared, ray_session
+    from .packing import available_resources, trial_resources
 
     cache = run.options.cache_dir.absolute()
     if not run.options.cache_features:
@@ -195,20 +197,11 @@ def _run_trials(run: _Run, fingerprints: dict[TrialKey, str], todo: list[TrialKe
         with ray_session(run.options, run.run_dir / "logs", run.install_handlers) as dashboard:
             if dashboard:
                 run.reporter.say(f"dashboard http://{dashboard} (log in with `ray get-auth-token`)")
-            resources = trial_resources(run.options, available_resources())
+            trial_resources(run.options, available_resources())  # refused now, not after stage 1
             make_folder(cache)
             check_shared([run.run_dir, cache], list(run.source.files))
             todo = _prepare_features(run, cache, fingerprints, todo)
-            while todo:
-                failed = _fit(run, cache, {key: fingerprints[key] for key in todo}, resources)
-                before = len(todo)
-                todo = [
-                    key
-                    for key in todo
-                    if key not in failed and not has_record(run.run_dir, key, fingerprints[key])
-                ]
-                if len(todo) == before:
-                    break
+            _train(run, cache, {key: fingerprints[key] for key in todo})
     finally:
         if not run.options.cache_features:
             shutil.rmtree(cache, ignore_errors=True)
@@ -235,10 +228,69 @@ def _prepare_features(
     return ready
 
 
+def _train(run: _Run, cache: Path, points: dict[TrialKey, str]) -> None:
+    """Run Tune experiments until every trial has a record or has failed for good."""
+    from .packing import available_resources
+
+    options = run.options
+    while points:
+        resources = _trial_resources(run, list(points), options)
+        outcomes = _fit(run, cache, points, resources)
+        failed = {key for key, outcome in outcomes.items() if outcome == "failed"}
+        starved = {key for key, outcome in outcomes.items() if outcome == "out of memory"}
+        if starved:
+            share = min(2 * resources.gpus, 1.0)
+            if resources.gpus >= share or share > available_resources().get("GPU", 0.0):
+                failed |= _give_up(run, {key: points[key] for key in starved}, resources.gpus)
+            else:
+                run.reporter.warn(
+                    f"{len(starved)} trials ran out of GPU memory with {resources.gpus:g} of a "
+                    f"GPU: again with {share:g}"
+                )
+                options = replace(options, gpus_per_trial=share)
+        left = {
+            key: fingerprint
+            for key, fingerprint in points.items()
+            if key not in failed and not has_record(run.run_dir, key, fingerprint)
+        }
+        if len(left) == len(points) and not starved - failed:
+            break
+        points = left
+
+
+def _trial_resources(run: _Run, keys: list[TrialKey], options: RuntimeOptions) -> TrialResources:
+    """What each of some trials asks for: enough for the largest of them."""
+    from trainables.footprint import device_bytes
+
+    from .packing import available_resources, gpu_memory, trial_resources
+
+    available = available_resources()
+    need, memory = 0, None
+    if available.get("GPU") and options.gpus_per_trial is None:
+        memory = gpu_memory()
+        widths = [
+            len(select_layers(config, run.scan.layers)) * get_representations([name])[0].width
+            for config, name in {key.pair for key in keys}
+        ]
+        samples, classes = run.scan.num_samples, len(run.scan.classes)
+        need = device_bytes(samples, max(widths), classes, run.spec.hyper)
+    return trial_resources(options, available, need, memory)
+
+
+def _give_up(run: _Run, points: dict[TrialKey, str], gpus: float) -> set[TrialKey]:
+    """Record that trials cannot be run here: not even all there is of a GPU is enough."""
+    for key, fingerprint in points.items():
+        reason = f"out of GPU memory with {gpus:g} GPU, and there is no more to ask for"
+        write_failure(run.run_dir, key, fingerprint, reason)
+        run.reporter.warn(f"trial {key} failed: {reason}")
+        run.events.write("trial_failed", key=key.to_json())
+    return set(points)
+
+
 def _fit(
     run: _Run, cache: Path, points: dict[TrialKey, str], resources: TrialResources
-) -> set[TrialKey]:
-    """Run one Tune experiment; returns the trials that failed for good."""
+) -> dict[TrialKey, Outcome]:
+    """Run one Tune experiment; returns what became of the trials that ended."""
     from trainables.trial import TrialJob
 
     from .engine import run_experiment
@@ -258,22 +310,20 @@ def _fit(
         hyper=run.spec.hyper,
         workers=min(resources.slots, len(points)),
     )
-    ended: set[TrialKey] = set()
-    failed: set[TrialKey] = set()
+    ended: dict[TrialKey, Outcome] = {}
 
-    def on_trial(key: TrialKey, recorded: bool) -> None:
-        ended.add(key)
-        if not recorded:
-            failed.add(key)
+    def on_trial(key: TrialKey, outcome: Outcome) -> None:
+        ended[key] = outcome
+        if outcome == "failed":
             run.reporter.warn(f"trial {key} failed")
             run.events.write("trial_failed", key=key.to_json())
-        run.reporter.progress("trials", len(ended & points.keys()), len(points), "trials")
+        run.reporter.progress("trials", len(ended.keys() & points.keys()), len(points), "trials")
 
     began = time.perf_counter()
     run.reporter.progress("trials", 0, len(points), "trials")
     run_experiment(job, points, resources, run.options, on_trial)
     run.train_seconds += time.perf_counter() - began
-    return failed
+    return ended
 
 
 # Concluding

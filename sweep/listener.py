@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ray import tune
 
 from trainables.record import TrialKey, has_record, write_failure
 
-OnTrial = Callable[[TrialKey, bool], None]
-"""Called with a trial's key and whether it has a record; False: it failed for good."""
+Outcome = Literal["finished", "failed", "out of memory"]
+"""What became of a trial: it has a record, it failed for good, or it needs more of a GPU."""
+
+OnTrial = Callable[[TrialKey, Outcome], None]
 
 _told: dict[Path, OnTrial] = {}
 """Run directory -> whom to tell. Not part of the listener, which Tune pickles."""
@@ -39,7 +41,8 @@ class TrialListener(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Tune's notice that a trial is done."""
-        _told[self.run_dir](_key(trial), True)
+        starved = (trial.last_result or {}).get("out_of_memory")
+        _told[self.run_dir](_key(trial), "out of memory" if starved else "finished")
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Tune's notice that a trial failed after its retries."""
@@ -48,7 +51,7 @@ class TrialListener(tune.Callback):
         recorded = has_record(self.run_dir, key, fingerprint)
         if not recorded:
             write_failure(self.run_dir, key, fingerprint, _reason(trial))
-        _told[self.run_dir](key, recorded)
+        _told[self.run_dir](key, "finished" if recorded else "failed")
 
 
 def _key(trial: Any) -> TrialKey:

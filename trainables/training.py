@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .data import SplitTensors, TrialData
+from .footprint import EVALUATION_ROWS
 from .hyperparameters import Hyperparameters
 from .layers import Dropout, FusedAdam
 
@@ -178,7 +179,7 @@ class Training:
     @torch.no_grad()
     def _logits(self, x: Tensor) -> Tensor:
         self.model.eval()
-        return torch.cat([self.model(part) for part in x.split(8192)])
+        return torch.cat([self.model(part) for part in x.split(EVALUATION_ROWS)])
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -120,9 +120,23 @@ class TrialWorker(tune.Trainable):
         self._slice_seconds = _SLICE_SECONDS
 
     def step(self) -> dict[str, Any]:
-        """Train for a slice of time; when training ends, evaluate and write the record."""
+        """Train for a slice of time; when training ends, evaluate and write the record.
+
+        A trial that finds too little GPU memory ends without a record. Raising would make Tune
+        try again with the same share of the GPU; the driver plans it again with more.
+        """
         if self._must_wait:
             self._wait_for_workers()
+        try:
+            return self._advance()
+        except torch.OutOfMemoryError as error:
+            self._training = self._data = None
+            torch.cuda.empty_cache()
+            reason = str(error).splitlines()[0]
+            self._events.write("trial_out_of_memory", key=self._key.to_json(), reason=reason)
+            return {"done": True, "out_of_memory": True}
+
+    def _advance(self) -> dict[str, Any]:
         run_dir, key = self._job.run_dir, self._key
         if self._training is None:
             if has_record(run_dir, key, self._fingerprint):

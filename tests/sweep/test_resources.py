@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 
 from features.errors import UserError
-from sweep.cluster import trial_resources
+from sweep.packing import trial_resources
 from sweep.spec import RuntimeOptions
+from tests.trainables.test_training import toy_data
+from trainables.footprint import device_bytes
+from trainables.hyperparameters import Hyperparameters
+from trainables.training import Training
 
 
 @pytest.mark.parametrize(
@@ -87,3 +91,92 @@ def test_two_logical_gpus_at_a_quarter_run_eight_trials_at_once(sanity, tmp_path
         running += change
         highest = max(highest, running)
     assert highest == 8
+
+
+@pytest.mark.parametrize(
+    ("available", "trial_gb", "gpu_gb", "expected"),
+    [
+        ({"CPU": 16.0, "GPU": 1.0}, 20, 80, (0.25, 4)),  # memory decides
+        ({"CPU": 16.0, "GPU": 1.0}, 30, 80, (0.5, 2)),
+        ({"CPU": 16.0, "GPU": 1.0}, 50, 80, (1.0, 1)),
+        ({"CPU": 16.0, "GPU": 1.0}, 200, 80, (1.0, 1)),  # will be told when it fails
+        ({"CPU": 3.0, "GPU": 1.0}, 1, 80, (0.3333, 3)),  # the cores that feed it decide
+        ({"CPU": 64.0, "GPU": 4.0}, 1, 80, (0.125, 32)),
+        ({"CPU": 64.0, "GPU": 4.0}, 1, None, (0.125, 32)),  # logical GPUs
+    ],
+)
+def test_automatic_packing_by_memory_and_cores(available, trial_gb, gpu_gb, expected):
+    gpu_bytes = gpu_gb and gpu_gb << 30
+    resources = trial_resources(RuntimeOptions(), available, trial_gb << 30, gpu_bytes)
+    assert (resources.gpus, resources.slots) == expected
+
+
+def test_the_footprint_counts_what_a_trial_holds():
+    hyper = Hyperparameters()
+    small, wide = (device_bytes(50_000, width, 10, hyper) for width in (640, 8576))
+    matrix = 50_000 * 4 * (8576 - 640)
+    weights = 5 * 4 * 512 * (8576 - 640)
+    assert wide - small == matrix + weights + 8192 * 4 * (8576 - 640)
+    training = Training(toy_data(), Hyperparameters(hidden_dim=64), seed=0)
+    tensors = [*training.model.parameters(), *training.optimizer.tensors().values()]
+    tensors += [value for value in training.best_state.values() if value.is_floating_point()]
+    tensors += [parameter.detach() for parameter in training.model.parameters()]  # gradients
+    held = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    own = device_bytes(60, 7, 3, Hyperparameters(hidden_dim=64, batch_size=2))
+    assert 0 < own - held < 1.1 * (1 << 30)
+
+
+STARVING = """
+import sys
+from pathlib import Path
+import ray, torch
+import trainables.trial
+from sweep import RuntimeOptions, SweepSpec, run_sweep
+from trainables.hyperparameters import Hyperparameters
+
+class Starving(trainables.trial.TrialWorker):
+    needs = {"stats": 0.5, "simple_stats": 9.0}
+
+    def _begin(self):
+        assigned = ray.get_runtime_context().get_assigned_resources()
+        share = max(value for name, value in assigned.items() if name.startswith("GPU"))
+        if share < self.needs.get(self._key.representation, 0.0):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        return super()._begin()
+
+trainables.trial.TrialWorker = Starving
+dataset, out = sys.argv[1:]
+ray.init("local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
+result = run_sweep(
+    SweepSpec(dataset, representations=("stats", "simple_stats", "matrix_norms"), num_runs=2,
+              configs=("all_layers",), hyper=Hyperparameters(hidden_dim=32, epochs=2)),
+    RuntimeOptions(output_dir=Path(out), cache_dir=Path(out) / "cache"),
+)
+assert result.summary["ran"] == 4, result.summary
+assert sorted(key.representation for key in result.failed) == ["simple_stats"] * 2
+"""
+
+
+def test_a_trial_out_of_gpu_memory_gets_twice_the_share_until_there_is_no_more(sanity, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", STARVING, str(sanity), str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        timeout=200,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "4 trials ran out of GPU memory with 0.25 of a GPU: again with 0.5" in done.stdout
+    assert "2 trials ran out of GPU memory with 0.5 of a GPU: again with 1" in done.stdout
+    run_dir = tmp_path / "sanity"
+    asked, ran = [], []
+    for folder in sorted((run_dir / "tune").iterdir()):
+        note = json.loads((folder / "points.json").read_text())
+        asked.append(note["asked"]["gpus"])
+        ran.append(sorted(point["representation"] for point in note["points"]))
+    assert asked == [0.25, 0.5, 1.0]
+    assert ran[0] == ["matrix_norms"] * 2 + ["simple_stats"] * 2 + ["stats"] * 2
+    assert ran[1] == ["simple_stats"] * 2 + ["stats"] * 2
+    assert ran[2] == ["simple_stats"] * 2
+    for path in (run_dir / "failures").rglob("*.json"):
+        assert "out of GPU memory with 1 GPU" in path.read_text()
