@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import json
@@ -258,11 +259,21 @@ def _run(spec: Any, options: Any, *, dry_run: bool = False) -> None:
 @app.command(epilog="Example: lorasweep status ray_results/digits-zoo --json")
 @guarded
 def status(
-    run_dir: Annotated[Path, typer.Argument(help="Run directory.")], as_json: AsJson = False
+    run_dir: Annotated[Path, typer.Argument(help="Run directory.")],
+    as_json: AsJson = False,
+    follow: Annotated[
+        bool, typer.Option("--watch", help="Look again and again, until the run is over.")
+    ] = False,
+    every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1)] = 2.0,
 ) -> None:
     """Say how far a sweep is, while it runs or after it ended."""
-    from sweep.status import read_status
+    from sweep.status import read_status, watch
 
+    if follow and not as_json:
+        # Whoever stops watching stops nothing else.
+        with contextlib.suppress(KeyboardInterrupt):
+            watch(run_dir, every)
+        return
     found = read_status(run_dir)
     typer.echo(json.dumps(found.to_json()) if as_json else "\n".join(found.lines()))
 

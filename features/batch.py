@@ -8,7 +8,7 @@ numbers per matrix, by `MatrixBatch`, for all matrices together.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -37,14 +37,19 @@ class _Block:
     quantities = ("order", "histogram", "moments", "absolute_sums", "gram", "spectrum")
 
     def __init__(self, matrices: Tensor) -> None:
-        self.matrices = matrices
-        self.rows, self.m, self.n = matrices.shape
-        self.size = self.m * self.n
+        self.rows, m, n = matrices.shape
+        self.size = m * n
+        # Nothing but the two sums tells a matrix from its transpose, and rows are quicker if long.
+        self.tall = m > n
+        self.wide = matrices
+        if self.tall:
+            turned = matrices.reshape(self.rows, 1, m) if n == 1 else matrices.mT
+            self.wide = turned.contiguous()
 
     def compute(self, quantities: Collection[str]) -> None:
         """Compute some quantities now, and drop what they were made from."""
         for name in self.quantities:
-            if name in quantities and not (name == "gram" and min(self.m, self.n) == 1):
+            if name in quantities and not (name == "gram" and self.wide.shape[1] == 1):
                 getattr(self, name)
         self.__dict__.pop("_sorted", None)
         self.__dict__.pop("_centred", None)
@@ -52,17 +57,13 @@ class _Block:
     @cached_property
     def _sorted(self) -> Tensor:
         """(rows, m·n) float32, ascending."""
-        return kernels.sort_rows(self.matrices.reshape(self.rows, self.size))
+        return kernels.sort_rows(self.wide.reshape(self.rows, self.size))
 
     @cached_property
     def order(self) -> Tensor:
         """(rows, 3 + 2·len(QUANTILES)) float32: minimum, maximum, lower median, and the entries
         on either side of every quantile."""
-        ranks = _quantile_ranks(self.size)
-        columns = [0, self.size - 1, (self.size - 1) // 2]
-        for low, _ in ranks:
-            columns += [low, min(low + 1, self.size - 1)]
-        return kernels.take_columns(self._sorted, columns)
+        return kernels.take_columns(self._sorted, _order_columns(self.size))
 
     @cached_property
     def histogram(self) -> Tensor:
@@ -78,7 +79,7 @@ class _Block:
 
     @cached_property
     def _centred(self) -> tuple[Tensor, Tensor]:
-        rows = self.matrices.reshape(self.rows, self.size)
+        rows = self.wide.reshape(self.rows, self.size)
         return kernels.moments(rows, self.scale.reciprocal())
 
     @cached_property
@@ -90,21 +91,29 @@ class _Block:
     @cached_property
     def absolute_sums(self) -> Tensor:
         """(rows, 2) float64: largest column sum and largest row sum of absolute values."""
-        if self.n == 1:  # one long row is quicker than many of one entry
-            return kernels.absolute_sums(self.matrices.reshape(self.rows, 1, self.m)).flip(1)
-        return kernels.absolute_sums(self.matrices)
+        sums = kernels.absolute_sums(self.wide)
+        return sums.flip(1) if self.tall else sums
 
     @cached_property
     def gram(self) -> Tensor:
         """(rows, r, r) float64 with r = min(m, n): W·Wᵀ or Wᵀ·W, its lower triangle."""
-        return kernels.gram(self.matrices)
+        return kernels.gram(self.wide)
 
     @cached_property
     def spectrum(self) -> Tensor:
         """(rows, LARGEST_MAGNITUDES + 2) float64: of the scaled matrices' |FFT2|, the largest,
         descending, the mean and the population standard deviation."""
-        deviations = self._centred[1].reshape(self.matrices.shape)
+        deviations = self._centred[1].reshape(self.wide.shape)
         return kernels.summarise_spectrum(deviations, self.moments[:, 0], LARGEST_MAGNITUDES)
+
+
+@cache
+def _order_columns(size: int) -> Tensor:
+    """The ranks that `_Block.order` takes of `size` sorted entries."""
+    columns = [0, size - 1, (size - 1) // 2]
+    for low, _ in _quantile_ranks(size):
+        columns += [low, min(low + 1, size - 1)]
+    return torch.tensor(columns)
 
 
 def _quantile_ranks(size: int) -> list[tuple[int, float]]:
@@ -136,9 +145,11 @@ class MatrixBatch:
         rows = self.batch
         if kernels.is_native(matrices):
             rows = max(1, _BLOCK_ENTRIES // max(1, self.size))
-        self._blocks = [_Block(part) for part in matrices.split(max(1, rows))]
-        for block in self._blocks:
+        self._blocks = []
+        for part in matrices.split(max(1, rows)):
+            block = _Block(part)
             block.compute(quantities)
+            self._blocks.append(block)
         self._gathered: dict[str, Tensor] = {}
 
     @property

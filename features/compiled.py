@@ -131,28 +131,21 @@ def histogram(ascending, counts):
 
 @_compiled
 def gram(matrices, products):
-    """The lower triangle of W·Wᵀ, or of Wᵀ·W where that is smaller, summed up in float64.
+    """The lower triangle of W·Wᵀ, summed up in float64.
 
     Arguments:
-        matrices: (batch, m, n) float32.
-        products: (batch, r, r) float64, written below and on the diagonal; r = min(m, n).
+        matrices: (batch, r, n) float32.
+        products: (batch, r, r) float64, written below and on the diagonal.
     """
-    _, m, n = matrices.shape
-    r, length = min(m, n), max(m, n)
-    turned = np.empty((r, length), np.float32)
+    _, r, n = matrices.shape
     for i in range(matrices.shape[0]):
-        product, rows = products[i], matrices[i]
-        if m > n:
-            for k in range(length):
-                for j in range(r):
-                    turned[j, k] = rows[k, j]
-            rows = turned
+        rows, product = matrices[i], products[i]
         for p in range(r):
             # Four columns at a time read row p once for all; past the diagonal, the last again.
             for q in range(0, p + 1, 4):
                 q1, q2, q3 = min(q + 1, p), min(q + 2, p), min(q + 3, p)
                 s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
-                for k in range(length):
+                for k in range(n):
                     x = np.float64(rows[p, k])
                     s0 += x * np.float64(rows[q, k])
                     s1 += x * np.float64(rows[q1, k])

@@ -30,14 +30,13 @@ def sort_rows(values: Tensor) -> Tensor:
     return values.sort(dim=1).values
 
 
-def take_columns(rows: Tensor, columns: list[int]) -> Tensor:
-    """(batch, N), k column numbers -> (batch, k)."""
-    index = torch.tensor(columns, device=rows.device)
+def take_columns(rows: Tensor, columns: Tensor) -> Tensor:
+    """(batch, N), (k,) column numbers -> (batch, k)."""
     if is_native(rows):
         taken = torch.empty((len(rows), len(columns)), dtype=rows.dtype)
-        compiled.take_columns(rows.numpy(), index.numpy(), taken.numpy())
+        compiled.take_columns(rows.numpy(), columns.numpy(), taken.numpy())
         return taken
-    return rows.index_select(1, index)
+    return rows.index_select(1, columns.to(rows.device))
 
 
 def histogram(ascending: Tensor, bins: int) -> Tensor:
@@ -130,15 +129,14 @@ def singular_values(matrices: Tensor, products: Tensor) -> Tensor:
     return values
 
 
-def gram(matrices: Tensor) -> Tensor:
-    """(batch, m, n) float32 -> (batch, r, r) float64, r = min(m, n); only the lower triangle."""
-    batch, m, n = matrices.shape
-    if is_native(matrices):
-        products = torch.empty((batch, min(m, n), min(m, n)), dtype=torch.float64)
-        compiled.gram(matrices.numpy(), products.numpy())
+def gram(wide: Tensor) -> Tensor:
+    """(batch, r, n) float32, r ≤ n -> (batch, r, r) float64, W·Wᵀ; only the lower triangle."""
+    if is_native(wide):
+        products = torch.empty((*wide.shape[:2], wide.shape[1]), dtype=torch.float64)
+        compiled.gram(wide.numpy(), products.numpy())
         return products
-    rows = matrices.double() if m <= n else matrices.double().mT
-    return rows @ rows.mT
+    doubled = wide.double()
+    return doubled @ doubled.mT
 
 
 def summarise_spectrum(deviations: Tensor, mean: Tensor, largest: int) -> Tensor:
@@ -160,10 +158,6 @@ def summarise_spectrum(deviations: Tensor, mean: Tensor, largest: int) -> Tensor
         zero-padded, their mean, and their population standard deviation (divides by N).
     """
     batch, m, n = deviations.shape
-    # |FFT2(Wᵀ)| = |FFT2(W)|ᵀ, so the longer axis can be the halved one.
-    if m > n:
-        deviations = deviations.reshape(batch, 1, m) if n == 1 else deviations.mT
-        m, n = n, m
     zero = m * n * mean.abs()
     even = n > 1 and n % 2 == 0
     half = torch.fft.rfft2(deviations)  # (batch, m, n // 2 + 1)

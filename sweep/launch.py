@@ -49,6 +49,9 @@ if TYPE_CHECKING:
     from .packing import TrialResources
 
 
+_FEATURE_EVENT_SECONDS = 2.0
+
+
 @dataclass(frozen=True)
 class SweepResult:
     """What a run came to.
@@ -212,7 +215,17 @@ def _prepare_features(
 ) -> list[TrialKey]:
     """Make sure the trials' features are cached; returns the trials that have theirs."""
     names = list(dict.fromkeys(key.representation for key in todo))
-    _, report = ensure_features(run.source, run.scan, names, cache, run.reporter)
+    told = 0.0
+
+    def on_progress(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= _FEATURE_EVENT_SECONDS or done == total:
+            told = time.monotonic()
+            run.events.write("features_progress", done=done, total=total)
+
+    _, report = ensure_features(
+        run.source, run.scan, names, cache, run.reporter, on_progress=on_progress
+    )
     run.feature_seconds = report.seconds
     run.events.write("features", seconds=report.seconds, failed=list(report.failed))
     ready = []
@@ -319,6 +332,7 @@ def _fit(
             run.events.write("trial_failed", key=key.to_json())
         run.reporter.progress("trials", len(ended.keys() & points.keys()), len(points), "trials")
 
+    run.events.write("experiment", trials=len(points), workers=job.workers, gpus=resources.gpus)
     began = time.perf_counter()
     run.reporter.progress("trials", 0, len(points), "trials")
     run_experiment(job, points, resources, run.options, on_trial)

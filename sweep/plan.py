@@ -34,12 +34,23 @@ class RecordState:
     corrupt: list[TrialKey] = field(default_factory=list)
 
 
-def read_records(run_dir: Path, fingerprints: dict[TrialKey, str]) -> RecordState:
-    """Read and check every record of the grid. Changes nothing on disk."""
+Known = dict[TrialKey, tuple[list[Any], dict[str, Any]]]
+"""What earlier looks found: trial -> (file stamp, the record's fingerprint and metrics)."""
+
+
+def read_records(
+    run_dir: Path, fingerprints: dict[TrialKey, str], known: Known | None = None
+) -> RecordState:
+    """Read and check every record of the grid. Changes nothing on disk.
+
+    Arguments:
+        known: for whoever looks often and needs the metrics alone: a record whose file has not
+            changed since is not read again. Updated.
+    """
     state = RecordState()
     for key, fingerprint in fingerprints.items():
         try:
-            record = read_record(run_dir, key)
+            record = _read_known(run_dir, key, known)
         except (FileNotFoundError, NotADirectoryError):
             state.todo.append(key)
             continue
@@ -54,6 +65,16 @@ def read_records(run_dir: Path, fingerprints: dict[TrialKey, str]) -> RecordStat
             state.stale.append(key)
             state.todo.append(key)
     return state
+
+
+def _read_known(run_dir: Path, key: TrialKey, known: Known | None) -> dict[str, Any]:
+    if known is None:
+        return read_record(run_dir, key)
+    stamp = file_stamp(record_path(run_dir, key))
+    if key not in known or known[key][0] != stamp:
+        record = read_record(run_dir, key)
+        known[key] = stamp, {name: record.get(name) for name in ("fingerprint", "metrics")}
+    return known[key][1]
 
 
 def set_aside(run_dir: Path, state: RecordState) -> list[str]:

@@ -16,7 +16,7 @@ from .progress import Reporter
 from .spec import RuntimeOptions, SweepSpec
 
 if TYPE_CHECKING:
-    from features.stage import StagePlan, StageReport
+    from features.stage import Progress, StagePlan, StageReport
 
 
 def _plan_features(scan: DatasetScan, names: Sequence[str], cache: Path) -> StagePlan:
@@ -27,11 +27,20 @@ def _plan_features(scan: DatasetScan, names: Sequence[str], cache: Path) -> Stag
 
 
 def ensure_features(
-    source: Source, scan: DatasetScan, names: Sequence[str], cache: Path, reporter: Reporter
+    source: Source,
+    scan: DatasetScan,
+    names: Sequence[str],
+    cache: Path,
+    reporter: Reporter,
+    *,
+    on_progress: Progress | None = None,
 ) -> tuple[StagePlan, StageReport]:
     """Compute what is missing of some representations' features. Ray must be running.
 
     Of several runs that need the same features at once, one computes and the others wait.
+
+    Arguments:
+        on_progress: called with (adapters done, adapters in all), besides the reporter.
     """
 
     def on_wait() -> None:
@@ -39,21 +48,28 @@ def ensure_features(
 
     with exclusive(cache, scan.weights, on_wait):
         plan = _plan_features(scan, names, cache)
-        return plan, _compute_features(source, scan, plan, cache, reporter)
+        return plan, _compute_features(source, scan, plan, cache, reporter, on_progress)
 
 
 def _compute_features(
-    source: Source, scan: DatasetScan, plan: StagePlan, cache: Path, reporter: Reporter
+    source: Source,
+    scan: DatasetScan,
+    plan: StagePlan,
+    cache: Path,
+    reporter: Reporter,
+    on_progress: Progress | None,
 ) -> StageReport:
     from features.stage import run_stage
 
     for name, damage in plan.damaged.items():
         reporter.warn(f"cached features of {name} are damaged ({damage}): computed again")
 
-    def on_progress(done: int, total: int) -> None:
+    def tell(done: int, total: int) -> None:
         reporter.progress("features", done, total, "adapters")
+        if on_progress:
+            on_progress(done, total)
 
-    report = run_stage(source, scan, plan, cache, on_progress=on_progress)
+    report = run_stage(source, scan, plan, cache, on_progress=tell)
     if plan.computed:
         reporter.say(
             f"features  {len(plan.computed)} representations of {scan.num_samples} adapters "

@@ -3,56 +3,174 @@
 from __future__ import annotations
 
 import json
+import os
+import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainables.record import TrialKey
 
-from .plan import count_other_records, failed_trials, read_records
+from .activity import Activity, read_activity
+from .lock import is_alive, read_lock
+from .plan import Known, count_other_records, failed_trials, read_records
+from .progress import format_seconds
 from .run_dir import Grid, read_sweep_file
 from .summary import pair_counts, summary_lines
+
+_COLUMNS = ("finished", "running", "failed", "to do")
+
+
+@dataclass(frozen=True)
+class BestTrial:
+    """The finished trial with the best validation accuracy."""
+
+    key: TrialKey
+    val_acc: float
+    test_acc: float
 
 
 @dataclass(frozen=True)
 class Status:
-    """What is done, failed and to do.
+    """What is done, what is being done, and how long the rest will take.
 
     Attributes:
+        at: when this was found out, seconds since the epoch.
         grid: what the last run asked for.
         done: trials with a valid record.
         failed: trials that failed after their retries.
-        todo: all others.
+        todo: all others, those that are running among them.
         outside: records outside the grid.
         latest: summary.json of the latest invocation, if one has ended.
+        driver: what driver.lock says, if there is one.
+        alive: whether that driver lives.
+        activity: what the events tell. Nothing is running if the driver is dead.
+        best: None before a trial has finished.
+        run_bytes: size of the run directory.
+        cache_bytes: size of the feature cache it uses; None if that is not here.
     """
 
     run_dir: Path
+    at: float
     grid: Grid
     done: list[TrialKey]
     failed: list[TrialKey]
     todo: list[TrialKey]
     outside: int
     latest: dict[str, Any] | None
+    driver: dict[str, Any] | None
+    alive: bool
+    activity: Activity
+    best: BestTrial | None
+    run_bytes: int
+    cache_bytes: int | None
+
+    @property
+    def trials_per_second(self) -> float | None:
+        """Rate of the last ten minutes; None if nothing runs or too little is known."""
+        return self.activity.rate(self.at) if self.alive else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the last trial; None if nothing runs or no trial has finished yet."""
+        return self.activity.seconds_left(self.todo, self.at) if self.alive else None
+
+    def counts(self) -> dict[tuple[str, str], dict[str, int]]:
+        """(config, representation) -> how many of its trials are finished, running, …."""
+        running = {trial.key for trial in self.activity.running}
+        waiting = [key for key in self.todo if key not in running]
+        groups = (self.done, [key for key in self.todo if key in running], self.failed, waiting)
+        tallies = [Counter(key.pair for key in keys) for keys in groups]
+        return {
+            pair: {name: tally[pair] for name, tally in zip(_COLUMNS, tallies)}
+            for pair in dict.fromkeys(key.pair for key in self.grid.keys)
+        }
 
     def lines(self) -> list[str]:
         """For people."""
-        trials = len(self.grid.keys)
+        trials, running = len(self.grid.keys), len(self.activity.running)
         lines = [
             str(self.run_dir),
             *summary_lines(self.grid, self.done),
             f"trials: {len(self.done)} of {trials} finished ({len(self.done) / trials:.1%}), "
-            f"{len(self.failed)} failed, {len(self.todo)} to do",
+            f"{running} running, {len(self.failed)} failed, {len(self.todo) - running} to do",
+            f"driver: {self._driver_line()}",
         ]
+        if self.alive and self.activity.features:
+            done, total = self.activity.features
+            lines.append(f"features: {done} of {total} adapters ({done / total:.1%})")
+        if self.alive and self.todo:
+            lines.append(f"speed: {self._speed_line()}")
+        if self.best:
+            lines.append(
+                f"best so far: {self.best.key}, validation {self.best.val_acc:.1%}, "
+                f"test {self.best.test_acc:.1%}"
+            )
+        features = f", {format_bytes(self.cache_bytes)} of features" if self.cache_bytes else ""
+        lines.append(f"disk: {format_bytes(self.run_bytes)}{features}")
+        lines += ["", *self._table()]
+        if self.activity.running:
+            lines += ["", "running now:", *map(self._running_line, self.activity.running)]
+        tail = []
         if self.outside:
-            lines.append(f"also on disk: {self.outside} records outside this grid")
-        lines += [f"failed: {key} (why: {self.run_dir / 'failures'})" for key in self.failed]
-        if self.todo or self.failed:
-            lines.append(f"resume: lorasweep restore {self.run_dir}")
+            tail.append(f"also on disk: {self.outside} records outside this grid")
+        tail += [f"failed: {key} (why: {self.run_dir / 'failures'})" for key in self.failed]
+        if (self.todo or self.failed) and not self.alive:
+            tail.append(f"resume: lorasweep restore {self.run_dir}")
+        return [*lines, "", *tail] if tail else lines
+
+    def _driver_line(self) -> str:
+        stage = self.activity.stage
+        if self.driver is None or not self.alive:
+            how = {"done": "ended", "interrupted": "was interrupted", "": "never ran"}
+            return f"not running; it {how.get(stage, f'died while {stage}')}"
+        ago = max(0, round(self.at - self.driver["heartbeat"]))
+        where = f"process {self.driver['pid']} on {self.driver['host']}"
+        return f"{stage or 'starting'} ({where}, last heard of {ago} s ago)"
+
+    def _speed_line(self) -> str:
+        rate, left = self.trials_per_second, self.seconds_left
+        parts = [f"{self.activity.workers} workers"] if self.activity.workers else []
+        if rate:
+            parts.append(f"{60 * rate:.3g} trials a minute")
+        parts.append(f"about {format_seconds(left)} left" if left is not None else "no trial yet")
+        return ", ".join(parts)
+
+    def _table(self) -> list[str]:
+        times = self.activity.trial_seconds([key for key in self.grid.keys])
+        width = max(len(name) for name in (*self.grid.representations, *self.grid.configs)) + 2
+        lines = []
+        counts = self.counts()
+        for config in self.grid.configs:
+            header = "".join(f"{name:>10}" for name in (*_COLUMNS, "s/trial"))
+            lines.append(f"{config:{width}}{header}")
+            for name in self.grid.representations:
+                numbers = "".join(f"{counts[config, name][column]:>10}" for column in _COLUMNS)
+                first = TrialKey(config, name, self.grid.seeds[0])
+                known = any(key.pair == first.pair for key in self.activity.seconds)
+                seconds = f"{times[first]:10.1f}" if known else f"{'':10}"
+                lines.append(f"  {name:{width - 2}}{numbers}{seconds}".rstrip())
         return lines
+
+    def _running_line(self, trial: Any) -> str:
+        accuracy = f", validation {trial.val_acc:.1%}" if trial.val_acc is not None else ""
+        since = format_seconds(max(0.0, self.at - trial.since))
+        return f"  {trial.key}: epoch {trial.epoch}{accuracy}, for {since} on {trial.worker}"
 
     def to_json(self) -> dict[str, Any]:
         """For scripts."""
+        running = [
+            {
+                **trial.key.to_json(),
+                "epoch": trial.epoch,
+                "val_acc": trial.val_acc,
+                "seconds": self.at - trial.since,
+                "worker": trial.worker,
+            }
+            for trial in self.activity.running
+        ]
+        features = self.activity.features if self.alive else None
         return {
             "run_dir": str(self.run_dir),
             "planned": len(self.grid.keys),
@@ -63,31 +181,127 @@ class Status:
                 config: {"completed": complete, "total": total}
                 for config, (complete, total) in pair_counts(self.grid, self.done).items()
             },
+            "trials": [
+                {"config": config, "representation": name, **counts}
+                for (config, name), counts in self.counts().items()
+            ],
+            "driver": {
+                "alive": self.alive,
+                "stage": self.activity.stage,
+                **{name: (self.driver or {}).get(name) for name in ("host", "pid", "heartbeat")},
+            },
+            "features": {"done": features[0], "total": features[1]} if features else None,
+            "workers": self.activity.workers if self.alive else 0,
+            "running": running,
+            "trials_per_second": self.trials_per_second,
+            "seconds_left": self.seconds_left,
+            "best": self.best
+            and {
+                **self.best.key.to_json(),
+                "val_acc": self.best.val_acc,
+                "test_acc": self.best.test_acc,
+            },
+            "run_bytes": self.run_bytes,
+            "cache_bytes": self.cache_bytes,
             "outside_grid": self.outside,
             "latest": self.latest,
         }
 
 
-def read_status(run_dir: Path) -> Status:
+def read_status(run_dir: Path, known: Known | None = None) -> Status:
     """Look at a run directory.
+
+    Arguments:
+        known: see `read_records`.
 
     Raises:
         UserError: it is none.
     """
     run_dir = run_dir.absolute()
     sweep = read_sweep_file(run_dir)
-    state = read_records(run_dir, sweep.fingerprints)
+    state = read_records(run_dir, sweep.fingerprints, known)
     failed = failed_trials(run_dir, state.todo)
+    driver = read_lock(run_dir)
+    alive = driver is not None and is_alive(driver)
+    activity = read_activity(run_dir)
+    if not alive:
+        activity.running = []
+    scores = [
+        BestTrial(key, record["metrics"]["val_acc"], record["metrics"]["test_acc"])
+        for key, record in state.records.items()
+    ]
     try:
         latest = json.loads((run_dir / "summary.json").read_bytes())
     except (OSError, ValueError):
         latest = None
+    cache = Path(sweep.environment.get("cache_dir", ""))
     return Status(
         run_dir=run_dir,
+        at=time.time(),
         grid=sweep.grid,
         done=state.done,
         failed=failed,
         todo=[key for key in state.todo if key not in failed],
         outside=count_other_records(run_dir, sweep.fingerprints),
         latest=latest,
+        driver=driver,
+        alive=alive,
+        activity=activity,
+        best=max(scores, key=lambda trial: trial.val_acc, default=None),
+        run_bytes=_size(run_dir),
+        cache_bytes=_size(cache) if cache.is_absolute() and cache.is_dir() else None,
     )
+
+
+def watch(run_dir: Path, seconds: float) -> None:
+    """Show the status again and again until the driver is gone.
+
+    On a terminal it is redrawn in place; elsewhere each look is printed below the last.
+    """
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    known: Known = {}
+    console = Console(highlight=False, soft_wrap=False)
+    status = read_status(run_dir, known)
+    if not console.is_terminal:
+        print("\n".join(status.lines()), flush=True)
+        while status.alive:
+            time.sleep(seconds)
+            status = read_status(run_dir, known)
+            print("\n" + "\n".join(status.lines()), flush=True)
+        return
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        while True:
+            live.update(Text("\n".join(status.lines())), refresh=True)
+            if not status.alive:
+                return
+            time.sleep(seconds)
+            status = read_status(run_dir, known)
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files in a folder. Files may come and go meanwhile."""
+    total = 0
+    todo = [str(folder)]
+    while todo:
+        try:
+            with os.scandir(todo.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        todo.append(entry.path)
+                    else:
+                        total += entry.stat(follow_symlinks=False).st_size
+        except OSError:
+            continue
+    return total
+
+
+def format_bytes(size: float) -> str:
+    """1.2 MB, in powers of ten."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"

@@ -157,7 +157,7 @@ def test_features_json_is_all_there_is_on_stdout(sanity, tmp_path):
     assert report["seconds"] > 0
     assert Path(report["representations"]["stats"]).is_dir()
     again = json.loads(lorasweep(*args, "--json").stdout)
-    assert again == {**report, "computed": [], "cached": ["stats"], "seconds": 0.0}
+    assert again == {**report, "computed": [], "cached": ["stats"], "seconds": 0.0, "waited": 0.0}
 
 
 def test_an_unattended_run_in_a_log_file_comes_back_and_resumes(sanity, tmp_path):

@@ -1,0 +1,204 @@
+"""What `status` makes of records, events and the driver's lock."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sweep.activity import RATE_SECONDS, read_activity
+from sweep.status import format_bytes, read_status
+from tests.chaos import ROOT, command
+from trainables.record import TrialKey
+
+KEYS = [TrialKey("all_layers", name, seed) for name in ("stats", "spectral") for seed in (1, 2, 3)]
+LATEST, EARLIER = "20260102-000000-7", "20260101-000000-5"
+
+
+def write_events(run_dir: Path, name: str, *events: dict) -> None:
+    path = run_dir / "events" / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        for event in events:
+            key = event.get("key")
+            shown = {**event, "key": key.to_json()} if isinstance(key, TrialKey) else event
+            file.write(json.dumps({**shown, "time": float(event["time"])}) + "\n")
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    """Two workers, the host's name with dashes; one trial finished in an earlier invocation."""
+    write_events(
+        tmp_path, f"{EARLIER}-a-host-5",
+        {"event": "started", "time": 10}, {"event": "experiment", "time": 11, "workers": 9},
+    )  # fmt: skip
+    write_events(
+        tmp_path, f"{EARLIER}-a-host-6",
+        {"event": "trial_started", "time": 12, "key": KEYS[0]},
+        {"event": "trial_finished", "time": 22, "key": KEYS[0], "seconds": 10.0},
+        {"event": "trial_started", "time": 23, "key": KEYS[5]},
+    )  # fmt: skip
+    write_events(
+        tmp_path, f"{LATEST}-a-host-7",
+        {"event": "started", "time": 1000}, {"event": "planned", "time": 1001},
+        {"event": "features_progress", "time": 1002, "done": 5, "total": 20},
+    )  # fmt: skip
+    return tmp_path
+
+
+def train(run_dir):
+    write_events(
+        run_dir, f"{LATEST}-a-host-7",
+        {"event": "features", "time": 1003}, {"event": "experiment", "time": 1004, "workers": 2},
+    )  # fmt: skip
+    write_events(
+        run_dir, f"{LATEST}-a-host-8",
+        {"event": "trial_started", "time": 1005, "key": KEYS[1]},
+        {"event": "trial_progress", "time": 1007, "key": KEYS[1], "epoch": 4, "val_acc": 0.5},
+        {"event": "trial_finished", "time": 1025, "key": KEYS[1], "seconds": 20.0},
+        {"event": "trial_started", "time": 1026, "key": KEYS[3]},
+        {"event": "trial_progress", "time": 1028, "key": KEYS[3], "epoch": 7, "val_acc": 0.25},
+    )  # fmt: skip
+    write_events(
+        run_dir, f"{LATEST}-other-9",
+        {"event": "trial_started", "time": 1006, "key": KEYS[2]},
+        {"event": "trial_finished", "time": 1036, "key": KEYS[2], "seconds": 30.0},
+    )  # fmt: skip
+
+
+def test_features_are_followed_until_trials_run(run_dir):
+    activity = read_activity(run_dir)
+    assert activity.invocation == LATEST
+    assert (activity.stage, activity.features) == ("computing features", (5, 20))
+    assert activity.running == []
+    train(run_dir)
+    activity = read_activity(run_dir)
+    assert (activity.stage, activity.features, activity.workers) == ("training", None, 2)
+
+
+def test_what_runs_is_what_a_worker_took_and_did_not_end(run_dir):
+    train(run_dir)
+    (trial,) = read_activity(run_dir).running
+    assert (trial.key, trial.since, trial.epoch, trial.val_acc) == (KEYS[3], 1026, 7, 0.25)
+    assert trial.worker == "a-host:8"
+    # Its worker dies; another takes the trial, and ends it.
+    write_events(
+        run_dir, f"{LATEST}-other-9", {"event": "trial_started", "time": 1040, "key": KEYS[3]}
+    )
+    (trial,) = read_activity(run_dir).running
+    assert (trial.since, trial.worker) == (1040, "other:9")
+    write_events(
+        run_dir, f"{LATEST}-other-9",
+        {"event": "trial_finished", "time": 1041, "key": KEYS[3], "seconds": 1.0},
+    )  # fmt: skip
+    assert read_activity(run_dir).running == []
+
+
+def test_rate_and_time_left_come_from_measured_times(run_dir):
+    activity = read_activity(run_dir)
+    assert activity.rate(1003.0) is None
+    train(run_dir)
+    activity = read_activity(run_dir)
+    now = 1046.0
+    assert activity.rate(now) == pytest.approx(1 / (now - 1025))
+    assert activity.rate(now + RATE_SECONDS) is None
+    # stats took 10, 20 and 30 s: 20 on average; spectral is not known, so the mean of all.
+    assert activity.trial_seconds([KEYS[0], KEYS[4]]) == {KEYS[0]: 20.0, KEYS[4]: 20.0}
+    # KEYS[3] runs since 20 s; two more remain, for two workers.
+    assert activity.seconds_left(KEYS[3:], now) == pytest.approx((0 + 20 + 20) / 2)
+    assert activity.seconds_left([KEYS[4]], now) == 20
+    assert activity.seconds_left([], now) == 0
+    assert read_activity(run_dir.parent / "nothing").seconds_left(KEYS, now) is None
+
+
+@pytest.mark.parametrize("line", [b"{", b"[1]", b"3", b'{"event": 1}', b"\xff", b'{"event": "x"'])
+def test_torn_lines_are_skipped(run_dir, line):
+    train(run_dir)
+    before = read_activity(run_dir)
+    with open(run_dir / "events" / f"{LATEST}-a-host-8.jsonl", "ab") as file:
+        file.write(line)
+    assert read_activity(run_dir) == before
+
+
+def test_sizes_are_shown_in_powers_of_ten():
+    assert [format_bytes(n) for n in (0, 999, 1234, 5_600_000, 7e9, 2.5e13)] == [
+        "0 B", "999 B", "1.23 kB", "5.6 MB", "7 GB", "2.5e+04 GB",
+    ]  # fmt: skip
+
+
+def test_a_running_sweep_is_watched_and_its_death_noticed(sanity, tmp_path):
+    """A real sweep: running trials, the table, --watch on a terminal; then its driver is killed."""
+    sweep = command(
+        sanity, tmp_path, "--representations", "stats", "--configs", "all_layers",
+        "--num-runs", "3", "--epochs", "100000", "--patience", "100000",
+    )  # fmt: skip
+    run_dir = tmp_path / "run"
+    with open(tmp_path / "log", "w") as log:
+        driver = subprocess.Popen(sweep, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            assert time.monotonic() < deadline
+            if (run_dir / "sweep.json").exists():
+                status = read_status(run_dir)
+                trials = status.activity.running
+                if len(trials) == 2 and all(trial.epoch > 0 for trial in trials):
+                    break
+            time.sleep(0.1)
+        assert status.alive
+        assert status.driver["pid"] == driver.pid
+        assert status.counts() == {
+            ("all_layers", "stats"): {"finished": 0, "running": 2, "failed": 0, "to do": 1}
+        }
+        shown = "\n".join(status.lines())
+        assert f"driver: training (process {driver.pid} on " in shown
+        assert "0 of 3 finished (0.0%), 2 running, 0 failed, 1 to do" in shown
+        assert f"{trials[0].key}: epoch {trials[0].epoch}, validation " in shown
+        told = status.to_json()
+        assert {(t["seed"], t["epoch"] > 0) for t in told["running"]} == {(42, True), (43, True)}
+        assert told["driver"]["alive"]
+        assert told["run_bytes"] > 1000
+        json.dumps(told)
+
+        screen = watch_on_a_terminal(run_dir, lambda: os.kill(driver.pid, signal.SIGKILL))
+        assert "driver: training" in screen
+        assert "driver: not running; it died while training" in screen
+        assert f"resume: lorasweep restore {run_dir}" in screen
+        assert read_status(run_dir).activity.running == []
+    finally:
+        driver.kill()
+        driver.wait()
+
+
+def watch_on_a_terminal(run_dir, then):
+    """What `status --watch` shows, `then` being done once it has shown something."""
+    parent, child = pty.openpty()
+    watcher = subprocess.Popen(
+        [sys.executable, ROOT / "cli.py", "status", run_dir, "--watch", "--every", "0.5"],
+        stdout=child, stderr=child, stdin=child,
+        env={**os.environ, "COLUMNS": "200", "LINES": "60", "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(child)
+    screen, done = b"", False
+    try:
+        while True:
+            try:
+                piece = os.read(parent, 65536)
+            except OSError:
+                break
+            if not piece:
+                break
+            screen += piece
+            if b"running now" in screen and not done:
+                done = True
+                then()
+        assert watcher.wait(timeout=30) == 0
+    finally:
+        watcher.kill()
+        os.close(parent)
+    return screen.decode()
