@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 
@@ -10,16 +11,24 @@ import numpy as np
 
 
 def fetch_ahead(values: np.ndarray) -> None:
-    """Ask the kernel to read mapped memory from the disk in large pieces, without waiting.
+    """Have a thread bring mapped memory from the disk and into this process's page table.
 
-    Left to page faults, it would come in small ones, each waited for.
+    Left to page faults, it would come in small pieces, each waited for.
     """
-    page, will_need = 4096, 3
-    step = 1 << 17  # the kernel's usual limit for one request
+    _fetcher().submit(_populate, values)
+
+
+def _populate(values: np.ndarray) -> None:
+    page, populate_read = 4096, 22  # MADV_POPULATE_READ, since Linux 5.14
     start = values.ctypes.data // page * page
+    length = values.ctypes.data + values.nbytes - start
     with suppress(AttributeError):  # not POSIX
-        for at in range(start, values.ctypes.data + values.nbytes, step):
-            _libc().madvise(ctypes.c_void_p(at), ctypes.c_size_t(step), will_need)
+        _libc().madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), populate_read)
+
+
+@cache
+def _fetcher() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="fetch-ahead")
 
 
 @cache

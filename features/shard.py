@@ -19,7 +19,7 @@ from .sources import Source
 if TYPE_CHECKING:
     import torch
 
-_BATCH_ENTRIES = {"cpu": 1 << 21, "cuda": 1 << 26}
+_BATCH_ENTRIES = {"cpu": 1 << 22, "cuda": 1 << 26}
 """Entries evaluated together: enough to make the cost of a call negligible and keep a GPU busy,
 few enough that the arrays of a batch stay in a CPU's cache, or take a few GB of a GPU."""
 

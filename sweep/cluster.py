@@ -31,6 +31,9 @@ def ray_session(
         UserError: the cluster to join cannot be reached.
     """
     # A worker that must be restarted for other variables costs seconds; these are inherited.
+    # Ray Data's workers run their tasks in threads, whose own malloc arenas give memory back at
+    # once; see features/memory.py for why that is slow.
+    os.environ.setdefault("MALLOC_ARENA_MAX", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 CALIBRATION_BINS = 15
+RECALL_LEVELS = 51
+"""Recalls 0, 0.02, … 1 at which the precision–recall curve is recorded."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,16 @@ class SplitScores:
         confusion: (n_classes, n_classes) counts, rows are true classes.
         per_class: precision, recall, f1 (None where undefined) and support of every class.
         predictions: (n,) predicted class indices, in split order.
+        calibration: see `calibration_bins`.
+        precision_recall: see `precision_at_recall`.
     """
 
     metrics: dict[str, float | None]
     confusion: list[list[int]]
     per_class: dict[str, list[Any]]
     predictions: list[int]
+    calibration: dict[str, list[Any]]
+    precision_recall: list[float]
 
 
 def score_split(log_probabilities: np.ndarray, truth: np.ndarray) -> SplitScores:
@@ -44,6 +50,7 @@ def score_split(log_probabilities: np.ndarray, truth: np.ndarray) -> SplitScores
     confusion = confusion_matrix(truth, predicted, n_classes)
     loss = float(-log_probabilities[np.arange(len(truth)), truth].mean())
     probabilities = np.exp(log_probabilities)
+    calibration = calibration_bins(probabilities, truth)
     metrics: dict[str, float | None] = {
         "acc": float(np.trace(confusion) / confusion.sum()),
         "loss": loss,
@@ -51,9 +58,16 @@ def score_split(log_probabilities: np.ndarray, truth: np.ndarray) -> SplitScores
         **confusion_metrics(confusion),
         "top3_acc": top_k_accuracy(log_probabilities, truth, 3),
         "roc_auc_ovr": roc_auc_ovr(probabilities, truth),
-        "ece": expected_calibration_error(probabilities, truth),
+        "ece": expected_calibration_error(calibration),
     }
-    return SplitScores(metrics, confusion.tolist(), per_class(confusion), predicted.tolist())
+    return SplitScores(
+        metrics,
+        confusion.tolist(),
+        per_class(confusion),
+        predicted.tolist(),
+        calibration,
+        precision_at_recall(probabilities, truth),
+    )
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.ndarray:
@@ -139,14 +153,47 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (below + up_to + 1) / 2
 
 
-def expected_calibration_error(probabilities: np.ndarray, truth: np.ndarray) -> float:
-    """Mean |accuracy − confidence| over 15 equal-width confidence bins, weighted by samples.
+def calibration_bins(probabilities: np.ndarray, truth: np.ndarray) -> dict[str, list[Any]]:
+    """How confident predictions are, and how often right, in 15 equal-width confidence bins.
 
-    Guo et al., "On Calibration of Modern Neural Networks", 2017, equation 3.
+    Returns:
+        count of samples, their mean confidence and their accuracy in every bin; None where it is
+        empty.
     """
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == truth
     bins = np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1
     bins = bins.clip(0, CALIBRATION_BINS - 1)
-    gap = np.bincount(bins, weights=correct - confidence, minlength=CALIBRATION_BINS)
-    return float(np.abs(gap).sum() / len(truth))
+    count = np.bincount(bins, minlength=CALIBRATION_BINS)
+    sums = (np.bincount(bins, weights=w, minlength=CALIBRATION_BINS) for w in (confidence, correct))
+    means = [[float(s / n) if n else None for s, n in zip(part, count)] for part in sums]
+    return {"count": count.tolist(), "confidence": means[0], "accuracy": means[1]}
+
+
+def expected_calibration_error(calibration: dict[str, list[Any]]) -> float:
+    """Mean |accuracy − confidence| over the bins of `calibration_bins`, weighted by samples.
+
+    Guo et al., "On Calibration of Modern Neural Networks", 2017, equation 3.
+    """
+    bins = zip(calibration["count"], calibration["confidence"], calibration["accuracy"])
+    gaps = [n * abs(accuracy - confidence) for n, confidence, accuracy in bins if n]
+    return float(sum(gaps) / sum(calibration["count"]))
+
+
+def precision_at_recall(probabilities: np.ndarray, truth: np.ndarray) -> list[float]:
+    """The micro-averaged precision–recall curve at `RECALL_LEVELS` equally spaced recalls.
+
+    All (sample, class) pairs are ranked by probability together. The precision at a recall is
+    the highest that any threshold with at least this recall has.
+    """
+    hits = np.zeros(probabilities.shape, dtype=bool)
+    hits[np.arange(len(truth)), truth] = True
+    order = np.argsort(-probabilities, axis=None, kind="stable")
+    scores, found = probabilities.ravel()[order], np.cumsum(hits.ravel()[order])
+    # A threshold takes all pairs of equal probability or none.
+    last = np.append(np.flatnonzero(scores[1:] != scores[:-1]), len(scores) - 1)
+    precision = found[last] / (last + 1)
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    # Recalls are compared as counts, where 0.3 · 10 is 3.
+    wanted = np.ceil(np.arange(RECALL_LEVELS) * len(truth) / (RECALL_LEVELS - 1))
+    return best[np.searchsorted(found[last], wanted)].round(6).tolist()

@@ -242,6 +242,8 @@ class TrialWorker(tune.Trainable):
             "confusion": {name: score.confusion for name, score in scores.items()},
             "predictions": {name: scores[name].predictions for name in ("val", "test")},
             "per_class": {name: scores[name].per_class for name in ("val", "test")},
+            "calibration": {name: scores[name].calibration for name in ("val", "test")},
+            "precision_recall": {name: scores[name].precision_recall for name in ("val", "test")},
             "feature_dim": data.n_features,
             "num_layers": len(self._job.layers[self._key.config]),
             "timing": timing,

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from trainables.metrics import expected_calibration_error, score_split
+from trainables.metrics import calibration_bins, expected_calibration_error, score_split
 
 
 def random_split(n, n_classes, seed, present=None):
@@ -39,6 +39,13 @@ def test_agrees_with_scikit_learn(n, n_classes, seed):
     }
     for name, value in expected.items():
         assert scores.metrics[name] == pytest.approx(value, abs=1e-12), name
+    precision, recall, _ = sk.precision_recall_curve(
+        (truth[:, None] == np.arange(n_classes)).ravel(), p.ravel()
+    )
+    for level, value in zip(np.linspace(0, 1, 51), scores.precision_recall):
+        # scikit-learn's last point, precision 1 at recall 0, belongs to no threshold.
+        reached = recall[:-1] >= level - 1e-9
+        assert value == pytest.approx(precision[:-1][reached].max(), abs=1e-6)
     matrix = sk.confusion_matrix(truth, predicted, labels=everyone)
     assert scores.confusion == matrix.tolist()
     assert scores.predictions == predicted.tolist()
@@ -73,9 +80,11 @@ def test_per_class_values_are_none_where_undefined():
 def test_calibration_error_of_known_cases():
     truth = np.array([0] * 8 + [1] * 2)
     certain = np.tile([1.0, 0.0], (10, 1))
-    assert expected_calibration_error(certain, truth) == pytest.approx(0.2)
+    assert expected_calibration_error(calibration_bins(certain, truth)) == pytest.approx(0.2)
     calibrated = np.tile([0.8, 0.2], (10, 1))
-    assert expected_calibration_error(calibrated, truth) == pytest.approx(0.0, abs=1e-12)
+    assert expected_calibration_error(calibration_bins(calibrated, truth)) == pytest.approx(
+        0.0, abs=1e-12
+    )
     rng = np.random.default_rng(0)
     p = rng.dirichlet(np.ones(3), 200)
     y = rng.integers(0, 3, 200)
@@ -85,4 +94,4 @@ def test_calibration_error_of_known_cases():
         inside = (confidence > i / 15) & (confidence <= (i + 1) / 15)
         if inside.any():
             expected += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
-    assert expected_calibration_error(p, y) == pytest.approx(expected)
+    assert expected_calibration_error(calibration_bins(p, y)) == pytest.approx(expected)
