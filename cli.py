@@ -60,6 +60,7 @@ Address = Annotated[
 ]
 Dashboard = Annotated[bool, typer.Option(help="Start the Ray dashboard, on loopback.")]
 MaxFailures = Annotated[int, typer.Option(help="Retries before a trial counts as failed.")]
+LogTo = Annotated[str, typer.Option(help="Experiment tracker: tensorboard or none.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show what Ray and Tune say.")]
 Verify = Annotated[
     bool, typer.Option("--verify", help="Read the whole dataset again even if it looks unchanged.")
@@ -151,6 +152,7 @@ def run(
     address: Address = None,
     dashboard: Dashboard = True,
     max_failures: MaxFailures = 3,
+    log_to: LogTo = "tensorboard",
     verbose: Verbose = False,
     verify: Verify = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
@@ -184,6 +186,7 @@ def run(
         address=address,
         dashboard=dashboard,
         max_failures=max_failures,
+        log_to=log_to,
         verbose=verbose,
         verify=verify,
     )
@@ -207,6 +210,7 @@ def restore(
     address: Address = None,
     dashboard: Dashboard = True,
     max_failures: MaxFailures = 3,
+    log_to: LogTo = "tensorboard",
     verbose: Verbose = False,
     verify: Verify = False,
 ) -> None:
@@ -232,6 +236,7 @@ def restore(
         address=address,
         dashboard=dashboard,
         max_failures=max_failures,
+        log_to=log_to,
         verbose=verbose,
         verify=verify,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
@@ -10,20 +11,22 @@ from functools import cache
 import numpy as np
 
 
-def fetch_ahead(values: np.ndarray) -> None:
+def fetch_ahead(arrays: Iterable[np.ndarray]) -> None:
     """Have a thread bring mapped memory from the disk and into this process's page table.
 
     Left to page faults, it would come in small pieces, each waited for.
     """
-    _fetcher().submit(_populate, values)
+    _fetcher().submit(_populate, list(arrays))
 
 
-def _populate(values: np.ndarray) -> None:
+def _populate(arrays: list[np.ndarray]) -> None:
     page, populate_read = 4096, 22  # MADV_POPULATE_READ, since Linux 5.14
-    start = values.ctypes.data // page * page
-    length = values.ctypes.data + values.nbytes - start
-    with suppress(AttributeError):  # not POSIX
-        _libc().madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), populate_read)
+    for values in arrays:
+        address = values.ctypes.data
+        start = address // page * page
+        length = address + values.nbytes - start
+        with suppress(AttributeError):  # not POSIX
+            _libc().madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), populate_read)
 
 
 @cache

@@ -48,12 +48,19 @@ class ShardTask:
     entries: list[CacheEntry]
     count: int
 
+    def warm_up(self) -> None:
+        """Import torch and load the compiled loops, by evaluating a tiny matrix."""
+        import torch
+
+        keep_freed_memory()
+        tiny = torch.zeros(1, 2, 3)
+        _evaluate_each(tiny, [entry.item for entry in self.entries], {})
+
     def __call__(self, span: dict[str, Any]) -> dict[str, Any]:
         """{"shard", "start", "stop"} -> what was done, for the driver."""
         import torch
 
         torch.set_num_threads(1)
-        keep_freed_memory()
         index, start, stop = int(span["shard"]), int(span["start"]), int(span["stop"])
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         bad = [row - start for row in self.bad_rows if start <= row < stop]
@@ -137,9 +144,7 @@ class ShardTask:
         """
         batches = list(_open_reader(self.source).read(start, stop, layers))
         columns = [[to_matrices(b.column(i), shape) for b in batches] for i in range(len(layers))]
-        for pieces in columns:
-            for piece in pieces:
-                fetch_ahead(piece)
+        fetch_ahead(piece for pieces in columns for piece in pieces)
         if keep is None:
             return columns
         return [[np.concatenate(pieces)[keep]] for pieces in columns]

@@ -46,7 +46,8 @@ class StageReport:
 
     Attributes:
         seconds: of the stage; Ray's start-up not counted.
-        waited: those of the seconds in which Ray was still starting the first worker.
+        waited: those of the seconds until the first worker was ready: its process started,
+            its libraries imported, its compiled loops loaded.
         failed: representation name -> traceback of the first failure.
     """
 
@@ -168,6 +169,7 @@ class ShardWorker:
 
     def __init__(self, task: ShardTask) -> None:
         self.task = task
+        task.warm_up()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         began = time.perf_counter()

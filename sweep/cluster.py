@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from features.errors import UserError
@@ -42,11 +43,21 @@ def ray_session(
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "1" if options.address else "0"
     import ray
 
+    _quiet(options, log_dir)
     if ray.is_initialized():
-        _quiet(options, log_dir)
         yield None
         return
-    _quiet(options, log_dir)
+    quiet = nullcontext() if options.verbose else _native_stderr_into(log_dir / "ray.log")
+    with quiet, _initialised(options, install_handlers) as dashboard:
+        yield dashboard
+
+
+@contextmanager
+def _initialised(
+    options: RuntimeOptions, install_handlers: Callable[[], None] | None
+) -> Iterator[str | None]:
+    import ray
+
     try:
         if options.address:
             _require_reachable(options.address)
@@ -110,6 +121,32 @@ def _quiet(options: RuntimeOptions, log_dir: Path) -> None:
     context.enable_progress_bars = False
 
 
+@contextmanager
+def _native_stderr_into(path: Path) -> Iterator[None]:
+    """Append what Ray's C++ core writes to this process's standard error to a file.
+
+    Python's `sys.stderr` goes on writing where it did.
+    """
+    sys.stderr.flush()
+    terminal, own = os.dup(2), sys.stderr
+    redirected = False
+    with suppress(OSError, ValueError, AttributeError):  # no file, as under a test runner
+        redirected = own.fileno() == 2
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        if redirected:
+            sys.stderr = os.fdopen(terminal, "w", buffering=1, errors="replace", closefd=False)
+        os.dup2(log, 2)
+        yield
+    finally:
+        if redirected:
+            sys.stderr.flush()
+            sys.stderr = own
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(log)
+
+
 def _replace_root_handlers(path: Path) -> None:
     """Log everything to a file, and on the terminal only others' warnings."""
     for handler in list(logging.root.handlers):
@@ -129,13 +166,16 @@ class _RunLog(logging.FileHandler):
         """Say nothing: a full disk is told where it stops the run."""
 
 
-class _OthersOnTerminal(logging.StreamHandler):
+class _OthersOnTerminal(logging.Handler):
     """What a logger without any handler would print, Ray's left out."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.setLevel(logging.WARNING)
+        super().__init__(logging.WARNING)
         self.addFilter(lambda record: record.name.split(".")[0] != "ray")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print to whatever is standard error now."""
+        print(self.format(record), file=sys.stderr)
 
 
 def check_shared(folders: list[Path], files: list[Path]) -> None:

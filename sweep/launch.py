@@ -6,7 +6,8 @@ import _thread
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,7 @@ from .run_dir import (
 )
 from .spec import RuntimeOptions, SweepSpec
 from .summary import summary_lines
+from .trackers import TrackerFeed, make_tracker
 
 if TYPE_CHECKING:
     from .listener import Outcome
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
 
 
 _FEATURE_EVENT_SECONDS = 2.0
+
+Tell = Callable[[list[TrialKey]], None]
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,9 @@ def _carry_out(run: _Run) -> SweepResult:
     if state.todo:
         remove_leftovers(run.run_dir, state.done)
         try:
-            _run_trials(run, fingerprints, state.todo)
+            with _tracking(run) as tell:
+                tell(state.done)
+                _run_trials(run, fingerprints, state.todo, tell)
         except KeyboardInterrupt:
             run.events.write("interrupted")
             _conclude(run, state.done, read_records(run.run_dir, fingerprints))
@@ -187,7 +193,21 @@ def _tell_plan(run: _Run, done: list[TrialKey], todo: list[TrialKey]) -> None:
 # Doing
 
 
-def _run_trials(run: _Run, fingerprints: dict[TrialKey, str], todo: list[TrialKey]) -> None:
+@contextmanager
+def _tracking(run: _Run) -> Iterator[Tell]:
+    """The experiment tracker, for the duration of the block; yields what tells it of trials."""
+    tracker = make_tracker(run.options.log_to, run.run_dir)
+    if tracker is None:
+        yield lambda keys: None
+        return
+    name, hyper = run.options.log_to, run.spec.hyper.to_json()
+    with TrackerFeed(name, tracker, run.run_dir, hyper, run.reporter.warn) as feed:
+        yield feed.tell
+
+
+def _run_trials(
+    run: _Run, fingerprints: dict[TrialKey, str], todo: list[TrialKey], tell: Tell
+) -> None:
     """Compute the features the remaining trials need, then run them with Tune."""
     from .cluster import check_shared, ray_session
     from .packing import available_resources, trial_resources
@@ -204,7 +224,7 @@ def _run_trials(run: _Run, fingerprints: dict[TrialKey, str], todo: list[TrialKe
             make_folder(cache)
             check_shared([run.run_dir, cache], list(run.source.files))
             todo = _prepare_features(run, cache, fingerprints, todo)
-            _train(run, cache, {key: fingerprints[key] for key in todo})
+            _train(run, cache, {key: fingerprints[key] for key in todo}, tell)
     finally:
         if not run.options.cache_features:
             shutil.rmtree(cache, ignore_errors=True)
@@ -241,14 +261,14 @@ def _prepare_features(
     return ready
 
 
-def _train(run: _Run, cache: Path, points: dict[TrialKey, str]) -> None:
+def _train(run: _Run, cache: Path, points: dict[TrialKey, str], tell: Tell) -> None:
     """Run Tune experiments until every trial has a record or has failed for good."""
     from .packing import available_resources
 
     options = run.options
     while points:
         resources = _trial_resources(run, list(points), options)
-        outcomes = _fit(run, cache, points, resources)
+        outcomes = _fit(run, cache, points, resources, tell)
         failed = {key for key, outcome in outcomes.items() if outcome == "failed"}
         starved = {key for key, outcome in outcomes.items() if outcome == "out of memory"}
         if starved:
@@ -301,7 +321,11 @@ def _give_up(run: _Run, points: dict[TrialKey, str], gpus: float) -> set[TrialKe
 
 
 def _fit(
-    run: _Run, cache: Path, points: dict[TrialKey, str], resources: TrialResources
+    run: _Run,
+    cache: Path,
+    points: dict[TrialKey, str],
+    resources: TrialResources,
+    tell: Tell,
 ) -> dict[TrialKey, Outcome]:
     """Run one Tune experiment; returns what became of the trials that ended."""
     from trainables.trial import TrialJob
@@ -325,8 +349,15 @@ def _fit(
     )
     ended: dict[TrialKey, Outcome] = {}
 
-    def on_trial(key: TrialKey, outcome: Outcome) -> None:
+    def on_trial(key: TrialKey, outcome: Outcome, result: dict[str, Any]) -> None:
         ended[key] = outcome
+        if "test_acc" in result:
+            run.reporter.news(
+                f"{key}: test {result['test_acc']:.1%}, validation {result['val_acc']:.1%}, "
+                f"{result['epoch']} epochs, {result['seconds']:.1f} s"
+            )
+        if outcome == "finished":
+            tell([key])
         if outcome == "failed":
             run.reporter.warn(f"trial {key} failed")
             run.events.write("trial_failed", key=key.to_json())

@@ -14,7 +14,8 @@ from trainables.record import TrialKey, has_record, write_failure
 Outcome = Literal["finished", "failed", "out of memory"]
 """What became of a trial: it has a record, it failed for good, or it needs more of a GPU."""
 
-OnTrial = Callable[[TrialKey, Outcome], None]
+OnTrial = Callable[[TrialKey, Outcome, dict[str, Any]], None]
+"""Called with a trial's key, what became of it, and the last result its worker reported."""
 
 _told: dict[Path, OnTrial] = {}
 """Run directory -> whom to tell. Not part of the listener, which Tune pickles."""
@@ -41,8 +42,9 @@ class TrialListener(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Tune's notice that a trial is done."""
-        starved = (trial.last_result or {}).get("out_of_memory")
-        _told[self.run_dir](_key(trial), "out of memory" if starved else "finished")
+        result = trial.last_result or {}
+        starved = result.get("out_of_memory")
+        _told[self.run_dir](_key(trial), "out of memory" if starved else "finished", result)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Tune's notice that a trial failed after its retries."""
@@ -51,7 +53,7 @@ class TrialListener(tune.Callback):
         recorded = has_record(self.run_dir, key, fingerprint)
         if not recorded:
             write_failure(self.run_dir, key, fingerprint, _reason(trial))
-        _told[self.run_dir](key, "finished" if recorded else "failed")
+        _told[self.run_dir](key, "finished" if recorded else "failed", trial.last_result or {})
 
 
 def _key(trial: Any) -> TrialKey:

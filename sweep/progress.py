@@ -7,21 +7,23 @@ from collections import deque
 from types import TracebackType
 from typing import IO, Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 _PLAIN_SECONDS = 10.0
 _RATE_WINDOW = 50
+_NEWS = 4
 _SHORTEST_SPAN = 0.5
 """Seconds below which a rate means nothing."""
 
 
 class Reporter:
-    """Prints messages and the progress of one thing at a time.
+    """Prints messages and how far things are.
 
-    On a terminal a bar is redrawn below the messages; otherwise a line is printed every ten
-    seconds, so that a log file stays readable.
+    On a terminal a bar for each thing, and the latest news below, are redrawn under the messages;
+    otherwise a line is printed every ten seconds, so that a log file stays readable.
 
     Arguments:
         file: where everything goes; standard output by default.
@@ -38,13 +40,20 @@ class Reporter:
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             console=self.console,
-            transient=True,
+        )
+        self._news: deque[str] = deque(maxlen=_NEWS)
+        self._view = Live(
+            get_renderable=self._render, console=self.console, transient=True, refresh_per_second=4
         )
         self._meters: dict[str, _Meter] = {}
 
+    def _render(self) -> Group:
+        news = [Text(f"{'':11}{line}", style="dim") for line in self._news]
+        return Group(self._bars.get_renderable(), *news)
+
     def __enter__(self) -> Reporter:
         if self._live:
-            self._bars.start()
+            self._view.start()
         return self
 
     def __exit__(
@@ -54,7 +63,7 @@ class Reporter:
         trace: TracebackType | None,
     ) -> None:
         if self._live:
-            self._bars.stop()
+            self._view.stop()
 
     def say(self, message: str = "") -> None:
         """Print one message."""
@@ -66,20 +75,22 @@ class Reporter:
         """Print a warning."""
         self.console.print(Text(f"warning: {message}", style="yellow"))
 
+    def news(self, line: str) -> None:
+        """Say what just ended: the latest few stand below the bars; a log file is spared."""
+        self._news.append(line)
+
     def progress(self, what: str, done: int, total: int, unit: str) -> None:
         """Say that `done` of `total` are done, with the rate and the time left."""
         meter = self._meters.get(what)
-        if meter is None or done < meter.done:
-            meter = self._meters[what] = _Meter(total)
-            if self._live:
+        if meter is None or done < meter.done or total != meter.total:
+            task = meter.task if meter else None
+            meter = self._meters[what] = _Meter(total, task)
+            if self._live and task is None:
                 meter.task = self._bars.add_task(what, total=total, rate="")
         meter.update(done)
         rate = meter.describe(unit)
         if self._live:
             self._bars.update(meter.task, completed=done, total=total, rate=rate)
-            if done >= total:
-                self._bars.remove_task(meter.task)
-                del self._meters[what]
         elif meter.due():
             self.say(f"{what}: {done}/{total} ({done / total:.1%}), {rate}")
 
@@ -87,12 +98,12 @@ class Reporter:
 class _Meter:
     """Rate and time left of one thing, from its latest updates."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, task: Any = None) -> None:
         self.total = total
         self.done = 0
-        self.task: Any = None
-        self._marks: deque[tuple[float, int]] = deque([(time.monotonic(), 0)], _RATE_WINDOW)
-        self._spoken = time.monotonic()
+        self.task = task
+        self._began = self._spoken = time.monotonic()
+        self._marks: deque[tuple[float, int]] = deque([(self._began, 0)], _RATE_WINDOW)
 
     def update(self, done: int) -> None:
         self.done = done
@@ -109,6 +120,8 @@ class _Meter:
         (before, then), (now, done) = self._marks[0], self._marks[-1]
         if now - before < _SHORTEST_SPAN or done <= then:
             return ""
+        if done >= self.total:
+            return f"in {format_seconds(now - self._began)}"
         rate = (done - then) / (now - before)
         left = (self.total - done) / rate
         shown = f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"

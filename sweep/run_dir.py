@@ -35,6 +35,7 @@ _OWN = {
     "inflight",
     "tune",
     "features.tmp",
+    "trackers",
 }
 _OWN |= {"events", "summary.json", "results.json", "results.txt", "results.parquet"}
 """What a run directory without a sweep.json may hold and still be one."""

@@ -151,9 +151,9 @@ class TrialWorker(tune.Trainable):
         self._train_seconds += seconds
         progress = {"epoch": training.epoch, "val_acc": training.val_acc_history[-1]}
         if training.finished:
-            self._finish(training, seconds)
+            result = self._finish(training, seconds)
             self._training = None
-            return {**progress, "done": True}
+            return {**progress, **result, "done": True}
         self._save(training)
         self._events.write("trial_progress", key=key.to_json(), slice_seconds=seconds, **progress)
         return {**progress, "done": False}
@@ -218,7 +218,7 @@ class TrialWorker(tune.Trainable):
         self._load_seconds = time.perf_counter() - began
         return data
 
-    def _finish(self, training: Training, slice_seconds: float) -> None:
+    def _finish(self, training: Training, slice_seconds: float) -> dict[str, Any]:
         training.restore_best()
         data = training.data
         scores = {
@@ -251,14 +251,14 @@ class TrialWorker(tune.Trainable):
         }
         write_record(self._job.run_dir, self._key, self._fingerprint, body)
         delete_slot(self._job.run_dir, self._key)
-        self._events.write(
-            "trial_finished",
-            key=self._key.to_json(),
-            seconds=timing["total_seconds"],
-            slice_seconds=slice_seconds,
-            val_acc=metrics["val_acc"],
-            test_acc=metrics["test_acc"],
-        )
+        result = {
+            "seconds": timing["total_seconds"],
+            "val_acc": metrics["val_acc"],
+            "test_acc": metrics["test_acc"],
+        }
+        key = self._key.to_json()
+        self._events.write("trial_finished", key=key, slice_seconds=slice_seconds, **result)
+        return result
 
     # All workers at once
 

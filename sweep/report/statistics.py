@@ -1,9 +1,9 @@
 """How sure the results are: intervals, paired tests and rankings.
 
-Two sources of chance are kept apart. A *seed* decides initial weights, batch order and dropout; all
-seeds of a run share one split, so a test over seeds alone says how sure we are about this split's
-numbers, not about new adapters. The hierarchical bootstrap draws seeds and test adapters anew together
-and so covers both.
+Two sources of chance are kept apart. A *seed* decides initial weights, batch order and dropout;
+all seeds of a run share one split, so a test over seeds alone says how sure we are about this
+split's numbers, not about new adapters. The hierarchical bootstrap draws seeds and test adapters
+anew together and so covers both.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def hierarchical_bootstrap(
 ) -> Bootstrap:
     """Draw seeds and test adapters with replacement, together.
 
-    Efron and Tibshirani, "An Introduction to the Bootstrap", 1993; for two levels of chance, Davison
-    and Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8.
+    Efron and Tibshirani, "An Introduction to the Bootstrap", 1993; for two levels of chance,
+    Davison and Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8.
     """
     rng = np.random.default_rng(seed)
     n_pairs, n_seeds, n_test = scores.predictions.shape
