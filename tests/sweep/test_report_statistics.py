@@ -1,0 +1,123 @@
+"""The report's statistics by independent paths: SciPy, scikit-learn, brute force."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import f1_score
+
+from sweep.report.statistics import (
+    Scores,
+    all_pairs,
+    bootstrap_p,
+    compare,
+    hierarchical_bootstrap,
+    holm,
+    interval,
+    rank_over_seeds,
+)
+
+
+def make_scores(accuracies, seeds=6, n=200, n_classes=3, rng_seed=0):
+    """Predictions that are right with the given probabilities."""
+    rng = np.random.default_rng(rng_seed)
+    truth = rng.integers(0, n_classes, n)
+    right = rng.random((len(accuracies), seeds, n)) < np.array(accuracies)[:, None, None]
+    wrong = (truth + rng.integers(1, n_classes, right.shape)) % n_classes
+    return Scores(truth, np.where(right, truth, wrong), n_classes)
+
+
+def test_every_replicate_is_the_experiment_on_drawn_seeds_and_adapters():
+    """The same draws, adapter by adapter and with scikit-learn."""
+    scores = make_scores([0.8, 0.4], seeds=4, n=30)
+    found = hierarchical_bootstrap(scores, replicates=5, seed=7)
+    rng = np.random.default_rng(7)
+    adapters = rng.multinomial(30, np.full(30, 1 / 30), size=5)
+    seeds = rng.multinomial(4, np.full(4, 1 / 4), size=5)
+    for b in range(5):
+        rows = np.repeat(np.arange(30), adapters[b])
+        drawn = np.repeat(np.arange(4), seeds[b])
+        for pair in range(2):
+            runs = [scores.predictions[pair, seed][rows] for seed in drawn]
+            accuracy = np.mean([(run == scores.truth[rows]).mean() for run in runs])
+            f1 = np.mean([f1_score(scores.truth[rows], run, average="macro") for run in runs])
+            assert found.accuracy[b, pair] == pytest.approx(accuracy, abs=1e-12)
+            assert found.macro_f1[b, pair] == pytest.approx(f1, abs=1e-12)
+
+
+def test_the_interval_is_wider_than_that_of_seeds_alone_and_about_binomial():
+    """With classifiers that agree on which adapters are hard, seeds tell nothing about new ones."""
+    scores = make_scores([0.7], seeds=1, n=400)
+    copies = Scores(scores.truth, np.repeat(scores.predictions, 8, axis=1), 3)
+    low, high = interval(hierarchical_bootstrap(copies, replicates=4000).accuracy[:, 0])
+    mean = copies.accuracy().mean()
+    half = 1.96 * np.sqrt(mean * (1 - mean) / 400)
+    assert copies.accuracy().std() == 0
+    assert (high - low) / 2 == pytest.approx(half, rel=0.08)
+    assert (high + low) / 2 == pytest.approx(mean, abs=0.01)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    covered = 0
+    for trial in range(120):
+        scores = make_scores([0.6], seeds=5, n=80, rng_seed=trial)
+        low, high = interval(hierarchical_bootstrap(scores, replicates=300).accuracy[:, 0])
+        covered += low <= 0.6 <= high
+    assert 0.88 <= covered / 120 <= 1.0
+
+
+def test_comparisons_agree_with_scipy():
+    scores = make_scores([0.75, 0.6], seeds=10)
+    bootstrap = hierarchical_bootstrap(scores)
+    result = all_pairs(scores, bootstrap)[0, 1]
+    first, second = scores.accuracy()
+    assert result.difference == pytest.approx((first - second).mean())
+    assert result.p_seeds == pytest.approx(stats.ttest_1samp(first - second, 0).pvalue)
+    assert result.p_wilcoxon == pytest.approx(stats.wilcoxon(first, second).pvalue)
+    assert result.effect == pytest.approx((first - second).mean() / np.std(first - second, ddof=1))
+    assert result.low < result.difference < result.high
+    differences = bootstrap.accuracy[:, 0] - bootstrap.accuracy[:, 1]
+    assert (result.low, result.high) == pytest.approx(np.percentile(differences, [2.5, 97.5]))
+    assert 0 < result.p_bootstrap < 0.01
+
+
+def test_equal_scores_are_not_distinguishable():
+    same = np.full(5, 0.5)
+    result = compare(same, same, np.zeros(100))
+    assert (result.difference, result.p_bootstrap) == (0, 1)
+    assert (result.p_seeds, result.p_wilcoxon, result.effect) == (None, None, None)
+    alone = compare(np.array([0.5]), np.array([0.4]), np.full(100, 0.1))
+    assert alone.p_seeds is None
+
+
+def test_bootstrap_p_values_are_never_0():
+    assert bootstrap_p(np.full(999, 0.1)) == pytest.approx(2 / 1000)
+    assert bootstrap_p(np.linspace(-1, 1, 1000)) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_holm_is_the_step_down_procedure(seed):
+    """Rejecting at α by hand, hypothesis by hypothesis, for every α that matters."""
+    p = list(np.random.default_rng(seed).random(7) ** 3)
+    adjusted = holm(p)
+    alphas = [value + delta for value in adjusted for delta in (-1e-9, 1e-9)]
+    for alpha in [alpha for alpha in alphas if alpha < 1]:
+        rejected, order = set(), np.argsort(p)
+        for step, i in enumerate(order):
+            if p[i] > alpha / (len(p) - step):
+                break
+            rejected.add(int(i))
+        assert rejected == {i for i, value in enumerate(adjusted) if value <= alpha}
+    assert holm([0.01, None, 0.04]) == [0.02, None, 0.04]
+
+
+def test_ranks_and_the_critical_difference():
+    accuracy = np.array([[0.9, 0.8, 0.9, 0.95], [0.5, 0.6, 0.9, 0.6], [0.1, 0.2, 0.3, 0.1]])
+    ranking = rank_over_seeds(accuracy)
+    assert ranking.ranks.tolist() == [(1 + 1 + 1.5 + 1) / 4, (2 + 2 + 1.5 + 2) / 4, 3]
+    assert ranking.p_friedman == pytest.approx(stats.friedmanchisquare(*accuracy).pvalue)
+    # Demšar 2006, table 5: q of the Nemenyi test for 3 classifiers is 2.343.
+    assert ranking.critical_difference == pytest.approx(2.343 * np.sqrt(3 * 4 / (6 * 4)), abs=1e-3)
+    assert ranking.groups == [[0, 1], [1, 2]]
+    assert rank_over_seeds(accuracy[:2]) is None
+    assert rank_over_seeds(np.full((3, 4), 0.5)).p_friedman is None
+    assert rank_over_seeds(np.full((3, 4), 0.5)).groups == [[0, 1, 2]]
