@@ -40,6 +40,7 @@ from .run_dir import (
     SweepFile,
     make_sweep_file,
     repair_sweep_file,
+    write_labels,
     write_sweep_file,
 )
 from .spec import RuntimeOptions, SweepSpec
@@ -119,6 +120,7 @@ def run_sweep(
         with driver_lock(run_dir, on_lost=_thread.interrupt_main):
             repair_sweep_file(run_dir, reporter.warn)
             write_sweep_file(run_dir, sweep)
+            write_labels(run_dir, scan.kept_labels)
             invocation = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
             events = EventLog(run_dir, invocation)
             events.write("started", command=sweep.environment["command"])

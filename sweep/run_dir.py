@@ -26,6 +26,7 @@ from .spec import SweepSpec
 
 _SCHEMA = 1
 _FILE = "sweep.json"
+_LABELS = "labels.json"
 _OWN = {
     "logs",
     "driver.lock",
@@ -36,6 +37,7 @@ _OWN = {
     "tune",
     "features.tmp",
     "trackers",
+    _LABELS,
 }
 _OWN |= {"events", "summary.json", "results.json", "results.txt", "results.parquet"}
 """What a run directory without a sweep.json may hold and still be one."""
@@ -175,6 +177,31 @@ def write_sweep_file(run_dir: Path, sweep: SweepFile) -> None:
         "environment": sweep.environment,
     }
     write_json(run_dir / _FILE, sign(value))
+
+
+def write_labels(run_dir: Path, labels: list[int]) -> None:
+    """Write the class index of every sample, for whoever evaluates records without the dataset."""
+    try:
+        if read_labels(run_dir) == labels:
+            return
+    except UserError:
+        pass  # there is none yet, or it is damaged
+    write_json(run_dir / _LABELS, sign({"schema": _SCHEMA, "labels": labels}), indent=None)
+
+
+def read_labels(run_dir: Path) -> list[int]:
+    """The class index of every sample, in the dataset's order.
+
+    Raises:
+        UserError: labels.json is not there or damaged.
+    """
+    try:
+        return read_signed_json(run_dir / _LABELS)["labels"]
+    except (OSError, DamagedFileError) as error:
+        raise UserError(
+            f"{run_dir} has no readable {_LABELS}: give the original `lorasweep run` command "
+            "again to have it written; nothing is trained twice"
+        ) from error
 
 
 def repair_sweep_file(run_dir: Path, warn: Callable[[str], None]) -> None:

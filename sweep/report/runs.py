@@ -1,0 +1,106 @@
+"""What a report is made from: a run directory's records and the true classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.errors import UserError
+from trainables.record import TrialKey
+from trainables.splits import split_samples
+
+from ..plan import failed_trials, read_records
+from ..run_dir import SweepFile, read_labels, read_sweep_file
+from .statistics import Scores
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class RunData:
+    """One run, from its folder alone.
+
+    Attributes:
+        records: every valid record of the grid.
+        failed: trials that failed after their retries.
+        labels: (n_samples,) class indices.
+    """
+
+    run_dir: Path
+    sweep: SweepFile
+    records: dict[TrialKey, dict[str, Any]]
+    failed: list[TrialKey]
+    labels: NDArray[np.int64]
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return len(self.sweep.frozen["classes"])
+
+    @cached_property
+    def truth(self) -> dict[str, NDArray[np.int64]]:
+        """Split -> (n,) class indices of its samples, in split order."""
+        parts = split_samples(len(self.labels)).parts()
+        return {name: self.labels[index] for name, index in parts.items()}
+
+    @cached_property
+    def complete(self) -> list[Pair]:
+        """(config, representation) pairs all of whose seeds have a record, in grid order."""
+        return [pair for pair in self.sweep.grid.pairs if not self.missing(pair)]
+
+    def missing(self, pair: Pair) -> list[int]:
+        """Seeds of a pair without a record."""
+        return [s for s in self.sweep.grid.seeds if TrialKey(*pair, s) not in self.records]
+
+    def of_pair(self, pair: Pair) -> list[dict[str, Any]]:
+        """A complete pair's records, by seed."""
+        return [self.records[TrialKey(*pair, seed)] for seed in self.sweep.grid.seeds]
+
+    def metric(self, pair: Pair, name: str) -> NDArray[np.float64]:
+        """(n_seeds,) of a complete pair; NaN where it is undefined."""
+        values = [record["metrics"][name] for record in self.of_pair(pair)]
+        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+    def scores(self, pairs: list[Pair], split: str = "test") -> Scores:
+        """What the classifiers of complete pairs predicted for the adapters of a split."""
+        predictions = [[r["predictions"][split] for r in self.of_pair(pair)] for pair in pairs]
+        return Scores(self.truth[split], np.array(predictions, dtype=np.int64), self.n_classes)
+
+
+def load_run(run_dir: Path) -> RunData:
+    """Read a run directory.
+
+    Raises:
+        UserError: it is none, it has no results yet, or its labels are missing or not those that
+            the records were made with.
+    """
+    run_dir = run_dir.absolute()
+    sweep = read_sweep_file(run_dir)
+    state = read_records(run_dir, sweep.fingerprints)
+    if not state.records:
+        raise UserError(f"{run_dir} has no finished trial yet")
+    labels = np.array(read_labels(run_dir), dtype=np.int64)
+    failed = failed_trials(run_dir, state.todo)
+    run = RunData(run_dir, sweep, state.records, failed, labels)
+    for key, record in state.records.items():
+        for split in ("val", "test"):
+            if not _consistent(run, record, split):
+                raise UserError(
+                    f"{run_dir / 'labels.json'} does not belong to record {key}: delete it and "
+                    "give the original `lorasweep run` command again; nothing is trained twice"
+                )
+    return run
+
+
+def _consistent(run: RunData, record: dict[str, Any], split: str) -> bool:
+    """Whether labels and predictions give the confusion matrix that the record holds."""
+    truth, predicted = run.truth[split], np.array(record["predictions"][split])
+    if len(truth) != len(predicted):
+        return False
+    cells = np.bincount(truth * run.n_classes + predicted, minlength=run.n_classes**2)
+    return cells.tolist() == np.ravel(record["confusion"][split]).tolist()
