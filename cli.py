@@ -283,6 +283,29 @@ def status(
     typer.echo(json.dumps(found.to_json()) if as_json else "\n".join(found.lines()))
 
 
+@app.command(epilog="Example: lorasweep dashboard ray_results/digits-zoo --open")
+@guarded
+def dashboard(
+    run_dir: Annotated[Path, typer.Argument(help="Run directory of a run that is under way.")],
+    show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+) -> None:
+    """Say where the Ray dashboard of a running sweep is, and how to log in."""
+    from sweep.status import read_status
+
+    found = read_status(run_dir)
+    if found.driver is None or not found.alive:
+        raise UserError(f"{run_dir}: no driver is running, so there is no dashboard")
+    if found.dashboard is None:
+        raise UserError(f"{run_dir}: its driver has no dashboard (yet, or for --no-dashboard)")
+    typer.echo(found.dashboard)
+    typer.echo(
+        f"It listens on loopback of {found.driver['host']} only; from elsewhere, forward its port "
+        "with ssh -L.\nIt asks for a token: `ray get-auth-token` on that host prints it."
+    )
+    if show:
+        typer.launch(found.dashboard)
+
+
 @app.command(epilog="Example: lorasweep features --dataset examples/digits-zoo --json")
 @guarded
 def features(

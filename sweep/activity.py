@@ -44,6 +44,7 @@ class Activity:
         invocation: the latest one; "" if there is none.
         stage: what its driver did last: "starting", "computing features", "training",
             "interrupted" or "done".
+        dashboard: address of the Ray dashboard it started; None if it started none.
         features: (adapters done, adapters in all) while features are being computed.
         workers: trial workers it has, 0 before it has any.
         running: the trials its workers took and did not end.
@@ -53,6 +54,7 @@ class Activity:
 
     invocation: str = ""
     stage: str = ""
+    dashboard: str | None = None
     features: tuple[int, int] | None = None
     workers: int = 0
     running: list[RunningTrial] = field(default_factory=list)
@@ -137,6 +139,8 @@ def _follow_driver(activity: Activity, events: list[dict[str, Any]]) -> None:
         kind = event["event"]
         if kind in ("started", "planned"):
             activity.stage = "starting"
+        elif kind == "dashboard":
+            activity.dashboard = event["url"]
         elif kind == "features_progress":
             activity.stage = "computing features"
             activity.features = event["done"], event["total"]

@@ -76,6 +76,11 @@ class Status:
         """Until the last trial; None if nothing runs or no trial has finished yet."""
         return self.activity.seconds_left(self.todo, self.at) if self.alive else None
 
+    @property
+    def dashboard(self) -> str | None:
+        """Address of the Ray dashboard, on the driver's host; None if none runs."""
+        return self.activity.dashboard if self.alive else None
+
     def counts(self) -> dict[tuple[str, str], dict[str, int]]:
         """(config, representation) -> how many of its trials are finished, running, …."""
         running = {trial.key for trial in self.activity.running}
@@ -97,6 +102,8 @@ class Status:
             f"{running} running, {len(self.failed)} failed, {len(self.todo) - running} to do",
             f"driver: {self._driver_line()}",
         ]
+        if self.dashboard:
+            lines.append(f"dashboard: {self.dashboard} (log in with `ray get-auth-token`)")
         if self.alive and self.activity.features:
             done, total = self.activity.features
             lines.append(f"features: {done} of {total} adapters ({done / total:.1%})")
@@ -190,6 +197,7 @@ class Status:
                 "stage": self.activity.stage,
                 **{name: (self.driver or {}).get(name) for name in ("host", "pid", "heartbeat")},
             },
+            "dashboard": self.dashboard,
             "features": {"done": features[0], "total": features[1]} if features else None,
             "workers": self.activity.workers if self.alive else 0,
             "running": running,

@@ -54,7 +54,16 @@ def test_three_ways_to_call_it(command):
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "restore", "status", "features", "data sanity", "data synthetic", "data zoo"],
+    [
+        "run",
+        "restore",
+        "status",
+        "dashboard",
+        "features",
+        "data sanity",
+        "data synthetic",
+        "data zoo",
+    ],
 )
 def test_every_command_has_help_with_an_example(command):
     result = lorasweep(*command.split(), "--help")
@@ -142,7 +151,7 @@ def test_unwritable_folders_are_named(sanity, tmp_path):
         check_refused(result, f"cannot make {tmp_path / 'file/x'}")
 
 
-@pytest.mark.parametrize("command", ["status", "restore"])
+@pytest.mark.parametrize("command", ["status", "restore", "dashboard"])
 def test_what_is_no_run_directory_is_refused(command, tmp_path):
     check_refused(lorasweep(command, tmp_path), "is no run directory")
     check_refused(lorasweep(command, tmp_path / "nowhere"), "is no run directory")

@@ -15,6 +15,7 @@ from features.representations import (
     stored_representations,
 )
 from tests.features.reference import DIMENSIONLESS, REFERENCE
+from tests.trainables.test_training import HostWaits
 
 STORED = stored_representations(list(REPRESENTATIONS.values()))
 SHAPES = [
@@ -187,3 +188,13 @@ def test_transposition_leaves_spectra_alone(batch):
     np.testing.assert_allclose(
         after["frequency"][:, :13], before["frequency"][:, :13], rtol=1e-4, atol=1e-5 * largest
     )
+
+
+def test_elsewhere_the_host_waits_once_per_batch_however_large(monkeypatch):
+    """For the choice of ill-conditioned matrices; results are brought back after that."""
+    monkeypatch.setattr(kernels, "is_native", lambda values: False)
+    evaluate(torch.randn(2, 4, 6), STORED)  # what is found out once
+    for count in (3, 300):
+        with HostWaits() as waits:
+            evaluate(torch.randn(count, 4, 6), STORED)
+        assert waits.count == 1

@@ -46,6 +46,7 @@ def run_dir(tmp_path):
     write_events(
         tmp_path, f"{LATEST}-a-host-7",
         {"event": "started", "time": 1000}, {"event": "planned", "time": 1001},
+        {"event": "dashboard", "time": 1001, "url": "http://127.0.0.1:8265"},
         {"event": "features_progress", "time": 1002, "done": 5, "total": 20},
     )  # fmt: skip
     return tmp_path
@@ -74,6 +75,7 @@ def train(run_dir):
 def test_features_are_followed_until_trials_run(run_dir):
     activity = read_activity(run_dir)
     assert activity.invocation == LATEST
+    assert activity.dashboard == "http://127.0.0.1:8265"
     assert (activity.stage, activity.features) == ("computing features", (5, 20))
     assert activity.running == []
     train(run_dir)
@@ -164,6 +166,13 @@ def test_a_running_sweep_is_watched_and_its_death_noticed(sanity, tmp_path):
         assert told["driver"]["alive"]
         assert told["run_bytes"] > 1000
         json.dumps(told)
+
+        assert status.dashboard is None
+        refused = subprocess.run(
+            [sys.executable, ROOT / "cli.py", "dashboard", run_dir], capture_output=True, text=True
+        )
+        assert refused.returncode == 2
+        assert "its driver has no dashboard" in refused.stderr
 
         screen = watch_on_a_terminal(run_dir, lambda: os.kill(driver.pid, signal.SIGKILL))
         assert "driver: training" in screen

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from features.errors import UserError
 from features.files import DamagedFileError
@@ -209,3 +210,32 @@ def test_every_damage_to_a_slot_is_noticed(tmp_path):
     delete_slot(tmp_path, other)
     with pytest.raises(FileNotFoundError):
         read_slot(tmp_path, other)
+
+
+class HostWaits(TorchDispatchMode):
+    """Counts what makes the host wait for a device, or moves tensors between devices."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        moves = name == "_to_copy" and kwargs.get("device") is not None
+        self.count += moves or name in ("_local_scalar_dense", "nonzero", "masked_select")
+        return func(*args, **kwargs)
+
+
+def test_the_host_waits_no_more_often_with_more_batches():
+    counts = []
+    for batch_size in (40, 4, 2):
+        hyper = Hyperparameters(hidden_dim=8, batch_size=batch_size)
+        training = Training(toy_data(), hyper, seed=0)
+        with HostWaits() as waits:
+            training.run_epoch()
+        counts.append(waits.count)
+    assert counts[0] == counts[1] == counts[2] <= 1
+    with HostWaits() as waits:
+        torch.ones(3).sum().item()
+    assert waits.count == 1, "the count counts"

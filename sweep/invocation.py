@@ -1,0 +1,34 @@
+"""One call of `run_sweep`, as its steps see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from features.scan import DatasetScan
+from features.sources import Source
+from trainables.events import EventLog
+
+from .progress import Reporter
+from .run_dir import SweepFile
+from .spec import RuntimeOptions, SweepSpec
+
+
+@dataclass
+class Invocation:
+    """One call of `run_sweep`: what it works on and what it has done so far."""
+
+    run_dir: Path
+    spec: SweepSpec
+    options: RuntimeOptions
+    source: Source
+    scan: DatasetScan
+    sweep: SweepFile
+    reporter: Reporter
+    began: float
+    events: EventLog
+    name: str
+    install_handlers: Callable[[], None]
+    feature_seconds: float = 0.0
+    train_seconds: float = 0.0
