@@ -124,6 +124,8 @@ def test_a_record_says_all_that_results_format_promises(spec, options):
         "confusion",
         "predictions",
         "per_class",
+        "calibration",
+        "precision_recall",
         "feature_dim",
         "num_layers",
         "timing",
