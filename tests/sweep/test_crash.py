@@ -21,7 +21,7 @@ from tests.chaos import Chaos, command, compare, read_events, torment, undisturb
 from tests.damage import Victim
 
 LONG = ["--representations", "matrix_norms", "--configs", "all_layers", "--num-runs", "2"]
-LONG += ["--epochs", "1500", "--patience", "1500"]
+LONG += ["--epochs", "2400", "--patience", "2400"]
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,7 @@ def start(sweep, out, *prefix):
         )
 
 
+@pytest.mark.slow  # `make chaos` kills more, and compares more
 def test_killed_at_random_a_sweep_ends_with_the_same_numbers(sanity, reference, tmp_path):
     sweep = command(sanity, tmp_path, *LONG)
     chaos = torment(sweep, tmp_path, random.Random(3), most_kills=3, mean=12)
