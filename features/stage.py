@@ -88,7 +88,7 @@ def run_stage(
 ) -> StageReport:
     """Compute and cache what the plan says, with Ray Data. Ray must be running.
 
-    Memory stays bounded: a task holds one column of one shard and the shard's values.
+    Memory stays bounded: a worker holds a batch of matrices and the values of its shard.
     A representation that fails is reported and leaves the others alone.
 
     Arguments:
