@@ -1,8 +1,8 @@
 """The few bulk operations, one per shared quantity, on any torch device and fast on the CPU.
 
 On the CPU, compiled loops and NumPy's vectorised sort do the work; elsewhere torch's own
-operations, on whole batches and without waiting for the device. Nothing here knows of
-representations.
+operations, on whole batches; the host waits once, to choose ill-conditioned matrices. Nothing here
+knows of representations.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ def _copy_rows(pieces: list[np.ndarray], start: int, out: np.ndarray) -> None:
 
 
 def _empty(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Host memory for a batch; locked in place if it has to travel, which halves the journey."""
+    """Host memory for a batch; locked in place if it has to travel, so that nobody waits for it."""
     import torch
 
     return torch.empty(shape, pin_memory=device.type == "cuda")
