@@ -257,3 +257,197 @@ def _insert(top, value):
         top[at] = top[at - 1]
         at -= 1
     top[at] = value
+
+
+_LANES = 32
+"""Matrices whose eigenvalues are worked out side by side: enough to hide how long a division takes,
+few enough for the processor's cache. A constant, so that loops need no code for remainders."""
+
+_SMALLEST = 1e-290
+"""Matrices with smaller entries are not scaled up further, which would overflow."""
+
+_NONZERO = 1e-75
+"""Stands for smaller numbers where they are divided by: its square does not underflow, and beside
+numbers around 1 it is nothing."""
+
+_MOST_STEPS = 40
+"""Per eigenvalue; it usually takes two or three."""
+
+_UNCOUPLED = 2.0**-106
+"""An off-diagonal is neglected if its square is below this part of its neighbours' product on the
+diagonal, as in LAPACK: with a smaller part, two equal eigenvalues could swap places for ever."""
+
+
+@_compiled
+def eigenvalues(matrices, values):
+    """Eigenvalues of symmetric positive semidefinite matrices.
+
+    Householder reflections and a QL iteration, as in LAPACK, but with matrices side by side along
+    the last axis (the lanes): the steps of one matrix depend on each other, those of many do not,
+    so that all loops over lanes become vector instructions.
+
+    Arguments:
+        matrices: (batch, r, r) float64; what is above the diagonal is not read.
+        values: (batch, r) float64, written: descending, off by a few roundings of the largest.
+
+    Returns:
+        Whether all converged; if not, `values` is not complete.
+    """
+    batch, r, _ = matrices.shape
+    a = np.empty((r, r, _LANES))
+    diagonal, squares = np.empty((r, _LANES)), np.empty((r, _LANES))
+    scales = np.empty(_LANES)
+    bits = scales.view(np.int64)
+    for start in range(0, batch, _LANES):
+        for lane in range(_LANES):
+            # Past the end of the batch, its last matrix again.
+            matrix = matrices[min(start + lane, batch - 1)]
+            scales[lane] = _SMALLEST
+            for i in range(r):
+                scales[lane] = max(scales[lane], matrix[i, i])
+            # The exponent alone: the power of two below. No entry exceeds the largest of the
+            # diagonal, so all scaled ones are below 2.
+            bits[lane] &= 0x7FF0000000000000
+            unit = 1.0 / scales[lane]
+            for i in range(r):
+                for j in range(i + 1):
+                    a[i, j, lane] = matrix[i, j] * unit
+        _tridiagonalise(a, diagonal, squares)
+        if not _iterate(diagonal, squares):
+            return False
+        _sort_descending(diagonal)
+        for lane in range(min(_LANES, batch - start)):
+            for i in range(r):
+                values[start + lane, i] = diagonal[i, lane] * scales[lane]
+    return True
+
+
+@_compiled
+def _tridiagonalise(a, diagonal, squares):
+    """Make matrices tridiagonal by Householder reflections, from the last row up.
+
+    With v = u ± ‖u‖·e the reflection I − v·vᵀ/h, h = ‖v‖²/2, takes a row u to a multiple of the
+    unit vector e; A becomes A − v·wᵀ − w·vᵀ with q = A·v/h and w = q − (qᵀv/2h)·v
+    (Golub and Van Loan, Matrix Computations, 8.3.1).
+
+    Arguments:
+        a: (r, r, lanes) float64, lower triangles, overwritten.
+        diagonal: (r, lanes) float64, written.
+        squares: (r, lanes) float64, written but for the last row: squares of the off-diagonals.
+    """
+    r = a.shape[0]
+    q = np.empty((r, _LANES))
+    inverse, dot = np.empty(_LANES), np.empty(_LANES)
+    for i in range(r - 1, 0, -1):
+        v, square = a[i], squares[i - 1]
+        for lane in range(_LANES):
+            diagonal[i, lane] = v[i, lane]
+            square[lane] = 0.0
+        for j in range(i):
+            for lane in range(_LANES):
+                square[lane] += v[j, lane] * v[j, lane]
+        if i == 1:
+            break
+        for lane in range(_LANES):
+            end = v[i - 1, lane]
+            norm = np.sqrt(square[lane])
+            norm = norm if end >= 0 else -norm
+            # A row of nothing but tiny entries is not reflected but dropped.
+            h = square[lane] + end * norm
+            inverse[lane] = 1.0 / h if square[lane] > _NONZERO**2 else 0.0
+            v[i - 1, lane] = end + norm
+            dot[lane] = 0.0
+        for j in range(i):
+            row, out, x = a[j], q[j], v[j]
+            for lane in range(_LANES):
+                out[lane] = row[j, lane] * x[lane]
+            for k in range(j):
+                for lane in range(_LANES):
+                    out[lane] += row[k, lane] * v[k, lane]
+                    q[k, lane] += row[k, lane] * x[lane]
+        for j in range(i):
+            for lane in range(_LANES):
+                q[j, lane] *= inverse[lane]
+                dot[lane] += q[j, lane] * v[j, lane]
+        for j in range(i):
+            row, w, x = a[j], q[j], v[j]
+            for lane in range(_LANES):
+                w[lane] -= 0.5 * inverse[lane] * dot[lane] * x[lane]
+            for k in range(j + 1):
+                for lane in range(_LANES):
+                    row[k, lane] -= x[lane] * q[k, lane] + w[lane] * v[k, lane]
+    for lane in range(_LANES):
+        diagonal[0, lane] = a[0, 0, lane]
+
+
+@_compiled
+def _iterate(diagonal, squares):
+    """Make tridiagonal matrices diagonal by QL steps without roots.
+
+    All lanes go on until the last has converged; what more steps do to the others is another
+    similarity transformation. The step is Pal's, Walker's and Kahan's (Parlett, The Symmetric
+    Eigenvalue Problem, 8.15), with Wilkinson's shift.
+
+    Arguments:
+        diagonal: (r, lanes) float64, about 1 or smaller; the eigenvalues are written.
+        squares: (r, lanes) float64: squares of the off-diagonals (the last is for scratch).
+
+    Returns:
+        Whether all converged.
+    """
+    r = diagonal.shape[0]
+    shift, gamma = np.empty(_LANES), np.empty(_LANES)
+    p, sine = np.empty(_LANES), np.empty(_LANES)
+    last = r - 1  # what comes after is decoupled in all lanes
+    for first in range(r - 1):
+        steps = 0
+        while _are_coupled(diagonal, squares, first):
+            if steps == _MOST_STEPS:
+                return False
+            steps += 1
+            while last > first + 1 and not _are_coupled(diagonal, squares, last - 1):
+                last -= 1
+            for lane in range(_LANES):
+                d, square = diagonal[first, lane], squares[first, lane]
+                half = 0.5 * (diagonal[first + 1, lane] - d)
+                root = np.sqrt(half * half + square) + _NONZERO
+                away = square / (root + abs(half))
+                shift[lane] = d - away if half >= 0 else d + away
+                g = diagonal[last, lane] - shift[lane]
+                g = g if abs(g) > _NONZERO else _NONZERO
+                gamma[lane], p[lane], sine[lane] = g, g * g, 0.0
+            for i in range(last - 1, first - 1, -1):
+                for lane in range(_LANES):
+                    d, square = diagonal[i, lane], squares[i, lane]
+                    r2 = p[lane] + square
+                    squares[i + 1, lane] = sine[lane] * r2
+                    c, s = p[lane] / r2, square / r2
+                    g = c * (d - shift[lane]) - s * gamma[lane]
+                    g = g if abs(g) > _NONZERO else _NONZERO
+                    diagonal[i + 1, lane] = gamma[lane] + (d - g)
+                    gamma[lane], p[lane], sine[lane] = g, g * g / c, s
+            for lane in range(_LANES):
+                squares[first, lane] = sine[lane] * p[lane]
+                diagonal[first, lane] = shift[lane] + gamma[lane]
+    return True
+
+
+@_compiled
+def _are_coupled(diagonal, squares, i):
+    """Whether in any lane the off-diagonal between i and i + 1 matters, beside its neighbours on
+    the diagonal and beside 1, about the size of a matrix's largest entry."""
+    count = 0
+    for lane in range(_LANES):
+        bound = _UNCOUPLED * (1.0 + abs(diagonal[i, lane] * diagonal[i + 1, lane]))
+        count += squares[i, lane] > bound
+    return count > 0
+
+
+@_compiled
+def _sort_descending(rows):
+    """Sort (r, lanes) in place along the first axis, by exchanging neighbours."""
+    for end in range(rows.shape[0] - 1, 0, -1):
+        for i in range(end):
+            for lane in range(_LANES):
+                x, y = rows[i, lane], rows[i + 1, lane]
+                rows[i, lane], rows[i + 1, lane] = max(x, y), min(x, y)
