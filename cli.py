@@ -60,7 +60,7 @@ Address = Annotated[
 ]
 Dashboard = Annotated[bool, typer.Option(help="Start the Ray dashboard, on loopback.")]
 MaxFailures = Annotated[int, typer.Option(help="Retries before a trial counts as failed.")]
-LogTo = Annotated[str, typer.Option(help="Experiment tracker: tensorboard or none.")]
+LogTo = Annotated[str, typer.Option(help="Experiment tracker: tensorboard, mlflow, wandb or none.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show what Ray and Tune say.")]
 Verify = Annotated[
     bool, typer.Option("--verify", help="Read the whole dataset again even if it looks unchanged.")
@@ -290,6 +290,7 @@ def dashboard(
     show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
 ) -> None:
     """Say where the Ray dashboard of a running sweep is, and how to log in."""
+    from sweep.metrics import read_targets
     from sweep.status import read_status
 
     found = read_status(run_dir)
@@ -302,8 +303,37 @@ def dashboard(
         f"It listens on loopback of {found.driver['host']} only; from elsewhere, forward its port "
         "with ssh -L.\nIt asks for a token: `ray get-auth-token` on that host prints it."
     )
+    for target in read_targets(run_dir):
+        typer.echo(f"metrics: http://{target}/metrics (no token)")
     if show:
         typer.launch(found.dashboard)
+
+
+@app.command(epilog="Example: lorasweep report ray_results/digits-zoo --open")
+@guarded
+def report(
+    run_dirs: Annotated[
+        list[Path],
+        typer.Argument(help="Run directory; several are compared by dataset size."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; by default RUN_DIR/report.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+) -> None:
+    """Write figures, tables and a page about a sweep, finished or not."""
+    from sweep.progress import Reporter
+    from sweep.report.build import make_report
+
+    with Reporter() as reporter:
+        page = make_report(
+            run_dirs,
+            out,
+            on_progress=lambda done, total: reporter.progress("drawing", done, total, "figures"),
+        )
+    typer.echo(page)
+    if show:
+        typer.launch(page.as_uri())
 
 
 @app.command(epilog="Example: lorasweep features --dataset examples/digits-zoo --json")

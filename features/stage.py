@@ -18,6 +18,9 @@ from .sources import Source
 if TYPE_CHECKING:
     from .shard import ShardTask
 
+_DATASET_NAME = "lorasweep-features"
+"""What Ray's dashboard and its metrics call the stage."""
+
 _MIN_SHARDS = 16
 _SHARD_ROWS = (32, 1024)
 """Fewest and most samples of a shard: enough shards to share out, few enough to open fast."""
@@ -114,7 +117,7 @@ def run_stage(
     origin: dict[str, Any] = {}
     with ThreadPoolExecutor(1) as background:
         flushed = []
-        for result in _run_shards(task, spans, f"features of {source.label}"):
+        for result in _run_shards(task, spans):
             if not done:
                 report.waited = max(0.0, time.perf_counter() - began - result["seconds"])
             index = result["shard"]
@@ -139,7 +142,7 @@ def run_stage(
     return report
 
 
-def _run_shards(task: ShardTask, spans: list[tuple[int, int]], name: str) -> Iterator[dict]:
+def _run_shards(task: ShardTask, spans: list[tuple[int, int]]) -> Iterator[dict]:
     """Run the task on every span with Ray Data; yields results as they arrive."""
     import ray
     import ray.data
@@ -160,7 +163,7 @@ def _run_shards(task: ShardTask, spans: list[tuple[int, int]], name: str) -> Ite
         num_gpus=1 / per_gpu if gpus else 0,
         compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=3),
     )
-    dataset.set_name(name)
+    dataset.set_name(_DATASET_NAME)
     yield from dataset.iter_rows()
 
 

@@ -102,7 +102,7 @@ class Activity:
 def read_activity(run_dir: Path) -> Activity:
     """Read the event files of a run directory."""
     activity = Activity()
-    files = {path: _events(path) for path in sorted((run_dir / "events").glob("*.jsonl"))}
+    files = {path: read_events(path) for path in sorted((run_dir / "events").glob("*.jsonl"))}
     starts = {
         path: max(event["time"] for event in events if event["event"] == "started")
         for path, events in files.items()
@@ -186,7 +186,7 @@ def _follow_worker(
     return [running] if mine and running is not None else []
 
 
-def _events(path: Path) -> list[dict[str, Any]]:
+def read_events(path: Path) -> list[dict[str, Any]]:
     """The events of one file; a line being written now, or torn by a crash, is left out."""
     events = []
     for line in path.read_bytes().splitlines():

@@ -18,7 +18,10 @@ from .spec import RuntimeOptions
 
 @contextmanager
 def ray_session(
-    options: RuntimeOptions, log_dir: Path, install_handlers: Callable[[], None] | None = None
+    options: RuntimeOptions,
+    log_dir: Path,
+    name: str,
+    install_handlers: Callable[[], None] | None = None,
 ) -> Iterator[str | None]:
     """Ray for the duration of the block; yields the dashboard's address, if there is one.
 
@@ -26,6 +29,7 @@ def ray_session(
 
     Arguments:
         log_dir: where ray.log goes.
+        name: what the dashboard calls the job, after "lorasweep".
         install_handlers: called once Ray runs, since it replaces signal handlers.
 
     Raises:
@@ -48,16 +52,18 @@ def ray_session(
         yield None
         return
     quiet = nullcontext() if options.verbose else _native_stderr_into(log_dir / "ray.log")
-    with quiet, _initialised(options, install_handlers) as dashboard:
+    with quiet, _initialised(options, name, install_handlers) as dashboard:
         yield dashboard
 
 
 @contextmanager
 def _initialised(
-    options: RuntimeOptions, install_handlers: Callable[[], None] | None
+    options: RuntimeOptions, name: str, install_handlers: Callable[[], None] | None
 ) -> Iterator[str | None]:
     import ray
+    from ray.job_config import JobConfig
 
+    job = JobConfig(metadata={"job_name": f"lorasweep {name}"})
     try:
         if options.address:
             _require_reachable(options.address)
@@ -66,6 +72,7 @@ def _initialised(
                 log_to_driver=options.verbose,
                 configure_logging=False,
                 runtime_env={"py_modules": _own_packages()},
+                job_config=job,
             )
         else:
             context = ray.init(
@@ -74,6 +81,7 @@ def _initialised(
                 dashboard_host="127.0.0.1",
                 log_to_driver=options.verbose,
                 configure_logging=False,
+                job_config=job,
             )
     except OSError as error:
         raise UserError(

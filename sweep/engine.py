@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +57,28 @@ def run_experiment(
     # Ctrl-C is the driver's to handle.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     tuner = _restore(job, points, resources, options) or _start(job, points, resources, options)
-    with TrialListener(job.run_dir).telling(on_trial):
+    with TrialListener(job.run_dir).telling(on_trial), _uncounted_callbacks():
         tuner.fit()
+
+
+@contextmanager
+def _uncounted_callbacks() -> Iterator[None]:
+    """Keep Tune from importing every tracker that is installed, only to see whose callbacks it has.
+
+    That would cost seconds, on the driver's main thread. Another Ray may do without this function.
+    """
+    try:
+        from ray.air._internal import usage
+
+        counting = usage.tag_callbacks
+    except (ImportError, AttributeError):
+        yield
+        return
+    usage.tag_callbacks = lambda callbacks: False
+    try:
+        yield
+    finally:
+        usage.tag_callbacks = counting
 
 
 def _start(
@@ -174,7 +196,10 @@ def _trainable(resources: TrialResources) -> Any:
     bundle = {"CPU": float(resources.cpus)}
     if resources.gpus:
         bundle["GPU"] = resources.gpus
-    return tune.with_resources(TrialWorker, tune.PlacementGroupFactory([bundle]))
+    trainable = tune.with_resources(TrialWorker, tune.PlacementGroupFactory([bundle]))
+    # What the dashboard calls the actors; Tune's wrapper has a name of its own.
+    trainable.__qualname__ = TrialWorker.__qualname__
+    return trainable
 
 
 def _write_job(folder: Path, job: TrialJob) -> None:

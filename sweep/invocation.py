@@ -10,6 +10,7 @@ from features.scan import DatasetScan
 from features.sources import Source
 from trainables.events import EventLog
 
+from .metrics import SweepMetrics
 from .progress import Reporter
 from .run_dir import SweepFile
 from .spec import RuntimeOptions, SweepSpec
@@ -30,5 +31,6 @@ class Invocation:
     events: EventLog
     name: str
     install_handlers: Callable[[], None]
+    metrics: SweepMetrics
     feature_seconds: float = 0.0
     train_seconds: float = 0.0

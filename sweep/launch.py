@@ -21,6 +21,7 @@ from .dataset import make_folder, open_dataset
 from .interrupt import interruptible
 from .invocation import Invocation
 from .lock import driver_lock
+from .metrics import SweepMetrics
 from .plan import (
     RecordState,
     count_other_records,
@@ -105,6 +106,7 @@ def run_sweep(
                     events,
                     invocation,
                     install_handlers,
+                    SweepMetrics(run_dir),
                 )
             )
 
@@ -116,21 +118,25 @@ def _carry_out(run: Invocation) -> SweepResult:
     if results is not None:
         everything = list(fingerprints)
         _tell_plan(run, everything, [])
+        with _tracking(run) as tell:
+            tell(everything)
         return _end(run, everything, everything, [], results)
     state = read_records(run.run_dir, fingerprints)
     for line in set_aside(run.run_dir, state):
         run.reporter.warn(line)
     _tell_plan(run, state.done, state.todo)
-    if state.todo:
-        remove_leftovers(run.run_dir, state.done)
-        try:
-            with _tracking(run) as tell:
-                tell(state.done)
+    try:
+        with _tracking(run) as tell:
+            tell(state.done)
+            if state.todo:
+                remove_leftovers(run.run_dir, state.done)
+                failed = failed_trials(run.run_dir, state.todo)
+                run.metrics.planned(state.records, state.todo, failed)
                 run_trials(run, fingerprints, state.todo, tell)
-        except KeyboardInterrupt:
-            run.events.write("interrupted")
-            _conclude(run, state.done, read_records(run.run_dir, fingerprints))
-            raise
+    except KeyboardInterrupt:
+        run.events.write("interrupted")
+        _conclude(run, state.done, read_records(run.run_dir, fingerprints))
+        raise
     return _conclude(run, state.done, read_records(run.run_dir, fingerprints))
 
 

@@ -1,4 +1,4 @@
-"""Tune's notices of ended trials, passed on to the driver."""
+"""Tune's notices of trials, passed on to the driver."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from trainables.record import TrialKey, has_record, write_failure
 Outcome = Literal["finished", "failed", "out of memory"]
 """What became of a trial: it has a record, it failed for good, or it needs more of a GPU."""
 
-OnTrial = Callable[[TrialKey, Outcome, dict[str, Any]], None]
+News = Outcome | Literal["running", "waiting"]
+"""Or it is running: a worker took it or trained it for another slice; or it waits for another
+worker, its own having died."""
+
+OnTrial = Callable[[TrialKey, News, dict[str, Any]], None]
 """Called with a trial's key, what became of it, and the last result its worker reported."""
 
 _told: dict[Path, OnTrial] = {}
@@ -39,6 +43,20 @@ class TrialListener(tune.Callback):
             yield
         finally:
             del _told[self.run_dir]
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """Tune's notice that a worker has a trial."""
+        _told[self.run_dir](_key(trial), "running", {})
+
+    def on_trial_result(
+        self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Tune's notice that a slice is done; the last one's comes before that of the end."""
+        _told[self.run_dir](_key(trial), "running", result)
+
+    def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """Tune's notice that a trial lost its worker and will get another."""
+        _told[self.run_dir](_key(trial), "waiting", {})
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Tune's notice that a trial is done."""

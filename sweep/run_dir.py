@@ -37,6 +37,7 @@ _OWN = {
     "tune",
     "features.tmp",
     "trackers",
+    "report",
     _LABELS,
 }
 _OWN |= {"events", "summary.json", "results.json", "results.txt", "results.parquet"}

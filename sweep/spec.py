@@ -13,9 +13,10 @@ from features.representations import REPRESENTATIONS
 from features.sources import DatasetRequest, dataset_label
 from trainables.hyperparameters import Hyperparameters
 
+from .trackers import check_tracker
+
 DEFAULT_CONFIGS = ("all_layers", "visual_only")
 QUICK_RUNS = 3
-TRACKERS = ("tensorboard", "none")
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class RuntimeOptions:
         address: a Ray cluster to join; None: start Ray on this machine.
         dashboard: start the Ray dashboard (on loopback).
         max_failures: how often a trial is tried again before it counts as failed.
-        log_to: the experiment tracker that is told of every trial: "tensorboard" or "none".
+        log_to: the experiment tracker that is told of every trial; one of `TRACKERS`.
         verbose: show what Ray and Tune say.
         verify: read the whole dataset again even if its files look unchanged.
     """
@@ -107,7 +108,7 @@ class RuntimeOptions:
         """Raise a `UserError` for the first impossible value."""
         if self.name is not None and (not self.name or Path(self.name).name != self.name):
             raise UserError(f"--name {self.name!r} must be a plain folder name")
-        check_names("tracker", [self.log_to], TRACKERS)
+        check_tracker(self.log_to)
         if self.cpus_per_trial < 1:
             raise UserError("--cpus-per-trial must be at least 1")
         if self.max_concurrent is not None and self.max_concurrent < 1:

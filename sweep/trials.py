@@ -19,7 +19,7 @@ from .precompute import ensure_features
 from .spec import RuntimeOptions
 
 if TYPE_CHECKING:
-    from .listener import Outcome
+    from .listener import News, Outcome
     from .packing import TrialResources
 
 _FEATURE_EVENT_SECONDS = 2.0
@@ -40,7 +40,12 @@ def run_trials(
         cache = run.run_dir / "features.tmp"
         shutil.rmtree(cache, ignore_errors=True)
     try:
-        with ray_session(run.options, run.run_dir / "logs", run.install_handlers) as dashboard:
+        with (
+            ray_session(
+                run.options, run.run_dir / "logs", run.run_dir.name, run.install_handlers
+            ) as dashboard,
+            run.metrics.exporting(),
+        ):
             if dashboard:
                 url = f"http://{dashboard}"
                 run.events.write("dashboard", url=url)
@@ -64,6 +69,7 @@ def _prepare_features(
 
     def on_progress(done: int, total: int) -> None:
         nonlocal told
+        run.metrics.computed(done, total)
         if time.monotonic() - told >= _FEATURE_EVENT_SECONDS or done == total:
             told = time.monotonic()
             run.events.write("features_progress", done=done, total=total)
@@ -72,6 +78,7 @@ def _prepare_features(
         run.source, run.scan, names, cache, run.reporter, on_progress=on_progress
     )
     run.feature_seconds = report.seconds
+    run.metrics.computed_all(run.scan.num_samples, report.seconds - report.waited)
     run.events.write("features", seconds=report.seconds, failed=list(report.failed))
     ready = []
     for key in todo:
@@ -81,6 +88,7 @@ def _prepare_features(
             reason = f"feature stage: {report.failed[broken[0]]}"
             write_failure(run.run_dir, key, fingerprints[key], reason)
             run.events.write("trial_failed", key=key.to_json())
+            run.metrics.heard(key, "failed")
         else:
             ready.append(key)
     return ready
@@ -144,6 +152,7 @@ def _give_up(run: Invocation, points: dict[TrialKey, str], gpus: float) -> set[T
         write_failure(run.run_dir, key, fingerprint, reason)
         run.reporter.warn(f"trial {key} failed: {reason}")
         run.events.write("trial_failed", key=key.to_json())
+        run.metrics.heard(key, "failed")
     return set(points)
 
 
@@ -176,21 +185,25 @@ def _fit(
     )
     ended: dict[TrialKey, Outcome] = {}
 
-    def on_trial(key: TrialKey, outcome: Outcome, result: dict[str, Any]) -> None:
-        ended[key] = outcome
+    def on_trial(key: TrialKey, news: News, result: dict[str, Any]) -> None:
+        run.metrics.heard(key, news, result)
+        if news == "running" or news == "waiting":
+            return
+        ended[key] = news
         if "test_acc" in result:
             run.reporter.news(
                 f"{key}: test {result['test_acc']:.1%}, validation {result['val_acc']:.1%}, "
                 f"{result['epoch']} epochs, {result['seconds']:.1f} s"
             )
-        if outcome == "finished":
+        if news == "finished":
             tell([key])
-        if outcome == "failed":
+        if news == "failed":
             run.reporter.warn(f"trial {key} failed")
             run.events.write("trial_failed", key=key.to_json())
         run.reporter.progress("trials", len(ended.keys() & points.keys()), len(points), "trials")
 
     run.events.write("experiment", trials=len(points), workers=job.workers, gpus=resources.gpus)
+    run.metrics.training(job.workers)
     began = time.perf_counter()
     run.reporter.progress("trials", 0, len(points), "trials")
     run_experiment(job, points, resources, run.options, on_trial)

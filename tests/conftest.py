@@ -13,6 +13,8 @@ from features.hf_folder import write_dataset
 from features.make.sanity import make_sanity
 from features.make.sd15 import matrix_column
 
+from .browser import browser as browser
+
 BLOCK = "unet.mid_block.attentions.0.transformer_blocks.0"
 NAMES = tuple(
     f"{BLOCK}.{attention}.to_q.lora.{side}.weight"

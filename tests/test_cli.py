@@ -169,6 +169,7 @@ def test_features_json_is_all_there_is_on_stdout(sanity, tmp_path):
     assert again == {**report, "computed": [], "cached": ["stats"], "seconds": 0.0, "waited": 0.0}
 
 
+@pytest.mark.slow
 def test_an_unattended_run_in_a_log_file_comes_back_and_resumes(sanity, tmp_path):
     """nohup lorasweep run … > log 2>&1 &, then status, restore and a moved dataset."""
     moved = tmp_path / "here"

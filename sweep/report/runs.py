@@ -48,6 +48,11 @@ class RunData:
         parts = split_samples(len(self.labels)).parts()
         return {name: self.labels[index] for name, index in parts.items()}
 
+    @property
+    def splits_coincide(self) -> bool:
+        """Whether there were too few adapters to split, so that the scores mean nothing."""
+        return len(self.truth["train"]) == len(self.labels)
+
     @cached_property
     def complete(self) -> list[Pair]:
         """(config, representation) pairs all of whose seeds have a record, in grid order."""

@@ -1,6 +1,7 @@
 """The Ray Data stage and its cache, on real Ray."""
 
 import os
+import shutil
 import threading
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from features.cache import CacheEntry, exclusive, feature_matrix
+from features.hf_folder import write_dataset
 from features.make.sd15 import matrix_column
 from features.representations import (
     REPRESENTATIONS,
@@ -21,7 +23,7 @@ from features.representations import (
 from features.scan import scan_dataset
 from features.sources import DatasetRequest, find_dataset
 from features.stage import plan_stage, run_stage, shard_bounds
-from tests.conftest import NAMES, random_matrices
+from tests.conftest import NAMES, adapter_table, random_matrices
 
 ROWS = 70
 ALL = stored_representations(list(REPRESENTATIONS.values()))
@@ -41,6 +43,18 @@ def stage(make_dataset, tmp_path):
         return plan, run_stage(source, scan, plan, root, **kwargs)
 
     return source, scan, root, run
+
+
+@pytest.fixture(scope="module")
+def computed(local_ray, tmp_path_factory):
+    """Cache root with stats and simple_stats of the adapters that `stage` has."""
+    folder = tmp_path_factory.mktemp("computed")
+    write_dataset(folder / "adapters", adapter_table(rows=ROWS))
+    source = find_dataset(DatasetRequest(str(folder / "adapters")), folder)
+    scan = scan_dataset(source, "category_label", None, folder)
+    wanted = get_representations(["stats", "simple_stats"])
+    run_stage(source, scan, plan_stage(scan, wanted, folder / "cache"), folder / "cache")
+    return folder / "cache"
 
 
 def expected_matrix(name, matrices):
@@ -138,10 +152,10 @@ def damage_state(folder):
         damage_state,
     ],
 )
-def test_damage_is_noticed_and_repaired(damage, stage):
+def test_damage_is_noticed_and_repaired(damage, stage, computed):
     _, scan, root, run = stage
     wanted = get_representations(["stats", "simple_stats"])
-    run(wanted)
+    shutil.copytree(computed, root)
     folder = CacheEntry(root, scan.weights, REPRESENTATIONS["stats"]).folder
     intact = feature_matrix(root, scan.weights, wanted[0], list(scan.layers)).load().copy()
     damage(folder)

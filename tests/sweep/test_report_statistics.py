@@ -7,13 +7,14 @@ from sklearn.metrics import f1_score
 
 from sweep.report.statistics import (
     Scores,
-    all_pairs,
     bootstrap_p,
     compare,
     hierarchical_bootstrap,
     holm,
     interval,
     rank_over_seeds,
+    signed_rank_p,
+    welch_p,
 )
 
 
@@ -31,11 +32,10 @@ def test_every_replicate_is_the_experiment_on_drawn_seeds_and_adapters():
     scores = make_scores([0.8, 0.4], seeds=4, n=30)
     found = hierarchical_bootstrap(scores, replicates=5, seed=7)
     rng = np.random.default_rng(7)
-    adapters = rng.multinomial(30, np.full(30, 1 / 30), size=5)
-    seeds = rng.multinomial(4, np.full(4, 1 / 4), size=5)
+    adapters = rng.integers(0, 30, size=(5, 30))
+    seeds = rng.integers(0, 4, size=(5, 4))
     for b in range(5):
-        rows = np.repeat(np.arange(30), adapters[b])
-        drawn = np.repeat(np.arange(4), seeds[b])
+        rows, drawn = adapters[b], seeds[b]
         for pair in range(2):
             runs = [scores.predictions[pair, seed][rows] for seed in drawn]
             accuracy = np.mean([(run == scores.truth[rows]).mean() for run in runs])
@@ -65,11 +65,30 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert 0.88 <= covered / 120 <= 1.0
 
 
+def test_equal_scores_of_a_replicate_are_exactly_equal():
+    scores = make_scores([0.7, 0.7], seeds=7, n=61)
+    accuracy = hierarchical_bootstrap(scores, replicates=3000).accuracy
+    differences = np.abs(accuracy[:, 0] - accuracy[:, 1])
+    assert (differences == 0).sum() > 10
+    # What is not equal differs by one answer at least.
+    assert differences[differences > 0].min() == pytest.approx(1 / (7 * 61))
+
+
+def test_welchs_test_is_scipys_and_knows_what_does_not_vary():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(0.8, 0.02, 5), rng.normal(0.7, 0.05, 8)
+    expected = stats.ttest_ind(first, second, equal_var=False).pvalue
+    assert welch_p(first, second) == pytest.approx(expected)
+    assert welch_p(first, second[:1]) is None
+    assert welch_p(np.full(3, 0.5), np.full(4, 0.5)) == 1
+    assert welch_p(np.full(3, 0.5), np.full(4, 0.6)) == 0
+
+
 def test_comparisons_agree_with_scipy():
     scores = make_scores([0.75, 0.6], seeds=10)
     bootstrap = hierarchical_bootstrap(scores)
-    result = all_pairs(scores, bootstrap)[0, 1]
     first, second = scores.accuracy()
+    result = compare(first, second, bootstrap.accuracy[:, 0] - bootstrap.accuracy[:, 1])
     assert result.difference == pytest.approx((first - second).mean())
     assert result.p_seeds == pytest.approx(stats.ttest_1samp(first - second, 0).pvalue)
     assert result.p_wilcoxon == pytest.approx(stats.wilcoxon(first, second).pvalue)
@@ -78,6 +97,17 @@ def test_comparisons_agree_with_scipy():
     differences = bootstrap.accuracy[:, 0] - bootstrap.accuracy[:, 1]
     assert (result.low, result.high) == pytest.approx(np.percentile(differences, [2.5, 97.5]))
     assert 0 < result.p_bootstrap < 0.01
+
+
+@pytest.mark.parametrize("n", [2, 5, 10, 13, 20])
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_signed_rank_test_is_scipys(n, ties):
+    rng = np.random.default_rng(n)
+    differences = rng.integers(-3, 5, n) / 61 if ties else rng.normal(0.3, 1, n)
+    differences[0] = 2 / 61
+    moved = differences[differences != 0]
+    assert signed_rank_p(differences) == pytest.approx(stats.wilcoxon(moved).pvalue)
+    assert signed_rank_p(np.zeros(n)) is None
 
 
 def test_equal_scores_are_not_distinguishable():

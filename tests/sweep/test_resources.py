@@ -67,6 +67,7 @@ assert result.summary["ran"] == 40, result.summary
 """
 
 
+@pytest.mark.slow
 def test_two_logical_gpus_at_a_quarter_run_eight_trials_at_once(sanity, tmp_path):
     """Ray schedules logical GPUs on a machine without any; the trials then run on the CPU."""
     root = Path(__file__).parents[2]

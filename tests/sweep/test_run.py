@@ -32,9 +32,30 @@ def spec(sanity):
     return SweepSpec(str(sanity), representations=NAMES, num_runs=2, hyper=QUICK)
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Features of the sanity set, computed once for all tests that are about something else."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def options(tmp_path):
-    return RuntimeOptions(output_dir=tmp_path / "results", cache_dir=tmp_path / "cache")
+def options(tmp_path, cache):
+    return RuntimeOptions(output_dir=tmp_path / "results", cache_dir=cache)
+
+
+@pytest.fixture(scope="module")
+def whole(sanity, cache, tmp_path_factory):
+    """A run directory with all 8 trials of `spec`."""
+    spec = SweepSpec(str(sanity), representations=NAMES, num_runs=2, hyper=QUICK)
+    return run_sweep(
+        spec, RuntimeOptions(tmp_path_factory.mktemp("whole"), cache_dir=cache)
+    ).run_dir
+
+
+@pytest.fixture
+def finished(whole, options):
+    """A copy of it, where `options` looks for it."""
+    return shutil.copytree(whole, options.output_dir / whole.name)
 
 
 def tree(folder):
@@ -157,8 +178,8 @@ def test_the_same_call_again_runs_nothing(spec, options):
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
 
 
-def test_deleted_records_come_back_the_same(spec, options):
-    run_dir = run_sweep(spec, options).run_dir
+def test_deleted_records_come_back_the_same(spec, options, finished):
+    run_dir = finished
     before = {k: json.loads(v) for k, v in tree(run_dir).items()}
     shutil.rmtree(run_dir / "checkpoints/all_layers/stats")
     (run_dir / "checkpoints/visual_only/matrix_norms/seed-43.json").unlink()
@@ -184,16 +205,18 @@ def test_growing_and_shrinking_the_grid(spec, options, capsys):
     assert len(tree(fewer.run_dir / "checkpoints")) == 12
 
 
+@pytest.mark.usefixtures("finished")
 def test_another_spec_is_refused_and_the_difference_named(spec, options):
-    run_sweep(spec, options)
     other = replace(spec, hyper=replace(QUICK, lr=0.01))
     with pytest.raises(UserError, match=r"hyperparameters.lr 0.001, this run has 0.01: give it"):
         run_sweep(other, options)
     assert summary(run_sweep(spec, options)) == counts(8, 8, 0)
 
 
-def test_stale_and_corrupt_records_are_set_aside_and_run_again(spec, options, capsys, monkeypatch):
-    run_dir = run_sweep(spec, options).run_dir
+def test_stale_and_corrupt_records_are_set_aside_and_run_again(
+    spec, options, finished, capsys, monkeypatch
+):
+    run_dir = finished
     path = record_path(run_dir, TrialKey("all_layers", "stats", 42))
     path.write_text(path.read_text().replace('"test_acc": 0', '"test_acc": 1', 1)[:-3])
     assert summary(run_sweep(spec, options)) == counts(8, 7, 1)
@@ -227,11 +250,11 @@ def test_one_failing_trial_does_not_stop_the_others(spec, options):
     assert not (run_dir / "failures" / f"{key}.json").exists()
 
 
-def test_no_cache_features_keeps_nothing_behind(spec, options):
-    uncached = replace(options, cache_features=False)
+def test_no_cache_features_keeps_nothing_behind(spec, options, tmp_path):
+    uncached = replace(options, cache_features=False, cache_dir=tmp_path / "cache")
     result = run_sweep(replace(spec, num_runs=1), uncached)
     assert summary(result) == counts(4, 0, 4)
-    assert not options.cache_dir.exists()
+    assert not uncached.cache_dir.exists()
     assert not list(result.run_dir.rglob("*.arrow"))
     assert summary(run_sweep(replace(spec, num_runs=1), uncached)) == counts(4, 4, 0)
 
@@ -246,15 +269,16 @@ def test_string_labels_are_mapped_by_name(make_dataset, options):
     assert results["label_mapping"] == {"ant": 0, "cat": 1}
 
 
-def test_a_dry_run_says_what_remains_and_changes_nothing(spec, options, capsys):
+def test_a_dry_run_says_what_remains_and_changes_nothing(spec, options, whole, tmp_path, capsys):
+    cold = replace(options, cache_dir=tmp_path / "cache")
     with Reporter() as reporter:
-        describe(spec, options, reporter)
+        describe(spec, cold, reporter)
     said = capsys.readouterr().out
     assert "trials: 0 done, 8 to run" in said
     assert "all_layers/stats: seeds 42, 43" in said
     assert "features to compute: stats, matrix_norms" in said
     assert not options.output_dir.exists()
-    run_dir = run_sweep(spec, options).run_dir
+    run_dir = shutil.copytree(whole, options.output_dir / whole.name)
     shutil.rmtree(run_dir / "checkpoints/visual_only/stats")
     with Reporter() as reporter:
         describe(spec, options, reporter)
@@ -263,8 +287,8 @@ def test_a_dry_run_says_what_remains_and_changes_nothing(spec, options, capsys):
     assert "features cached: stats" in said
 
 
-def test_status_counts_pairs_and_trials(spec, options):
-    run_dir = run_sweep(spec, options).run_dir
+def test_status_counts_pairs_and_trials(finished):
+    run_dir = finished
     record_path(run_dir, TrialKey("visual_only", "stats", 42)).unlink()
     status = read_status(run_dir)
     assert status.to_json()["pairs"] == {
@@ -277,6 +301,7 @@ def test_status_counts_pairs_and_trials(spec, options):
     assert "total        3/4 (75.0%)" in lines
 
 
+@pytest.mark.usefixtures("finished")
 @pytest.mark.parametrize("part", ["checkpoints", "failures"])
 def test_resume_when_nothing_is_left_needs_neither_ray_nor_torch(part, spec, options):
     run_sweep(replace(spec, num_runs=1), options)
@@ -301,8 +326,8 @@ assert not heavy, heavy
     assert (options.run_dir(spec.dataset) / "results.json").exists()
 
 
-def test_leftovers_of_killed_processes_are_removed(spec, options):
-    run_dir = run_sweep(spec, options).run_dir
+def test_leftovers_of_killed_processes_are_removed(spec, options, finished):
+    run_dir = finished
     key = TrialKey("all_layers", "stats", 42)
     slot_path(run_dir, key).parent.mkdir(parents=True, exist_ok=True)
     slot_path(run_dir, key).write_bytes(b"left by a worker killed right after the record")
@@ -326,8 +351,8 @@ def test_a_folder_that_is_no_run_directory_is_left_alone(spec, options):
     assert [path.name for path in run_dir.iterdir()] == ["thesis.tex"]
 
 
-def test_a_damaged_sweep_file_is_written_again(spec, options, capsys):
-    run_dir = run_sweep(spec, options).run_dir
+def test_a_damaged_sweep_file_is_written_again(spec, options, finished, capsys):
+    run_dir = finished
     path = run_dir / "sweep.json"
     path.write_text(path.read_text()[:-50])
     with pytest.raises(UserError, match="give the original `lorasweep run` command again"):

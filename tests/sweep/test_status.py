@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from sweep.activity import RATE_SECONDS, read_activity
+from sweep.metrics import read_targets
 from sweep.status import format_bytes, read_status
 from tests.chaos import ROOT, command
 from trainables.record import TrialKey
@@ -173,6 +175,8 @@ def test_a_running_sweep_is_watched_and_its_death_noticed(sanity, tmp_path):
         )
         assert refused.returncode == 2
         assert "its driver has no dashboard" in refused.stderr
+        (metrics,) = read_targets(run_dir)  # they need none
+        assert "ray_" in urllib.request.urlopen(f"http://{metrics}/metrics").read().decode()
 
         screen = watch_on_a_terminal(run_dir, lambda: os.kill(driver.pid, signal.SIGKILL))
         assert "driver: training" in screen

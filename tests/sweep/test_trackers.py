@@ -1,22 +1,43 @@
 """Trials told to experiment trackers, from their records."""
 
 import json
+import os
+import shutil
 import struct
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
+from typer.testing import CliRunner
 
+import cli
+from features.files import sign, write_json
 from sweep import RuntimeOptions, SweepSpec, launch, run_sweep
 from sweep.progress import Reporter
-from sweep.trackers import TrackerFeed
+from sweep.trackers import TrackedTrial, TrackerFeed, available, make_tracker
 from trainables.hyperparameters import Hyperparameters
-from trainables.record import TrialKey, read_record, record_path
+from trainables.record import TrialKey, read_record, record_path, write_record
 
+ROOT = Path(__file__).parents[2]
 QUICK = Hyperparameters(hidden_dim=16, epochs=3)
+KEYS = [TrialKey("all_layers", "stats", seed) for seed in (42, 43)]
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
+def _nowhere_else(monkeypatch, tmp_path):
+    """What the environment says of trackers does not count, and there is no login."""
+    for name in list(os.environ):
+        if name.startswith(("MLFLOW_", "WANDB_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture(scope="module")
 def spec(sanity):
     return SweepSpec(
         str(sanity), representations=("stats",), configs=("all_layers",), num_runs=2, hyper=QUICK
@@ -26,6 +47,51 @@ def spec(sanity):
 @pytest.fixture
 def options(tmp_path):
     return RuntimeOptions(output_dir=tmp_path / "results", cache_dir=tmp_path / "cache")
+
+
+@pytest.fixture(scope="module")
+def finished(spec, local_ray, tmp_path_factory):
+    """The run directory of a complete sweep that no tracker was told of."""
+    folder = tmp_path_factory.mktemp("finished")
+    silent = RuntimeOptions(folder / "results", cache_dir=folder / "cache", log_to="none")
+    return run_sweep(spec, silent).run_dir
+
+
+@pytest.fixture
+def again(finished, spec, tmp_path):
+    """Give the command of a complete sweep once more, with a tracker."""
+    output = tmp_path / "é + results"
+    shutil.copytree(finished, output / "run")
+
+    def run(log_to):
+        options = RuntimeOptions(output, "run", cache_dir=tmp_path / "cache", log_to=log_to)
+        result = run_sweep(spec, options)
+        assert result.summary["ran"] == 0
+        return result.run_dir
+
+    return run
+
+
+def change(run_dir, key):
+    """Have a record say something else."""
+    record = read_record(run_dir, key)
+    record["metrics"]["test_acc"] = 0.125
+    write_json(record_path(run_dir, key), sign(record), indent=None)
+
+
+def expected(run_dir, key):
+    """What a tracker must show: metrics, curves, and where they come from."""
+    record = read_record(run_dir, key)
+    numbers = {**record["metrics"], **record["timing"]}
+    metrics = {name: float(value) for name, value in numbers.items() if value is not None}
+    curves = {
+        "val/acc": record["curves"]["val_acc_history"],
+        "train/loss": record["curves"]["train_loss_history"],
+    }
+    return metrics, curves, {name: record[name] for name in ("fingerprint", "checksum")}
+
+
+# TensorBoard
 
 
 def read_events(folder):
@@ -43,11 +109,9 @@ def read_events(folder):
     return scalars, tags
 
 
-@pytest.mark.usefixtures("local_ray")
-def test_tensorboard_shows_what_the_records_say(spec, options):
-    run_dir = run_sweep(spec, options).run_dir
-    for seed in (42, 43):
-        key = TrialKey("all_layers", "stats", seed)
+def test_tensorboard_shows_what_the_records_say_and_replaces_what_changed(again):
+    run_dir = again("tensorboard")
+    for key in KEYS:
         record = read_record(run_dir, key)
         scalars, tags = read_events(run_dir / "trackers/tensorboard" / str(key))
         for tag, name in (("val/acc", "val_acc_history"), ("train/loss", "train_loss_history")):
@@ -59,23 +123,249 @@ def test_tensorboard_shows_what_the_records_say(spec, options):
             else:
                 assert scalars[name] == [(0, pytest.approx(float(value)))]
         assert "_hparams_/session_start_info" in tags
-    # A record that is made anew is told anew; the others are not.
     before = {p: p.stat().st_mtime_ns for p in (run_dir / "trackers").rglob("events.*")}
-    record_path(run_dir, TrialKey("all_layers", "stats", 42)).unlink()
-    run_sweep(spec, options)
+    change(run_dir, KEYS[0])
+    again("tensorboard")
     after = {p: p.stat().st_mtime_ns for p in (run_dir / "trackers").rglob("events.*")}
     assert len(after) == 2
-    assert {p.parent.name for p in before.items() - after.items() for p in p[:1]} == {"seed-42"}
+    assert {path.parent.name for path, _ in before.items() - after.items()} == {"seed-42"}
+    scalars, _ = read_events(run_dir / "trackers/tensorboard" / str(KEYS[0]))
+    assert scalars["test_acc"] == [(0, 0.125)]
 
 
-@pytest.mark.usefixtures("local_ray")
-def test_none_writes_nothing(spec, options, tmp_path):
-    silent = RuntimeOptions(tmp_path / "other", cache_dir=tmp_path / "cache", log_to="none")
-    assert not (run_sweep(spec, silent).run_dir / "trackers").exists()
+def test_none_writes_nothing(finished, again):
+    assert not (finished / "trackers").exists()
+    assert not (again("none") / "trackers").exists()
+
+
+# MLflow
+
+
+def mlflow_runs(run_dir):
+    """The runs of the store in the run directory, by name, and its client."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(make_tracker("mlflow", run_dir).uri)
+    experiment = client.get_experiment_by_name(run_dir.name)
+    runs = client.search_runs([experiment.experiment_id])
+    assert len({run.info.run_name for run in runs}) == len(runs)
+    return {run.info.run_name: run for run in runs}, client
+
+
+def check_mlflow(run_dir):
+    runs, client = mlflow_runs(run_dir)
+    assert set(runs) == set(map(str, KEYS))
+    for key in KEYS:
+        run = runs[str(key)]
+        metrics, curves, origin = expected(run_dir, key)
+        final = {name: values[-1] for name, values in curves.items()}
+        assert run.data.metrics == pytest.approx({**metrics, **final})
+        for name, values in curves.items():
+            points = client.get_metric_history(run.info.run_id, name)
+            assert sorted((point.step, point.value) for point in points) == [
+                (epoch, pytest.approx(value)) for epoch, value in enumerate(values, 1)
+            ]
+        assert run.data.params["hidden_dim"] == "16"
+        assert run.data.params["seed"] == run.data.tags["seed"] == str(key.seed)
+        assert run.data.tags["config"] == "all_layers"
+        assert run.data.tags["representation"] == "stats"
+        assert run.data.tags.items() >= origin.items()
+        assert run.info.status == "FINISHED"
+        seconds = (run.info.end_time - run.info.start_time) / 1000
+        assert seconds == pytest.approx(metrics["total_seconds"], abs=0.01)
+    return runs
+
+
+def test_mlflow_shows_what_the_records_say_and_replaces_what_changed(again, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    run_dir = again("mlflow")
+    before = check_mlflow(run_dir)
+    change(run_dir, KEYS[0])
+    assert again("mlflow") == run_dir
+    after = check_mlflow(run_dir)
+    same = [key for key in map(str, KEYS) if before[key].info.run_id == after[key].info.run_id]
+    assert same == [str(KEYS[1])]
+    assert not (tmp_path / "mlruns").exists()
+
+
+def test_mlflow_takes_a_trial_of_any_length(tmp_path):
+    losses = [1 / (i + 1) for i in range(1200)]
+    trial = TrackedTrial(
+        {f"parameter{i}": i for i in range(130)},
+        {"test_acc": 0.5, "test_loss": float("inf")},
+        {"train/loss": losses, "val/acc": losses[:3]},
+        {},
+        1.0,
+        2.0,
+    )
+    make_tracker("mlflow", tmp_path).log(KEYS[0], trial)
+    runs, client = mlflow_runs(tmp_path)
+    run = runs[str(KEYS[0])]
+    assert len(run.data.params) == 130
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [p.value for p in sorted(history, key=lambda p: p.step)] == losses
+
+
+def test_a_server_that_is_away_costs_a_warning(again, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    began = time.monotonic()
+    run_dir = again("mlflow")
+    assert time.monotonic() - began < 20
+    said = capsys.readouterr().out
+    assert said.count("mlflow: cannot log") == 1
+    assert "2 trials could not be logged" in said
+    # Nothing was told there; what is told elsewhere does not count either.
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    again("mlflow")
+    check_mlflow(run_dir)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{run_dir}/other.db")
+    again("mlflow")
+    assert (run_dir / "other.db").exists()
+
+
+# Weights & Biases
+
+
+def read_wandb(path):
+    """The records in a .wandb file: in blocks of 32 KiB, each a chain of checked fragments."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content, at, parts, records = path.read_bytes(), 7, b"", []
+    assert content[:4] == b":W&B"
+    while at < len(content):
+        if 32768 - at % 32768 < 7:
+            at += 32768 - at % 32768
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, at)
+        parts += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # all of a record, or its last part
+            records.append(Record.FromString(parts))
+            parts = b""
+    return records
+
+
+def items(entries):
+    return {
+        entry.key or ".".join(entry.nested_key): json.loads(entry.value_json) for entry in entries
+    }
+
+
+def check_wandb(run_dir):
+    """Compare the files of the offline runs with the records; returns them by seed."""
+    found = {}
+    for path in (run_dir / "trackers/wandb").glob("offline-run-*/*.wandb"):
+        records = read_wandb(path)
+        run = next(record.run for record in records if record.HasField("run"))
+        config = items(run.config.update)
+        key = TrialKey(config["config"], config["representation"], config["seed"])
+        assert key.seed not in found
+        found[key.seed] = path
+        metrics, curves, origin = expected(run_dir, key)
+        assert config.items() >= {"hidden_dim": 16, **origin}.items()
+        assert (run.display_name, run.run_group) == (str(key), "all_layers/stats")
+        assert run.project == run_dir.name
+        history = [items(record.history.item) for record in records if record.HasField("history")]
+        for name, values in curves.items():
+            assert [(row["epoch"], row[name]) for row in history] == [
+                (epoch, pytest.approx(value)) for epoch, value in enumerate(values, 1)
+            ]
+        summary = {}
+        for record in records:
+            summary.update(items(record.summary.update))
+        assert {name: summary[name] for name in metrics} == pytest.approx(metrics)
+        assert any(record.HasField("exit") for record in records)
+    assert set(found) == {key.seed for key in KEYS}
+    return found
+
+
+def test_wandb_shows_what_the_records_say_and_replaces_what_changed(again, capfd):
+    run_dir = again("wandb")
+    before = check_wandb(run_dir)
+    change(run_dir, KEYS[0])
+    assert again("wandb") == run_dir
+    after = check_wandb(run_dir)
+    assert before[43] == after[43]
+    assert before[42] != after[42]
+    out, err = capfd.readouterr()
+    assert not err
+    assert "wandb" not in out.replace(str(run_dir), "")
+
+
+def test_wandb_leaves_no_process_and_says_nothing(again):
+    run_dir = again("none")
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "cli.py", "restore", run_dir, "--log-to", "wandb"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert not err
+    assert "wandb" not in out.replace(str(run_dir), "")
+    check_wandb(run_dir)
+    wanted = f"--pid\0{process.pid}\0".encode()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            assert wanted not in path.read_bytes()
+        except OSError:
+            continue
+
+
+def test_a_wandb_server_that_is_away_costs_a_warning(again, monkeypatch, capsys):
+    monkeypatch.setattr("sweep.trackers.wandb._PATIENCE_SECONDS", 1)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    again("wandb")
+    said = capsys.readouterr().out
+    assert said.count("wandb: cannot log") == 1
+    assert "2 trials could not be logged" in said
+
+
+# Any
+
+
+@pytest.mark.parametrize("name", ["mlflow", "wandb"])
+def test_a_missing_package_is_refused_before_anything_starts(name, monkeypatch, sanity, tmp_path):
+    monkeypatch.setattr(available, "find_spec", lambda package: None)
+    args = ["run", "--dataset", str(sanity), "--output-dir", str(tmp_path / "out")]
+    result = CliRunner().invoke(cli.app, [*args, "--log-to", name])
+    assert result.exit_code == 2
+    assert f"error: --log-to {name} needs packages that are not installed ({name}" in result.stderr
+    assert result.stderr.endswith(f": pip install 'lorasweep[{name}]'\n")
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_is_no_package(monkeypatch, tmp_path):
+    (tmp_path / "nothing_but_a_folder").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not available._installed("nothing_but_a_folder")
+    assert available._installed("wandb")
+
+
+def test_nothing_to_tell_loads_no_tracker(again):
+    run_dir = again("tensorboard")
+    script = (
+        "import sys; from cli import app\n"
+        "def call(*args):\n"
+        "    try: app(list(args))\n"
+        "    except SystemExit as end: assert not end.code\n"
+        f"call('status', {str(run_dir)!r}); call('run', '--help')\n"
+        f"call('restore', {str(run_dir)!r}, '--log-to', 'tensorboard')\n"
+        "assert not {'mlflow', 'wandb', 'tensorboardX', 'ray', 'torch'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "2 skipped, 0 run" in done.stdout
 
 
 class Broken:
     """A tracker that is down, at first."""
+
+    place = ""
+
+    def close(self):
+        pass
 
     def __init__(self):
         self.told = []
@@ -96,32 +386,38 @@ def test_a_broken_tracker_costs_a_warning_and_is_told_later(spec, options, monke
     said = capsys.readouterr().out
     assert said.count("is down") == 1
     assert "2 trials could not be logged" in said
+    # There is nothing left to run, but something to tell; then not even that.
     tracker.down = False
-    record_path(result.run_dir, TrialKey("all_layers", "stats", 42)).unlink()
-    assert run_sweep(spec, options).summary["ran"] == 1
-    assert sorted(key.seed for key in tracker.told) == [42, 43]
-    told = json.loads((result.run_dir / "trackers/tensorboard.json").read_text())
-    assert set(told) == {"all_layers/stats/seed-42", "all_layers/stats/seed-43"}
+    for _ in range(2):
+        assert run_sweep(spec, options).summary["ran"] == 0
+        assert sorted(key.seed for key in tracker.told) == [42, 43]
+    told = json.loads((result.run_dir / "trackers/tensorboard.json").read_text())["told"]
+    assert set(told) == set(map(str, KEYS))
+    change(result.run_dir, KEYS[0])
+    assert run_sweep(spec, options).summary["ran"] == 0
+    assert sorted(key.seed for key in tracker.told) == [42, 42, 43]
 
 
 def test_a_slow_tracker_keeps_nobody_waiting(tmp_path, monkeypatch):
-    monkeypatch.setattr("sweep.trackers._PATIENCE_SECONDS", 0.2)
-    monkeypatch.setattr(
-        "sweep.trackers.read_record",
-        lambda run_dir, key: {
-            "metrics": {}, "timing": {}, "feature_dim": 1, "num_layers": 1, "checksum": "x",
-            "curves": {"val_acc_history": [], "train_loss_history": []},
-        },
-    )  # fmt: skip
+    monkeypatch.setattr("sweep.trackers.feed._PATIENCE_SECONDS", 0.2)
+    keys = [TrialKey("all_layers", "stats", seed) for seed in range(5)]
+    for key in keys:
+        write_record(
+            tmp_path, key, "fingerprint",
+            {
+                "metrics": {}, "timing": {"total_seconds": 1.0}, "feature_dim": 1, "num_layers": 1,
+                "curves": {"val_acc_history": [], "train_loss_history": []},
+            },
+        )  # fmt: skip
     entered, release, warnings = threading.Event(), threading.Event(), []
 
-    class Slow:
+    class Slow(Broken):
         def log(self, key, trial):
             entered.set()
             release.wait(20)
 
     with TrackerFeed("slow", Slow(), tmp_path, {}, warnings.append) as feed:
-        feed.tell([TrialKey("all_layers", "stats", seed) for seed in range(5)])
+        feed.tell(keys)
         assert entered.wait(10)
     assert warnings == ["slow: 5 trials could not be logged; the same command again tries again"]
     release.set()

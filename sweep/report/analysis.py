@@ -1,0 +1,338 @@
+"""Every number a report shows of one run, computed once; tables and figures only show it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .runs import Pair, RunData
+from .statistics import (
+    ALPHA,
+    CONFIDENCE,
+    Bootstrap,
+    Comparison,
+    Floats,
+    Ranking,
+    Scores,
+    compare,
+    hierarchical_bootstrap,
+    holm,
+    interval,
+    rank_over_seeds,
+)
+
+REFERENCE = "all_layers"
+"""The config that the others are compared with."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """One (config, representation) pair over its seeds.
+
+    Attributes:
+        features: width of the input; layers: number of layer tensors.
+        accuracy, macro_f1: on test, with intervals over seeds and test adapters.
+        accuracy_seeds: the same mean with the t interval over seeds alone: this split only; None
+            with one seed.
+        test: (n_seeds,) test accuracy.
+        train_acc, val_acc: means; gap: mean of train − test accuracy.
+        std: sample standard deviation of the test accuracy; None with one seed.
+        agreement: share of test adapters for which two seeds predict alike, over all two seeds;
+            None with one.
+        ece, log_loss: mean on test.
+        seconds, epochs: mean training time of a trial and epochs it ran.
+    """
+
+    config: str
+    representation: str
+    features: int
+    layers: int
+    accuracy: Estimate
+    accuracy_seeds: Estimate | None
+    macro_f1: Estimate
+    test: Floats
+    train_acc: float
+    val_acc: float
+    gap: float
+    std: float | None
+    agreement: float | None
+    ece: float
+    log_loss: float
+    seconds: float
+    epochs: float
+
+    @property
+    def pair(self) -> Pair:
+        """(config, representation)."""
+        return self.config, self.representation
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A comparison of two pairs with p-values adjusted within its family by Holm's method.
+
+    Attributes:
+        first, second: what is compared; differences are first − second.
+        holm_bootstrap, holm_seeds: adjusted p-values of `Comparison`; None where undefined.
+    """
+
+    first: PairResult
+    second: PairResult
+    test: Comparison
+    holm_bootstrap: float
+    holm_seeds: float | None
+
+    @property
+    def distinguishable(self) -> bool:
+        """Whether the difference shows over seeds and adapters, and over seeds by themselves.
+
+        Both are asked, since a bootstrap of a few seeds understates how much seeds vary. One seed
+        says nothing about others.
+        """
+        over_seeds = self.holm_seeds is None or self.holm_seeds < ALPHA
+        return self.test.n_seeds > 1 and self.holm_bootstrap < ALPHA and over_seeds
+
+
+@dataclass(frozen=True)
+class Ablation(Tested):
+    """What a representation loses from all layers (first) to another config (second).
+
+    Attributes:
+        relative: drop as a share of the accuracy with all layers.
+        retained: share of the accuracy above chance that is kept.
+
+    Both are None unless the accuracy with all layers is above chance: there is nothing to lose.
+    """
+
+    relative: Estimate | None
+    retained: Estimate | None
+
+
+class Analysis:
+    """The numbers of one run's report. Only pairs whose seeds are all finished are in it."""
+
+    def __init__(self, run: RunData) -> None:
+        self.run = run
+        self.chance = 1 / run.n_classes
+        test = run.truth["test"]
+        self.majority = float(np.bincount(test).max() / len(test))
+        """Test accuracy of always answering the commonest class: no constant does better."""
+
+    @property
+    def resampled(self) -> str:
+        """What 95 % intervals resample, for captions and notes."""
+        several = len(self.run.sweep.grid.seeds) > 1
+        return "seeds and test adapters together" if several else "test adapters alone (one seed)"
+
+    def above_chance(self, result: PairResult) -> bool:
+        """Whether the whole intervals lie above guessing and above any constant answer."""
+        low = result.accuracy.low
+        if result.accuracy_seeds:
+            low = min(low, result.accuracy_seeds.low)
+        return low > max(self.chance, self.majority)
+
+    @cached_property
+    def _bootstrap(self) -> tuple[Scores, Bootstrap]:
+        scores = self.run.scores(self.run.complete)
+        # The same draws in every report of this dataset, others for another dataset.
+        seed = int(self.run.sweep.frozen["decides"]["dataset"], 16)
+        return scores, hierarchical_bootstrap(scores, seed=seed)
+
+    @cached_property
+    def pairs(self) -> dict[Pair, PairResult]:
+        """Every complete pair, in the grid's order."""
+        return {pair: self._pair(i, pair) for i, pair in enumerate(self.run.complete)}
+
+    @property
+    def configs(self) -> list[str]:
+        """Configs that have a complete pair."""
+        return list(dict.fromkeys(config for config, _ in self.pairs))
+
+    def of_config(self, config: str) -> list[PairResult]:
+        """A config's pairs, in the grid's order."""
+        return [result for pair, result in self.pairs.items() if pair[0] == config]
+
+    def ranked(self, config: str) -> list[PairResult]:
+        """A config's pairs, best test accuracy first."""
+        return sorted(self.of_config(config), key=lambda result: -round(result.accuracy.value, 12))
+
+    def best(self, config: str) -> list[PairResult]:
+        """The pairs with the highest test accuracy: several if they are equal."""
+        first, *others = self.ranked(config)
+        return [first, *(r for r in others if abs(r.accuracy.value - first.accuracy.value) < 1e-12)]
+
+    def _pair(self, index: int, pair: Pair) -> PairResult:
+        run, (_, bootstrap) = self.run, self._bootstrap
+        records = run.of_pair(pair)
+        test, train = run.metric(pair, "test_acc"), run.metric(pair, "train_acc")
+        predictions = [record["predictions"]["test"] for record in records]
+        return PairResult(
+            *pair,
+            features=records[0]["feature_dim"],
+            layers=records[0]["num_layers"],
+            accuracy=_estimate(test, bootstrap.accuracy[:, index]),
+            accuracy_seeds=seeds_interval(test),
+            macro_f1=_estimate(run.metric(pair, "test_f1"), bootstrap.macro_f1[:, index]),
+            test=test,
+            train_acc=float(train.mean()),
+            val_acc=float(run.metric(pair, "val_acc").mean()),
+            gap=float((train - test).mean()),
+            std=float(test.std(ddof=1)) if len(test) > 1 else None,
+            agreement=_agreement(np.array(predictions)),
+            ece=float(run.metric(pair, "test_ece").mean()),
+            log_loss=float(run.metric(pair, "test_log_loss").mean()),
+            seconds=float(np.mean([record["timing"]["train_seconds"] for record in records])),
+            epochs=float(np.mean([record["timing"]["epochs_run"] for record in records])),
+        )
+
+    def _tests(self, pairs: list[tuple[Pair, Pair]]) -> list[Tested]:
+        """Paired comparisons of one family."""
+        scores, bootstrap = self._bootstrap
+        accuracy, at = scores.accuracy(), {pair: i for i, pair in enumerate(self.run.complete)}
+        found = [
+            compare(
+                accuracy[at[a]],
+                accuracy[at[b]],
+                bootstrap.accuracy[:, at[a]] - bootstrap.accuracy[:, at[b]],
+            )
+            for a, b in pairs
+        ]
+        adjusted = holm([test.p_bootstrap for test in found])
+        seeds = holm([test.p_seeds for test in found])
+        return [
+            Tested(self.pairs[a], self.pairs[b], test, p or 0.0, p_seeds)
+            for (a, b), test, p, p_seeds in zip(pairs, found, adjusted, seeds)
+        ]
+
+    @cached_property
+    def comparisons(self) -> dict[str, list[Tested]]:
+        """Config -> every two of its representations, the better one first; a family each."""
+        return {
+            config: self._tests([(a.pair, b.pair) for a, b in combinations(self.ranked(config), 2)])
+            for config in self.configs
+        }
+
+    @cached_property
+    def ablations(self) -> dict[str, list[Ablation]]:
+        """Config other than `REFERENCE` -> what every representation loses; a family each."""
+        found = {config: self._ablations(config) for config in self.configs if config != REFERENCE}
+        return {config: rows for config, rows in found.items() if rows}
+
+    def _ablations(self, config: str) -> list[Ablation]:
+        names = [r.representation for r in self.of_config(config)]
+        names = [name for name in names if (REFERENCE, name) in self.pairs]
+        tested = self._tests([((REFERENCE, name), (config, name)) for name in names])
+        return [
+            Ablation(**vars(test), relative=self._relative(test), retained=self._retained(test))
+            for test in tested
+        ]
+
+    def replicates(self, pair: Pair) -> Floats:
+        """(replicates,) of a pair's test accuracy, the same draws for all pairs."""
+        return self._bootstrap[1].accuracy[:, self.run.complete.index(pair)]
+
+    def _relative(self, test: Tested) -> Estimate | None:
+        return self._share(test, lambda whole, part: (whole - part) / whole)
+
+    def _retained(self, test: Tested) -> Estimate | None:
+        chance = self.chance
+        return self._share(test, lambda whole, part: (part - chance) / (whole - chance))
+
+    def _share(self, test: Tested, of: Callable[[Any, Any], Any]) -> Estimate | None:
+        """A function of the two accuracies with its interval, where it means something."""
+        if not self.above_chance(test.first):
+            return None
+        whole, part = self.replicates(test.first.pair), self.replicates(test.second.pair)
+        # Of thousands of replicates, a few may fall below chance all the same.
+        certain = whole > self.chance
+        value = of(test.first.accuracy.value, test.second.accuracy.value)
+        return Estimate(value, *interval(of(whole[certain], part[certain])))
+
+    @cached_property
+    def rankings(self) -> dict[str, Ranking | None]:
+        """Config -> ranks of its representations, in the order of `of_config`."""
+        return {
+            config: rank_over_seeds(np.array([r.test for r in self.of_config(config)]))
+            for config in self.configs
+        }
+
+    def class_accuracy(self, pair: Pair) -> Floats:
+        """(n_classes,) mean over seeds of the share of a class's test adapters that are right.
+
+        NaN for a class without test adapters.
+        """
+        return np.diag(self.confusion(pair)).copy()
+
+    def confusion(self, pair: Pair) -> Floats:
+        """(n_classes, n_classes) mean over seeds of the test confusion, rows summing to 1.
+
+        NaN in the rows of classes without test adapters.
+        """
+        counts = np.array([r["confusion"]["test"] for r in self.run.of_pair(pair)], dtype=float)
+        support = counts.sum(axis=2, keepdims=True)
+        shares = np.divide(counts, support, out=np.full_like(counts, np.nan), where=support > 0)
+        return shares.mean(axis=0)
+
+    def curves(self, pair: Pair, name: str) -> Floats:
+        """(n_seeds, epochs) of a pair's learning curves, NaN after a seed has stopped."""
+        curves = [record["curves"][name] for record in self.run.of_pair(pair)]
+        padded = np.full((len(curves), max(map(len, curves))), np.nan)
+        for row, curve in zip(padded, curves):
+            row[: len(curve)] = curve
+        return padded
+
+    def precision_recall(self, pair: Pair) -> Floats:
+        """(n_seeds, levels) precision on test at equally spaced recalls from 0 to 1."""
+        return np.array([r["precision_recall"]["test"] for r in self.run.of_pair(pair)])
+
+    def calibration(self, pair: Pair) -> tuple[Floats, Floats, NDArray[np.int64]]:
+        """(bins,) mean confidence, accuracy and count of all seeds' test predictions together.
+
+        NaN where a bin is empty.
+        """
+        bins = [record["calibration"]["test"] for record in self.run.of_pair(pair)]
+        count = np.array([b["count"] for b in bins], dtype=np.int64)
+
+        def pooled(name: str) -> Floats:
+            values = np.array([b[name] for b in bins], dtype=np.float64)
+            total = (np.nan_to_num(values) * count).sum(axis=0)
+            whole = count.sum(axis=0)
+            return np.divide(total, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+
+        return pooled("confidence"), pooled("accuracy"), count.sum(axis=0)
+
+
+def _estimate(values: Floats, replicates: Floats) -> Estimate:
+    return Estimate(float(values.mean()), *interval(replicates))
+
+
+def seeds_interval(values: Floats) -> Estimate | None:
+    """Mean and Student's t interval over seeds, within [0, 1]; None with one seed."""
+    if len(values) < 2:
+        return None
+    from scipy import stats
+
+    mean, error = float(values.mean()), float(values.std(ddof=1)) / np.sqrt(len(values))
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * error)
+    return Estimate(mean, max(0.0, mean - reach), min(1.0, mean + reach))
+
+
+def _agreement(predictions: NDArray[np.int64]) -> float | None:
+    """Share of adapters for which two rows of (n_seeds, n) predict alike, over all two rows."""
+    shares = [(a == b).mean() for a, b in combinations(predictions, 2)]
+    return float(np.mean(shares)) if shares else None

@@ -1,0 +1,141 @@
+"""Figures of classes: confusion matrices, accuracy and its drop on each class."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .analysis import REFERENCE, Analysis
+from .parts import display_order
+from .style import WIDTH, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+
+_MOST_LABELLED_CLASSES = 12
+"""Confusion matrices with more classes show colours only."""
+_MOST_ROWS = 30
+"""With more classes, other heat maps name every nth and show colours only."""
+_LONGEST_NAME = 16
+
+
+def confusion(analysis: Analysis, config: str) -> Figure:
+    names = [n for n in display_order(analysis) if (config, n) in analysis.pairs]
+    classes = _class_labels(analysis)
+    columns = min(3, len(names))
+    rows = ceil(len(names) / columns)
+    figure = new_figure(0.4 + rows * WIDTH / 3)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[len(names) :]:
+        axes.set_visible(False)
+    for place, (axes, name) in enumerate(zip(grid.flat, names)):
+        shares = 100 * analysis.confusion((config, name))
+        image = _heat(axes, shares, "Blues", (0, 100))
+        axes.set_title(name, loc="left")
+        small = 6 if max(map(len, classes)) < 4 else 5
+        if len(classes) <= _MOST_LABELLED_CLASSES:
+            axes.set_xticks(range(len(classes)), classes, fontsize=small)
+            axes.set_yticks(
+                range(len(classes)), classes if place % columns == 0 else [""] * len(classes)
+            )
+            axes.tick_params(axis="y", labelsize=small)
+            if max(map(len, classes)) > 3:
+                axes.tick_params(axis="x", labelrotation=90)
+            _write_cells(axes, shares, (0, 100), zeros=False)
+        else:
+            axes.set_xticks([])
+            axes.set_yticks([])
+        if place % columns == 0:
+            axes.set_ylabel("true")
+        if place >= len(names) - columns:
+            axes.set_xlabel("predicted")
+    if len(classes) > _MOST_LABELLED_CLASSES:
+        figure.colorbar(image, ax=grid, shrink=0.4, label="share of the true class (%)")
+    return figure
+
+
+def _class_labels(analysis: Analysis) -> list[str]:
+    """Class names, the long ones cut."""
+    names = [" ".join(str(name).split()) for name in analysis.run.sweep.frozen["classes"]]
+    return [
+        name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in names
+    ]
+
+
+def _heat(axes: Axes, values: np.ndarray, colours: str, limits: tuple[float, float]) -> AxesImage:
+    image = axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return image
+
+
+def _write_cells(
+    axes: Axes, values: np.ndarray, limits: tuple[float, float], *, zeros: bool
+) -> None:
+    """Numbers in the cells of a heat map whose colours darken away from 0."""
+    darkest = max(abs(limits[0]), abs(limits[1]))
+    for (i, j), value in np.ndenumerate(values):
+        if np.isnan(value):
+            axes.text(j, i, "–", ha="center", va="center", fontsize=5.5)
+        elif zeros or round(value) != 0:
+            colour = "#ffffff" if abs(value) > 0.6 * darkest else "#000000"
+            text = f"{round(value)}".replace("-", "−")
+            axes.text(j, i, text, ha="center", va="center", fontsize=5.5, color=colour)
+
+
+def classes(analysis: Analysis) -> Figure:
+    columns = {
+        config: {
+            r.representation: 100 * analysis.class_accuracy((config, r.representation))
+            for r in analysis.of_config(config)
+        }
+        for config in analysis.configs
+    }
+    return _class_heat(analysis, columns, "Blues", (0, 100))
+
+
+def class_drop(analysis: Analysis) -> Figure:
+    columns = {
+        config: {
+            row.first.representation: 100
+            * (
+                analysis.class_accuracy((REFERENCE, row.first.representation))
+                - analysis.class_accuracy((config, row.first.representation))
+            )
+            for row in rows
+        }
+        for config, rows in analysis.ablations.items()
+    }
+    return _class_heat(analysis, columns, "PuOr", (-100, 100))
+
+
+def _class_heat(
+    analysis: Analysis,
+    columns: dict[str, dict[str, np.ndarray]],
+    colours: str,
+    limits: tuple[float, float],
+) -> Figure:
+    """Classes × representations, a panel for each config."""
+    order = display_order(analysis)
+    classes = _class_labels(analysis)
+    figure = new_figure(1.5 + min(0.24 * len(classes), 7))
+    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    for axes, (config, values) in zip(panels, columns.items()):
+        names = [name for name in order if name in values]
+        table = np.column_stack([values[name] for name in names])
+        image = _heat(axes, table, colours, limits)
+        step = ceil(len(classes) / _MOST_ROWS)
+        axes.set_yticks(range(0, len(classes), step), classes[::step])
+        if step == 1:
+            _write_cells(axes, table, limits, zeros=True)
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_title(config, loc="left")
+    if len(classes) > _MOST_ROWS:
+        figure.colorbar(image, ax=panels, shrink=0.6, label="%")
+    figure.supylabel("class", fontsize=9)
+    return figure

@@ -1,0 +1,307 @@
+"""Several runs side by side: accuracy against the size of the dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .analysis import Analysis, Estimate
+from .figures import ReportFigure
+from .parts import round_log_ticks
+from .runs import Pair
+from .score_figures import CONFIG_COLOUR, CONFIG_MARKER
+from .statistics import ALPHA, bootstrap_p, holm, interval, welch_p
+from .style import MUTED, new_figure
+from .tables import (
+    Column,
+    Table,
+    Value,
+    interval_of,
+    p_value,
+    percent,
+    signed_percent,
+    yes_no,
+)
+from .words import listed, shown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_INTERVAL = "resamples seeds and test adapters together"
+
+
+class RunComparison:
+    """Several analysed runs, by size of their datasets.
+
+    Attributes:
+        names: what each run is called.
+        analyses: one for each, ascending in adapters.
+    """
+
+    def __init__(self, named: list[tuple[str, Analysis]]) -> None:
+        ordered = sorted(named, key=lambda item: _size(item[1]))
+        self.names = [name for name, _ in ordered]
+        self.analyses = [analysis for _, analysis in ordered]
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """(config, representation) pairs that are complete in at least one run."""
+        return list(dict.fromkeys(pair for a in self.analyses for pair in a.pairs))
+
+    def with_pair(self, pair: Pair) -> list[tuple[str, Analysis]]:
+        """The runs in which a pair is complete."""
+        return [(n, a) for n, a in zip(self.names, self.analyses) if pair in a.pairs]
+
+    def notices(self) -> list[str]:
+        """What keeps the runs from being comparable."""
+        found = []
+        data = [a.run.sweep.environment["dataset"] for a in self.analyses]
+        decides = [a.run.sweep.frozen["decides"] for a in self.analyses]
+        layers = [a.run.sweep.environment["layers"] for a in self.analyses]
+        shared = set.intersection(*(set(counts) for counts in layers))
+        for what, values in (
+            ("classes", [a.run.sweep.frozen["classes"] for a in self.analyses]),
+            ("label columns", [d["label_column"] for d in data]),
+            ("LoRA ranks", [d["lora_rank"] for d in data]),
+            ("layer tensors", [{c: counts[c] for c in shared} for counts in layers]),
+            ("seeds", [a.run.sweep.grid.seeds for a in self.analyses]),
+            ("splits", [d["split"] for d in decides]),
+            ("hyperparameters", [d["hyperparameters"] for d in decides]),
+        ):
+            if any(value != values[0] for value in values):
+                found.append(f"The runs have different {what}; see What ran.")
+        for name, analysis in zip(self.names, self.analyses):
+            missing = len(analysis.run.sweep.grid.pairs) - len(analysis.pairs)
+            if missing:
+                found.append(f"{name} is not complete: {missing} of its pairs are left out.")
+            if analysis.run.splits_coincide:
+                found.append(f"{name} has too few adapters to split: its scores mean nothing.")
+        return found
+
+    def findings(self) -> list[str]:
+        """What the sizes do, in sentences."""
+        sentences = []
+        for config in dict.fromkeys(config for config, _ in self.pairs):
+            parts = [
+                f"{best.representation} in {name} ({_size(a)} adapters), {shown(best.accuracy)}"
+                for name, a in zip(self.names, self.analyses)
+                if config in a.configs
+                for best in a.ranked(config)[:1]
+            ]
+            sentences.append(f"{config}: the highest test accuracy has {listed(parts)}.")
+            grown = [row for row in self.growth() if row["config"] == config]
+            certain = [
+                f"{row['representation']} ({signed_percent(row['gain'].value)})"
+                for row in grown
+                if row["distinguishable"]
+            ]
+            if grown:
+                which = listed(certain) if certain else "no representation"
+                sentences.append(
+                    f"{config}: from the smallest to the largest dataset that has it, the accuracy "
+                    f"of {which} changes distinguishably (percentage points)."
+                )
+        return sentences
+
+    def growth(self) -> list[dict[str, Any]]:
+        """What every pair gains from the smallest to the largest run that has it.
+
+        The runs' test adapters are other ones, so the two are resampled independently; p-values
+        are adjusted over all rows by Holm's method. Distinguishable is what passes that and Welch's
+        t-test over seeds; with one seed nothing does.
+        """
+        rows: list[dict[str, Any]] = []
+        for pair in self.pairs:
+            runs = self.with_pair(pair)
+            (first, small), (last, large) = runs[0], runs[-1]
+            if _size(small) == _size(large):
+                continue
+            differences = large.replicates(pair) - small.replicates(pair)
+            before, after = small.pairs[pair].accuracy, large.pairs[pair].accuracy
+            rows.append(
+                {
+                    "config": pair[0],
+                    "representation": pair[1],
+                    "from": first,
+                    "to": last,
+                    "before": before.value,
+                    "after": after.value,
+                    "gain": Estimate(after.value - before.value, *interval(differences)),
+                    "p": bootstrap_p(differences),
+                    "p_seeds": welch_p(large.pairs[pair].test, small.pairs[pair].test),
+                }
+            )
+        adjusted = zip(holm([row["p"] for row in rows]), holm([row["p_seeds"] for row in rows]))
+        for row, (p, p_seeds) in zip(rows, adjusted):
+            row["holm"], row["holm_seeds"] = p, p_seeds
+            passed = p is not None and p < ALPHA and p_seeds is not None and p_seeds < ALPHA
+            row["distinguishable"] = passed
+        return rows
+
+    def tables(self) -> list[Table]:
+        """The comparison's tables."""
+        return [t for t in (self._run_table(), self._size_table(), self._growth_table()) if t.rows]
+
+    def _run_table(self) -> Table:
+        return Table(
+            "runs",
+            "The runs",
+            [
+                Column("run", "run"),
+                Column("adapters", "adapters"),
+                Column("test_adapters", "test adapters"),
+                Column("classes", "classes"),
+                Column("chance", "chance (%)", percent),
+                Column("seeds", "seeds"),
+                Column("complete", "complete pairs"),
+                Column("pairs", "of"),
+            ],
+            [
+                [
+                    name,
+                    _size(a),
+                    len(a.run.truth["test"]),
+                    a.run.n_classes,
+                    a.chance,
+                    len(a.run.sweep.grid.seeds),
+                    len(a.pairs),
+                    len(a.run.sweep.grid.pairs),
+                ]
+                for name, a in zip(self.names, self.analyses)
+            ],
+        )
+
+    def _size_table(self) -> Table:
+        rows: list[list[Value]] = []
+        for pair in self.pairs:
+            for name, analysis in self.with_pair(pair):
+                r = analysis.pairs[pair]
+                accuracy, f1 = r.accuracy, r.macro_f1
+                rows.append(
+                    [
+                        *pair,
+                        name,
+                        _size(analysis),
+                        accuracy.value,
+                        (accuracy.low, accuracy.high),
+                        f1.value,
+                        (f1.low, f1.high),
+                        r.gap,
+                    ]
+                )
+        return Table(
+            "size",
+            "Test accuracy and macro F1 (%) by size of the dataset",
+            [
+                Column("config", "config"),
+                Column("representation", "representation"),
+                Column("run", "run"),
+                Column("adapters", "adapters"),
+                Column("test_accuracy", "test acc", percent),
+                Column("test_accuracy", "acc, 95 %", interval_of(percent), _INTERVAL, True),
+                Column("macro_f1", "macro F1", percent),
+                Column("macro_f1", "F1, 95 %", interval_of(percent), _INTERVAL, True),
+                Column("gap", "train − test", signed_percent),
+            ],
+            rows,
+        )
+
+    def _growth_table(self) -> Table:
+        return Table(
+            "growth",
+            "Gain in test accuracy from the smallest to the largest dataset (percentage points)",
+            [
+                Column("config", "config"),
+                Column("representation", "representation"),
+                Column("from", "from"),
+                Column("to", "to"),
+                Column("before", "acc before", percent),
+                Column("after", "acc after", percent),
+                Column("gain", "gain", signed_percent),
+                Column("gain", "95 % interval", interval_of(percent), _INTERVAL, True),
+                Column("p_bootstrap", "p", p_value),
+                Column("p_bootstrap_holm", "p, Holm", p_value),
+                Column("p_seeds", "p, seeds", p_value, "Welch's t-test over seeds"),
+                Column("p_seeds_holm", "p, seeds, Holm", p_value),
+                Column("distinguishable", "distinguishable", yes_no),
+            ],
+            [
+                [
+                    row["config"],
+                    row["representation"],
+                    row["from"],
+                    row["to"],
+                    row["before"],
+                    row["after"],
+                    row["gain"].value,
+                    (row["gain"].low, row["gain"].high),
+                    row["p"],
+                    row["holm"],
+                    row["p_seeds"],
+                    row["holm_seeds"],
+                    row["distinguishable"],
+                ]
+                for row in self.growth()
+            ],
+            "The runs have other test adapters, so their seeds and adapters are resampled "
+            "independently; if one dataset holds the other, the interval is too wide rather than "
+            "too narrow.",
+        )
+
+    def figures(self) -> Iterator[ReportFigure]:
+        """The comparison's figures."""
+        if self.pairs:
+            yield ReportFigure(
+                "size",
+                "Test accuracy by size of the dataset",
+                "Bars are 95 % intervals over seeds and test adapters together; dashed lines are "
+                "guessing.",
+                self._draw,
+            )
+
+    def _draw(self) -> Figure:
+        names = list(dict.fromkeys(name for _, name in self.pairs))
+        columns = min(3, len(names))
+        rows = ceil(len(names) / columns)
+        figure = new_figure(0.6 + 1.9 * rows)
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for axes in grid.flat[len(names) :]:
+            axes.set_visible(False)
+        lines = {}
+        for axes, name in zip(grid.flat, names):
+            for config in dict.fromkeys(c for c, n in self.pairs if n == name):
+                runs = [a for _, a in self.with_pair((config, name))]
+                estimates = [a.pairs[config, name].accuracy for a in runs]
+                middle = np.array([e.value for e in estimates])
+                reach = [middle - [e.low for e in estimates], [e.high for e in estimates] - middle]
+                lines[config] = axes.errorbar(
+                    [_size(a) for a in runs],
+                    100 * middle,
+                    100 * np.array(reach),
+                    color=CONFIG_COLOUR[config],
+                    marker=CONFIG_MARKER[config],
+                    markersize=4,
+                    linewidth=1.4,
+                )
+            for chance in {a.chance for a in self.analyses}:
+                axes.axhline(100 * chance, color=MUTED, linestyle="--", linewidth=1, zorder=0)
+            axes.set_title(name, loc="left")
+            axes.set_ylim(0, 103)
+            axes.grid()
+            round_log_ticks(axes)
+            axes.margins(x=0.1)
+        for axes in grid.flat[max(0, len(names) - columns) : len(names)]:
+            axes.tick_params(axis="x", labelbottom=True)
+        figure.supxlabel("adapters", fontsize=9)
+        figure.supylabel("test accuracy (%)", fontsize=9)
+        figure.legend(
+            list(lines.values()), list(lines), loc="outside upper center", ncols=len(lines)
+        )
+        return figure
+
+
+def _size(analysis: Analysis) -> int:
+    return int(analysis.run.sweep.frozen["num_samples"])

@@ -1,0 +1,132 @@
+"""What ran: the spec, the data, the machine, the times, and the command that does it again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import Counter
+from typing import Any
+
+from features.representations import REPRESENTATIONS
+from trainables.hyperparameters import Hyperparameters
+from trainables.record import failure_path
+
+from ..activity import read_events
+from ..progress import format_seconds
+from ..run_dir import SweepFile
+from ..spec import DEFAULT_CONFIGS
+from .runs import RunData
+
+Facts = list[tuple[str, str]]
+
+
+def run_facts(run: RunData) -> Facts:
+    """(what, value) pairs, in the order of reading."""
+    sweep, grid = run.sweep, run.sweep.grid
+    frozen, environment = sweep.frozen, sweep.environment
+    data = environment["dataset"]
+    sizes = ", ".join(f"{name} {len(truth)}" for name, truth in run.truth.items())
+    skipped = len(frozen["skipped_samples"])
+    layers = [f"{config} ({environment['layers'][config]} tensors)" for config in grid.configs]
+    host = f"{environment['host']}, {environment['cores']} cores, {environment['platform']}"
+    facts = [
+        ("command", reproduce_command(sweep)),
+        ("dataset", " ".join(filter(None, (data["dataset"], data["dataset_config"])))),
+        ("dataset fingerprint", frozen["decides"]["dataset"]),
+        ("hub commit", frozen["revision"] or ""),
+        ("adapters", str(frozen["num_samples"])),
+        ("bad adapters left out", str(skipped) if skipped else ""),
+        ("classes", f"{run.n_classes}, column {data['label_column']}"),
+        ("split", f"{frozen['decides']['split']}: {sizes}"),
+        ("representations", ", ".join(grid.representations)),
+        ("layer configs", ", ".join(layers)),
+        ("seeds", ", ".join(map(str, grid.seeds))),
+        ("hyperparameters", _named(frozen["decides"]["hyperparameters"])),
+        ("trials", f"{len(run.records)} of {len(grid.keys)} finished, {len(run.failed)} failed"),
+        *((f"failed: {key}", _reason(run, key)) for key in run.failed),
+        ("training time", _training_time(run)),
+        ("wall time", _wall_time(run)),
+        ("trained on", _machines(run)),
+        ("driver", host),
+        ("versions", f"python {environment['python']}, {_named(environment['packages'])}"),
+    ]
+    return [(what, value) for what, value in facts if value]
+
+
+def reproduce_command(sweep: SweepFile) -> str:
+    """The `lorasweep run` command for the same grid; options at their defaults are left out."""
+    data, grid = sweep.environment["dataset"], sweep.grid
+    options: dict[str, Any] = {"dataset": data["dataset"]}
+    if data["dataset_config"]:
+        options["dataset-config"] = data["dataset_config"]
+    if data["label_column"] != "category_label":
+        options["label-column"] = data["label_column"]
+    if data["lora_rank"]:
+        options["lora-rank"] = data["lora_rank"]
+    if grid.representations != tuple(REPRESENTATIONS):
+        options["representations"] = ",".join(grid.representations)
+    if grid.configs != DEFAULT_CONFIGS:
+        options["configs"] = ",".join(grid.configs)
+    options["num-runs"], options["seed"] = len(grid.seeds), grid.seeds[0]
+    for name, default in Hyperparameters().to_json().items():
+        value = sweep.frozen["decides"]["hyperparameters"][name]
+        if value != default:
+            options[name.replace("_", "-")] = value
+    words = ["lorasweep", "run"]
+    for name, value in options.items():
+        words += [f"--{name}", str(value)]
+    if data["skip_bad_samples"]:
+        words.append("--skip-bad-samples")
+    return shlex.join(words)
+
+
+def _named(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _reason(run: RunData, key: Any) -> str:
+    try:
+        reason = json.loads(failure_path(run.run_dir, key).read_bytes())["reason"]
+    except (OSError, ValueError, KeyError):
+        return "unknown"
+    return (str(reason).strip().splitlines() or ["unknown"])[-1]
+
+
+def _training_time(run: RunData) -> str:
+    timing = [record["timing"] for record in run.records.values()]
+    training = sum(t["train_seconds"] for t in timing)
+    loading = sum(t["load_seconds"] for t in timing)
+    return (
+        f"{format_seconds(training)} in all trials together "
+        f"({training / len(timing):.2f} s each), {format_seconds(loading)} of loading features"
+    )
+
+
+def _wall_time(run: RunData) -> str:
+    """Of every invocation that ended or was interrupted; one that was killed has told none."""
+    events = [e for path in (run.run_dir / "events").glob("*.jsonl") for e in read_events(path)]
+    ends = [event for event in events if event["event"] == "done" and event["ran"]]
+    if not ends:
+        return ""
+    began = sum(event["event"] == "started" for event in events)
+    total, features, trials = (
+        format_seconds(sum(event[name] for event in ends))
+        for name in ("seconds", "feature_seconds", "train_seconds")
+    )
+    return (
+        f"{total}, {features} of it for features and {trials} for trials, in {len(ends)} "
+        f"invocation(s) that ended after running trials; {began} were started"
+    )
+
+
+def _machines(run: RunData) -> str:
+    """On what the trials were trained; more than one if the sweep moved."""
+    counts = Counter(
+        "{host}: {device} {device_name}, {threads} thread(s), torch {torch}".format(
+            **record["environment"]
+        )
+        for record in run.records.values()
+    )
+    if len(counts) == 1:
+        return next(iter(counts))
+    return "; ".join(f"{machine} ({count} trials)" for machine, count in counts.most_common())

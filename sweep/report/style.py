@@ -1,0 +1,126 @@
+"""How figures look: colours for the colour-blind, vector text, and both themes of the page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from features.files import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDTH = 7.2
+"""Inches: a page's text width in most journals' one-column layout."""
+
+INK, MUTED, GRID = "#1d1d20", "#6b6b73", "#dcdce2"
+
+# Okabe and Ito, "Color Universal Design", 2008, in an order that keeps neighbours apart.
+SERIES = (
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#4d4d52", "#8c6bb1",
+)  # fmt: skip
+
+# Light -> dark theme; colours that are not here stay as they are.
+DARK = {
+    INK: "#e8e8ec", MUTED: "#a0a0aa", GRID: "#3a3a42",
+    "#0072b2": "#4aa8e0", "#d55e00": "#f0813a", "#009e73": "#2fc79b", "#cc79a7": "#dd94ba",
+    "#4d4d52": "#c0c0c8", "#8c6bb1": "#b196d4",
+}  # fmt: skip
+
+CONFIG_COLOUR = {"all_layers": SERIES[0], "visual_only": SERIES[1], "text_only": SERIES[2]}
+CONFIG_MARKER = {"all_layers": "o", "visual_only": "s", "text_only": "^"}
+
+_DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)))
+LINES = [(colour, _DASHES[i % len(_DASHES)]) for i, colour in enumerate((*SERIES, INK))]
+"""(colour, dashes) of up to nine lines: told apart without colour, too."""
+
+_RC: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Noto Sans CJK JP", "Noto Sans", "Arial"],
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8.5,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text
+    "pdf.fonttype": 42,
+    "text.parse_math": False,  # a class may be called $x$
+}
+
+
+@contextmanager
+def figure_style() -> Iterator[None]:
+    """Matplotlib's settings for the duration of the block; the user's own are left alone."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_RC)  # type: ignore[arg-type]
+        yield
+
+
+def new_figure(height: float) -> Figure:
+    """An empty figure of the page's width; `height` in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(WIDTH, height), layout="constrained")
+
+
+def settle(figure: Figure) -> None:
+    """Lay the figure out, once for all formats."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+
+
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """Write NAME.png and NAME.pdf."""
+    # Without a date, equal figures are equal files.
+    for suffix, how in (
+        ("png", {"dpi": 200, "facecolor": "white"}),
+        ("pdf", {"metadata": {"CreationDate": None}}),
+    ):
+        sink = io.BytesIO()
+        figure.savefig(sink, format=suffix, **how)
+        write_atomic(folder / f"{name}.{suffix}", lambda file: file.write(sink.getbuffer()))
+
+
+def inline_svg(figure: Figure, name: str, title: str) -> str:
+    """The figure as an <svg> element for the page.
+
+    Colours become variables that the page's theme may change; ids carry the figure's name, since
+    all figures share one page.
+    """
+    import matplotlib
+
+    sink = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None})
+    svg = sink.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = svg.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
+    for colour in DARK:
+        svg = svg.replace(colour, f"var(--{colour[1:]}, {colour})")
+    # Presentation belongs to the page: it scales, and it has a name.
+    size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    assert size is not None  # matplotlib always writes one
+    head = f'<svg viewBox="0 0 {size[1]} {size[2]}" role="img" aria-labelledby="{name}-title" '
+    head += 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    return f'{head}<title id="{name}-title">{title}</title>' + svg[svg.index(">") + 1 :]

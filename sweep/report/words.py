@@ -1,0 +1,109 @@
+"""What the numbers of a run say, in sentences."""
+
+from __future__ import annotations
+
+from .analysis import REFERENCE, Ablation, Analysis, Estimate
+from .tables import percent
+
+
+def findings(analysis: Analysis) -> list[str]:
+    """The report's first paragraphs; empty if no pair is complete."""
+    if not analysis.pairs:
+        return []
+    return [
+        *(_best(analysis, config) for config in analysis.configs),
+        *_at_chance(analysis),
+        *(_drop(config, rows) for config, rows in analysis.ablations.items()),
+        _caution(analysis),
+    ]
+
+
+def listed(names: list[str]) -> str:
+    """a, b and c."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def shown(estimate: Estimate) -> str:
+    """12.3 % (95 % interval 10.0 to 14.5)."""
+    low, high = percent(estimate.low), percent(estimate.high)
+    return f"{percent(estimate.value)} % (95 % interval {low} to {high})"
+
+
+def _best(analysis: Analysis, config: str) -> str:
+    best = analysis.best(config)
+    names = [result.representation for result in best]
+    verb = "has" if len(best) == 1 else "have"
+    text = f"{config}: {listed(names)} {verb} the highest test accuracy, {shown(best[0].accuracy)}"
+    text += f", chance being {percent(analysis.chance)} %."
+    against = [
+        row
+        for row in analysis.comparisons[config]
+        if row.first is best[0] and row.second.representation not in names
+    ]
+    alike = [row.second.representation for row in against if not row.distinguishable]
+    worse = [row.second.representation for row in against if row.distinguishable]
+    if alike:
+        text += f" Not distinguishable from {'it' if len(best) == 1 else 'them'}: {listed(alike)}."
+    if worse:
+        text += f" Distinguishably lower: {listed(worse)}."
+    return text
+
+
+def _at_chance(analysis: Analysis) -> list[str]:
+    found = []
+    for config in analysis.configs:
+        names = [r.representation for r in analysis.ranked(config) if not analysis.above_chance(r)]
+        if names:
+            verb = "is" if len(names) == 1 else "are"
+            found.append(
+                f"{config}: {listed(names)} {verb} not above chance (guessing gives "
+                f"{percent(analysis.chance)} %, always answering the commonest class "
+                f"{percent(analysis.majority)} %)."
+            )
+    return found
+
+
+def _drop(config: str, rows: list[Ablation]) -> str:
+    ordered = sorted(rows, key=lambda row: -row.test.difference)
+    certain = [row for row in ordered if row.distinguishable]
+    unclear = [row.first.representation for row in ordered if not row.distinguishable]
+    if not certain:
+        return (
+            f"From {REFERENCE} to {config}: no representation's test accuracy changes "
+            "distinguishably."
+        )
+    most, least = certain[0], certain[-1]
+    text = (
+        f"From {REFERENCE} to {config}: {len(certain)} of {len(rows)} representations change "
+        f"distinguishably, by {_points(most)} ({most.first.representation})"
+    )
+    if least is not most:
+        text += f" to {_points(least)} ({least.first.representation})"
+    text += " percentage points of test accuracy."
+    if unclear:
+        text += f" Not distinguishable from no change: {listed(unclear)}."
+    return text
+
+
+def _points(row: Ablation) -> str:
+    """A drop as −20.3."""
+    value = -100 * row.test.difference
+    return f"{value:+.1f}".replace("-", "−")
+
+
+def _caution(analysis: Analysis) -> str:
+    seeds, n_test = len(analysis.run.sweep.grid.seeds), len(analysis.run.truth["test"])
+    if seeds == 1:
+        return (
+            f"There is one seed and one split with {n_test} test adapters. Intervals resample the "
+            "adapters alone: what another seed or another training set would give is not known, "
+            "and nothing is called distinguishable."
+        )
+    text = (
+        f"All seeds share one split with {n_test} test adapters. Intervals resample seeds and test "
+        "adapters together. “Distinguishable” means p < 0.05 after Holm's correction, both so and "
+        "over seeds alone. Neither says what another training set would give."
+    )
+    if seeds < 5:
+        text += f" With {seeds} seeds, what the seed does is hardly known."
+    return text

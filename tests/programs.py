@@ -1,0 +1,27 @@
+"""Programs that some tests run and pip cannot install."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import NoReturn
+
+import pytest
+
+
+def require_program(*names: str) -> str:
+    """Path of the first of these programs that is installed.
+
+    Where there is none, the test is skipped; in CI, which installs them, it fails.
+    """
+    for name in names:
+        path = shutil.which(name)
+        if path:
+            return path
+    _miss(f"none of {', '.join(names)} is installed (Debian: apt-get install {names[0]})")
+
+
+def _miss(reason: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
