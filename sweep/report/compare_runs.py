@@ -12,9 +12,8 @@ from .analysis import Analysis, Estimate
 from .figures import ReportFigure
 from .parts import round_log_ticks
 from .runs import Pair
-from .score_figures import CONFIG_COLOUR, CONFIG_MARKER
 from .statistics import ALPHA, bootstrap_p, holm, interval, welch_p
-from .style import MUTED, new_figure
+from .style import CONFIG_COLOUR, CONFIG_MARKER, MUTED, new_figure
 from .tables import (
     Column,
     Table,

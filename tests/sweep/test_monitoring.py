@@ -157,8 +157,8 @@ def test_a_running_trial_is_followed_and_then_cleared(run_dir):
             v for name in names for labels, v in samples.get(name, []) if labels["seed"] == seed
         ]
 
-    eventually(lambda: values() == [0, 0, 0])
-    eventually(lambda: values() == [])
+    assert eventually(lambda: values() == [0, 0, 0])
+    assert eventually(lambda: values() == [])
 
 
 def listening(port):
