@@ -1,4 +1,4 @@
-"""The command line: parses, calls `sweep` and `features.make`, prints. No logic of its own."""
+"""The command line: parses, calls `sweep` and `zoo`, prints. No logic of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from features.errors import UserError
+from features.core.errors import UserError
 
 app = typer.Typer(
     name="lorasweep",
@@ -245,7 +245,7 @@ def restore(
 
 def _run(spec: Any, options: Any, *, dry_run: bool = False) -> None:
     from sweep.launch import run_sweep
-    from sweep.progress import Reporter
+    from sweep.watch.terminal import Reporter
 
     with Reporter() as reporter:
         if dry_run:
@@ -272,7 +272,7 @@ def status(
     every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1)] = 2.0,
 ) -> None:
     """Say how far a sweep is, while it runs or after it ended."""
-    from sweep.status import read_status, watch
+    from sweep.watch.status import read_status, watch
 
     if follow and not as_json:
         # Whoever stops watching stops nothing else.
@@ -290,8 +290,8 @@ def dashboard(
     show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
 ) -> None:
     """Say where the Ray dashboard of a running sweep is, and how to log in."""
-    from sweep.metrics import read_targets
-    from sweep.status import read_status
+    from sweep.watch.prometheus import read_targets
+    from sweep.watch.status import read_status
 
     found = read_status(run_dir)
     if found.driver is None or not found.alive:
@@ -322,8 +322,8 @@ def report(
     show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
 ) -> None:
     """Write figures, tables and a page about a sweep, finished or not."""
-    from sweep.progress import Reporter
     from sweep.report.build import make_report
+    from sweep.watch.terminal import Reporter
 
     with Reporter() as reporter:
         page = make_report(
@@ -352,9 +352,9 @@ def features(
     as_json: AsJson = False,
 ) -> None:
     """Compute and cache features without training anything."""
-    from sweep.precompute import features_only
-    from sweep.progress import Reporter
+    from sweep.engine.features import features_only
     from sweep.spec import RuntimeOptions, SweepSpec
+    from sweep.watch.terminal import Reporter
 
     spec = SweepSpec(
         dataset=dataset,
@@ -386,7 +386,7 @@ def sanity(
     seed: Annotated[int, typer.Option(help="Decides every number.")] = 0,
 ) -> None:
     """A small set whose classes have means ten standard deviations apart."""
-    from features.make.sanity import make_sanity
+    from zoo.sanity import make_sanity
 
     typer.echo(make_sanity(out, samples=samples, classes=classes, seed=seed))
 
@@ -401,8 +401,8 @@ def synthetic(
     seed: Annotated[int, typer.Option(help="Decides every number.")] = 0,
 ) -> None:
     """Random adapters with the layer shapes of Stable Diffusion 1.5 and a weak class signal."""
-    from features.make.synthetic import make_synthetic
-    from sweep.progress import Reporter
+    from sweep.watch.terminal import Reporter
+    from zoo.synthetic import make_synthetic
 
     with Reporter() as reporter:
         folder = make_synthetic(
@@ -429,8 +429,8 @@ def zoo(
     seed: Annotated[int, typer.Option(help="Decides every number.")] = 0,
 ) -> None:
     """Train real adapters of a small diffusion model of digits, one class each."""
-    from features.make.zoo import make_zoo
-    from sweep.progress import Reporter
+    from sweep.watch.terminal import Reporter
+    from zoo.adapters import make_zoo
 
     with Reporter() as reporter:
         folder = make_zoo(

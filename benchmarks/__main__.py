@@ -48,7 +48,7 @@ HEADER = f"{'what':44} {'measured':>9} {'unit':8} {'bar':>8} {'ratio':>6}"
 def features(options: argparse.Namespace, work: Path, rank: int = 1) -> Iterator[Row]:
     """The feature stage against one sort and one FFT of every matrix."""
     from benchmarks.floor import measure_floor
-    from features.make.synthetic import synthetic_shapes
+    from zoo.synthetic import synthetic_shapes
 
     samples = max(16, options.samples // rank)
     dataset = _synthetic(options, work, samples, rank)
@@ -107,7 +107,7 @@ def training(options: argparse.Namespace, work: Path) -> Iterator[Row]:
     import torch
 
     from benchmarks.training import measure_bare_step, measure_step
-    from features.memory import keep_freed_memory
+    from features.core.memory import keep_freed_memory
 
     torch.set_num_threads(1)
     keep_freed_memory()

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .files import (
+from .core.files import (
     DamagedFileError,
     file_checksum,
     fsync_path,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from .errors import UserError
+from .core.errors import UserError
 from .layers import is_down
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from .files import digest, write_atomic, write_json
+from .core.files import digest, write_atomic, write_json
 
 
 def shard_name(index: int, count: int) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from .errors import UserError
-from .names import check_names
+from .core.errors import UserError
+from .core.names import check_names
 
 _LAYER_MARKS = ("lora.down.weight", "lora.up.weight", "lora_A.", "lora_B.")
 _DOWN_MARKS = ("lora.down.weight", "lora_A.")

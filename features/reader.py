@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from .errors import UserError
+from .core.errors import UserError
 
 _PARQUET_ROWS = 256
 """Rows of a Parquet row group decoded at a time."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from .names import check_names
+from .core.names import check_names
 
 if TYPE_CHECKING:
     from torch import Tensor

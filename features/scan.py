@@ -16,8 +16,8 @@ import pyarrow as pa
 import xxhash
 
 from .columns import RaggedColumnError, flat_values, matrix_shape
-from .errors import UserError
-from .files import DamagedFileError, digest, read_signed_json, sign, write_json
+from .core.errors import UserError
+from .core.files import DamagedFileError, digest, read_signed_json, sign, write_json
 from .layers import is_layer_tensor
 from .sources import Source
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from .cache import CacheEntry
 from .columns import to_matrices
-from .memory import fetch_ahead, keep_freed_memory
+from .core.memory import fetch_ahead, keep_freed_memory
 from .representations import Representation, evaluate
 from .sources import Source
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import UserError
-from .files import DamagedFileError, digest, file_stamp, read_signed_json, sign, write_json
+from .core.errors import UserError
+from .core.files import DamagedFileError, digest, file_stamp, read_signed_json, sign, write_json
 
 if TYPE_CHECKING:
     from .reader import TableReader

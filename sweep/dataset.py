@@ -6,13 +6,13 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from features.errors import UserError
+from features.core.errors import UserError
 from features.scan import DatasetScan, scan_dataset
 from features.sources import Source, find_dataset
 
-from .progress import Reporter
 from .run_dir import pinned_revision
 from .spec import RuntimeOptions, SweepSpec
+from .watch.terminal import Reporter
 
 
 def open_dataset(

@@ -13,10 +13,10 @@ from trainables.splits import split_samples
 
 from .dataset import open_dataset
 from .plan import RecordState, read_records
-from .progress import Reporter, format_seconds
 from .run_dir import SweepFile, check_frozen, make_sweep_file
 from .spec import RuntimeOptions, SweepSpec
-from .summary import summary_lines
+from .watch.counts import summary_lines
+from .watch.terminal import Reporter, format_seconds
 
 _FLOPS_PER_CORE = 2e10
 _EPOCHS_GUESSED = 40

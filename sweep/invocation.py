@@ -10,10 +10,10 @@ from features.scan import DatasetScan
 from features.sources import Source
 from trainables.events import EventLog
 
-from .metrics import SweepMetrics
-from .progress import Reporter
 from .run_dir import SweepFile
 from .spec import RuntimeOptions, SweepSpec
+from .watch.prometheus import SweepMetrics
+from .watch.terminal import Reporter
 
 
 @dataclass

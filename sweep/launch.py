@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from features.files import write_json
+from features.core.files import write_json
 from features.layers import select_layers, uncovered
 from trainables.events import EventLog
 from trainables.record import TrialKey
 from trainables.splits import SMALLEST_SPLIT
 
 from .dataset import make_folder, open_dataset
+from .engine.trials import Tell, run_trials
 from .interrupt import interruptible
 from .invocation import Invocation
 from .lock import driver_lock
-from .metrics import SweepMetrics
 from .plan import (
     RecordState,
     count_other_records,
@@ -31,7 +31,6 @@ from .plan import (
     remove_leftovers,
     set_aside,
 )
-from .progress import Reporter, format_seconds
 from .results import current_results, write_results
 from .run_dir import (
     make_sweep_file,
@@ -40,9 +39,10 @@ from .run_dir import (
     write_sweep_file,
 )
 from .spec import RuntimeOptions, SweepSpec
-from .summary import summary_lines
 from .trackers import TrackerFeed, make_tracker
-from .trials import Tell, run_trials
+from .watch.counts import summary_lines
+from .watch.prometheus import SweepMetrics
+from .watch.terminal import Reporter, format_seconds
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from features.errors import UserError
-from features.files import write_json
+from features.core.errors import UserError
+from features.core.files import write_json
 
 _HEARTBEAT_SECONDS = 5.0
 _DEAD_AFTER_SECONDS = 30.0

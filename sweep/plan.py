@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from features.files import DamagedFileError, digest, file_stamp
+from features.core.files import DamagedFileError, digest, file_stamp
 from trainables.record import TrialKey, failure_path, read_record, record_path, slot_path
 
 _LEFTOVER_SECONDS = 60.0

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from features.files import (
+from features.core.files import (
     DamagedFileError,
     file_checksum,
     read_signed_json,

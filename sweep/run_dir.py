@@ -12,8 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from features.errors import UserError
-from features.files import DamagedFileError, digest, read_signed_json, sign, write_json
+from features.core.errors import UserError
+from features.core.files import DamagedFileError, digest, read_signed_json, sign, write_json
 from features.layers import select_layers
 from features.representations import REPRESENTATIONS, get_representations
 from features.scan import DatasetScan

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from features.errors import UserError
+from features.core.errors import UserError
+from features.core.names import check_names
 from features.layers import LAYER_CONFIGS
-from features.names import check_names
 from features.representations import REPRESENTATIONS
 from features.sources import DatasetRequest, dataset_label
 from trainables.hyperparameters import Hyperparameters

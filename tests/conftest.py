@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from features.hf_folder import write_dataset
-from features.make.sanity import make_sanity
-from features.make.sd15 import matrix_column
+from zoo.sanity import make_sanity
+from zoo.sd15 import matrix_column
 
 from .browser import browser as browser
 

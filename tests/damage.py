@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from features.make.sanity import make_sanity
 from sweep import RuntimeOptions, SweepSpec, run_sweep
-from sweep.progress import Reporter
+from sweep.watch.terminal import Reporter
 from tests.chaos import records, results_without_times
 from trainables.hyperparameters import Hyperparameters
+from zoo.sanity import make_sanity
 
 
 def flip(path: Path, rng: random.Random) -> None:

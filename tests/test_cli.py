@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from features.make.sd15 import matrix_column
 from tests.conftest import NAMES, random_matrices
+from zoo.sd15 import matrix_column
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--representations", "stats", "--num-runs", "1", "--epochs", "2", "--hidden-dim", "8"]

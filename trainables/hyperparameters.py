@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from features.errors import UserError
+from features.core.errors import UserError
 
 TRAINER_VERSION = 2
 """Part of every trial's fingerprint: raise it when the same inputs give other numbers."""

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from features.files import DamagedFileError, read_signed_json, sign, write_json
+from features.core.files import DamagedFileError, read_signed_json, sign, write_json
 
 RECORD_SCHEMA = 1
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .data import SplitTensors, TrialData
 from .footprint import EVALUATION_ROWS
 from .hyperparameters import Hyperparameters
-from .layers import Dropout, FusedAdam
+from .modules import Dropout, FusedAdam
 
 _PLATEAU_FACTOR = 0.5
 _PLATEAU_PATIENCE = 10

@@ -17,17 +17,17 @@ import torch
 from ray import tune
 
 from features.cache import feature_matrix
-from features.files import DamagedFileError
-from features.memory import keep_freed_memory
+from features.core.files import DamagedFileError
+from features.core.memory import keep_freed_memory
 from features.representations import get_representations
 
 from .data import TrialData, prepare_data
 from .events import EventLog
 from .hyperparameters import Hyperparameters
-from .metrics import SplitScores, score_split
 from .record import TrialKey, has_record, write_record
-from .slot import Slot, delete_slot, read_slot, write_slot
+from .scores import SplitScores, score_split
 from .splits import split_samples
+from .state import Slot, delete_slot, read_slot, write_slot
 from .training import Training
 
 _SLICE_SECONDS = 2.0

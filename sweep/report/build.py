@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from features.errors import UserError
-from features.files import write_text
+from features.core.errors import UserError
+from features.core.files import write_text
 
 from .analysis import Analysis
 from .compare_runs import RunComparison

@@ -11,10 +11,10 @@ from features.representations import REPRESENTATIONS
 from trainables.hyperparameters import Hyperparameters
 from trainables.record import failure_path
 
-from ..activity import read_events
-from ..progress import format_seconds
 from ..run_dir import SweepFile
 from ..spec import DEFAULT_CONFIGS
+from ..watch.activity import read_events
+from ..watch.terminal import format_seconds
 from .runs import RunData
 
 Facts = list[tuple[str, str]]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.errors import UserError
+from features.core.errors import UserError
 from trainables.record import TrialKey
 from trainables.splits import split_samples
 

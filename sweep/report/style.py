@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from features.files import write_atomic
+from features.core.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from features.files import write_text
+from features.core.files import write_text
 
 from ..results import format_table
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from features.files import digest, file_stamp, write_json
+from features.core.files import digest, file_stamp, write_json
 from trainables.record import TrialKey, read_record, record_path
 
 from .trial import TrackedTrial, tracked_trial

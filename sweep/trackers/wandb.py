@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from features.files import digest
+from features.core.files import digest
 from trainables.record import TrialKey
 
 from .trial import TrackedTrial

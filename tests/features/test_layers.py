@@ -1,6 +1,6 @@
 import pytest
 
-from features.errors import UserError
+from features.core.errors import UserError
 from features.layers import is_down, is_layer_tensor, select_layers, uncovered
 
 LAYERS = [

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from features.columns import to_matrices
-from features.errors import UserError
+from features.core.errors import UserError
 from features.scan import scan_dataset
 from features.sources import DatasetRequest, find_dataset, load_through_datasets
 from tests.conftest import NAMES, adapter_table, random_matrices

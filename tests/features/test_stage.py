@@ -12,7 +12,6 @@ import torch
 
 from features.cache import CacheEntry, exclusive, feature_matrix
 from features.hf_folder import write_dataset
-from features.make.sd15 import matrix_column
 from features.representations import (
     REPRESENTATIONS,
     Representation,
@@ -24,6 +23,7 @@ from features.scan import scan_dataset
 from features.sources import DatasetRequest, find_dataset
 from features.stage import plan_stage, run_stage, shard_bounds
 from tests.conftest import NAMES, adapter_table, random_matrices
+from zoo.sd15 import matrix_column
 
 ROWS = 70
 ALL = stored_representations(list(REPRESENTATIONS.values()))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from features.errors import UserError
-from features.make.zoo import GROUP_SIZE, make_zoo
+from features.core.errors import UserError
+from zoo.adapters import GROUP_SIZE, make_zoo
 
 ROOT = Path(__file__).parents[2]
 FAST = {"channels": (8, 8, 8, 8), "base_steps": 2, "steps": 2}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sweep.cluster import missing_paths
+from sweep.engine.session import missing_paths
 from tests.chaos import Chaos, command, compare, read_events, undisturbed
 
 ROOT = Path(__file__).parents[2]

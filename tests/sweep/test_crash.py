@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from features.errors import UserError
+from features.core.errors import UserError
 from sweep.lock import driver_lock, is_alive, read_lock
 from tests.chaos import Chaos, command, compare, read_events, torment, undisturbed
 from tests.damage import Victim

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sweep.metrics import SweepMetrics, read_targets, targets_path
-from sweep.status import read_status
+from sweep.watch.prometheus import SweepMetrics, read_targets, targets_path
+from sweep.watch.status import read_status
 from tests.chaos import ROOT, command
 from tests.programs import require_program
 from trainables.record import TrialKey, read_record

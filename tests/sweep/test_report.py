@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cli import app
-from features.files import sign
+from features.core.files import sign
 from sweep import RuntimeOptions, SweepSpec, run_sweep
 from trainables.hyperparameters import Hyperparameters
 from trainables.record import TrialKey, record_path, write_failure

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from features.errors import UserError
-from features.files import sign
+from features.core.errors import UserError
+from features.core.files import sign
 from sweep import RuntimeOptions, SweepSpec, run_sweep
 from sweep.report.runs import load_run
 from trainables.hyperparameters import Hyperparameters

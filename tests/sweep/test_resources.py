@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from features.errors import UserError
-from sweep.packing import trial_resources
+from features.core.errors import UserError
+from sweep.engine.packing import trial_resources
 from sweep.spec import RuntimeOptions
 from tests.trainables.test_training import toy_data
 from trainables.footprint import device_bytes

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from features.errors import UserError
+from features.core.errors import UserError
 from features.representations import REPRESENTATIONS
 from sweep import RuntimeOptions, SweepSpec, run_sweep
 from sweep.dry_run import describe
-from sweep.progress import Reporter
-from sweep.status import read_status
+from sweep.watch.status import read_status
+from sweep.watch.terminal import Reporter
 from trainables.hyperparameters import Hyperparameters
 from trainables.record import TrialKey, record_path, slot_path
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from sweep.activity import RATE_SECONDS, read_activity
-from sweep.metrics import read_targets
-from sweep.status import format_bytes, read_status
+from sweep.watch.activity import RATE_SECONDS, read_activity
+from sweep.watch.prometheus import read_targets
+from sweep.watch.status import format_bytes, read_status
 from tests.chaos import ROOT, command
 from trainables.record import TrialKey
 

@@ -15,10 +15,10 @@ from tensorboardX.proto.event_pb2 import Event
 from typer.testing import CliRunner
 
 import cli
-from features.files import sign, write_json
+from features.core.files import sign, write_json
 from sweep import RuntimeOptions, SweepSpec, launch, run_sweep
-from sweep.progress import Reporter
 from sweep.trackers import TrackedTrial, TrackerFeed, available, make_tracker
+from sweep.watch.terminal import Reporter
 from trainables.hyperparameters import Hyperparameters
 from trainables.record import TrialKey, read_record, record_path, write_record
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from features.files import DamagedFileError
+from features.core.files import DamagedFileError
 from trainables.record import (
     TrialKey,
     failure_path,

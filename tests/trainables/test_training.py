@@ -3,14 +3,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from features.errors import UserError
-from features.files import DamagedFileError
+from features.core.errors import UserError
+from features.core.files import DamagedFileError
 from trainables.data import prepare_data
 from trainables.hyperparameters import Hyperparameters
-from trainables.metrics import score_split
 from trainables.record import TrialKey, slot_path
-from trainables.slot import Slot, delete_slot, read_slot, write_slot
+from trainables.scores import score_split
 from trainables.splits import split_samples
+from trainables.state import Slot, delete_slot, read_slot, write_slot
 from trainables.training import Training, TrainingDivergedError, batch_bounds, build_classifier
 
 SMALL = Hyperparameters(hidden_dim=64, epochs=60, patience=8, batch_size=8, lr=0.01)

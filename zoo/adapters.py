@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..errors import UserError
-from ..hf_folder import write_dataset
+from features.core.errors import UserError
+from features.hf_folder import write_dataset
+
 from .sd15 import matrix_column
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .zoo_model import Adapter, BaseConfig, Plan, Recipe
+    from .model import Adapter, BaseConfig, Plan, Recipe
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 CHANNELS = (16, 32, 48, 48)
@@ -80,7 +81,7 @@ def make_zoo(
     """
     _check_request(out, size, rank, targets, steps, channels, base_steps)
     _check_packages()
-    from .zoo_model import BaseConfig, Recipe, load_images, plan_adapter
+    from .model import BaseConfig, Recipe, load_images, plan_adapter
 
     config = BaseConfig(channels, TEXT_WIDTH, base_steps, BASE_BATCH, BASE_LEARNING_RATE, seed)
     ordered_targets = tuple(target for target in TARGETS if target in targets)
@@ -211,7 +212,7 @@ def _train_missing(
 
 
 def _train_base(config: BaseConfig) -> dict[str, Tensor]:
-    from .zoo_model import train_base
+    from .model import train_base
 
     return train_base(config)
 
@@ -219,7 +220,7 @@ def _train_base(config: BaseConfig) -> dict[str, Tensor]:
 def _train_adapters(
     config: BaseConfig, base: dict[str, Tensor], recipe: Recipe, plans: Sequence[Plan]
 ) -> list[Adapter]:
-    from .zoo_model import train_adapters
+    from .model import train_adapters
 
     return train_adapters(config, base, recipe, plans)
 

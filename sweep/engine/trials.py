@@ -13,10 +13,10 @@ from features.layers import select_layers
 from features.representations import get_representations
 from trainables.record import TrialKey, has_record, write_failure
 
-from .dataset import make_folder
-from .invocation import Invocation
-from .precompute import ensure_features
-from .spec import RuntimeOptions
+from ..dataset import make_folder
+from ..invocation import Invocation
+from ..spec import RuntimeOptions
+from .features import ensure_features
 
 if TYPE_CHECKING:
     from .listener import News, Outcome
@@ -32,8 +32,8 @@ def run_trials(
     run: Invocation, fingerprints: dict[TrialKey, str], todo: list[TrialKey], tell: Tell
 ) -> None:
     """Compute the features the remaining trials need, then run them with Tune."""
-    from .cluster import check_shared, ray_session
     from .packing import available_resources, trial_resources
+    from .session import check_shared, ray_session
 
     cache = run.options.cache_dir.absolute()
     if not run.options.cache_features:
@@ -166,7 +166,7 @@ def _fit(
     """Run one Tune experiment; returns what became of the trials that ended."""
     from trainables.trial import TrialJob
 
-    from .engine import run_experiment
+    from .experiment import run_experiment
 
     run.reporter.say(
         f"trials    {len(points)} on {resources.slots} workers"

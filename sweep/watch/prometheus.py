@@ -24,11 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from features.files import DamagedFileError, write_json
+from features.core.files import DamagedFileError, write_json
 from trainables.record import TrialKey, read_record
 
 if TYPE_CHECKING:
-    from .listener import News
+    from ..engine.listener import News
 
 logger = logging.getLogger("ray.lorasweep")  # to the run's log file, with what Ray says
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from trainables.record import TrialKey
 
-from .run_dir import Grid
+from ..run_dir import Grid
 
 
 def pair_counts(grid: Grid, done: Collection[TrialKey]) -> dict[str, tuple[int, int]]:

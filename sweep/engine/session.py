@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from features.errors import UserError
+from features.core.errors import UserError
 
-from .spec import RuntimeOptions
+from ..spec import RuntimeOptions
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def ray_session(
     """
     # A worker that must be restarted for other variables costs seconds; these are inherited.
     # Ray Data's workers run their tasks in threads, whose own malloc arenas give memory back at
-    # once; see features/memory.py for why that is slow.
+    # once; see features/core/memory.py for why that is slow.
     os.environ.setdefault("MALLOC_ARENA_MAX", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from features.files import DamagedFileError, sign, write_atomic
+from features.core.files import DamagedFileError, sign, write_atomic
 
 from .record import TrialKey, slot_path
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from trainables.record import TrialKey
 
+from ..lock import is_alive, read_lock
+from ..plan import Known, count_other_records, failed_trials, read_records
+from ..run_dir import Grid, read_sweep_file
 from .activity import Activity, read_activity
-from .lock import is_alive, read_lock
-from .plan import Known, count_other_records, failed_trials, read_records
-from .progress import format_seconds
-from .run_dir import Grid, read_sweep_file
-from .summary import pair_counts, summary_lines
+from .counts import pair_counts, summary_lines
+from .terminal import format_seconds
 
 _COLUMNS = ("finished", "running", "failed", "to do")
 

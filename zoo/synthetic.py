@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ..errors import UserError
-from ..hf_folder import finish_folder, shard_name, write_shard
+from features.core.errors import UserError
+from features.hf_folder import finish_folder, shard_name, write_shard
+
 from .folder import new_folder
 from .sd15 import layer_tensors, matrix_column, matrix_type, transformer_blocks
 

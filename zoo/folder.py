@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import UserError
+from features.core.errors import UserError
 
 
 def new_folder(path: Path) -> None:

@@ -11,9 +11,9 @@ from features.representations import get_representations, stored_representations
 from features.scan import DatasetScan
 from features.sources import Source
 
-from .dataset import make_folder, open_dataset
-from .progress import Reporter
-from .spec import RuntimeOptions, SweepSpec
+from ..dataset import make_folder, open_dataset
+from ..spec import RuntimeOptions, SweepSpec
+from ..watch.terminal import Reporter
 
 if TYPE_CHECKING:
     from features.stage import Progress, StagePlan, StageReport
@@ -90,7 +90,7 @@ def features_only(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) 
     """
     from features.stage import StageReport
 
-    from .cluster import ray_session
+    from .session import ray_session
 
     spec.validate()
     options.validate()

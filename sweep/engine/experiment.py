@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from features.files import read_signed_json, sign, write_json
+from features.core.files import read_signed_json, sign, write_json
 from trainables.record import TrialKey
 
+from ..spec import RuntimeOptions
 from .packing import TrialResources
-from .spec import RuntimeOptions
 
 if TYPE_CHECKING:
     from trainables.trial import TrialJob

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from features.errors import UserError
+from features.core.errors import UserError
 
-from .spec import RuntimeOptions
+from ..spec import RuntimeOptions
 
 _MOST_TRIALS_PER_GPU = 8
 """A training step keeps a large GPU busy for an eighth of the time that launching it takes (see

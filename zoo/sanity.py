@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ..errors import UserError
-from ..hf_folder import write_dataset
+from features.core.errors import UserError
+from features.hf_folder import write_dataset
+
 from .folder import new_folder
 from .sd15 import layer_tensors, matrix_column
 

@@ -1,0 +1,1 @@
+"""Carrying out what remains: Ray, the feature stage, Tune."""

@@ -1,0 +1,1 @@
+"""Datasets made here: sanity and synthetic sets, adapters of a small diffusion model."""
