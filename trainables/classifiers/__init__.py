@@ -1,0 +1,1 @@
+"""Classifiers: each in a file of its own."""

@@ -1,0 +1,154 @@
+"""What a classifier is: how one is declared, and one fit of it, slice by slice."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from features.core.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from ..data import TrialData
+
+
+def setting(default: Any, help: str, option: str = "") -> Any:
+    """A field of a classifier's `Config`.
+
+    Arguments:
+        default: its value unless the user gives another.
+        help: what it is, in its unit; shown by `lorasweep run --help`.
+        option: its command-line option; by default --CLASSIFIER-FIELD.
+    """
+    return field(default=default, metadata={"help": help, "option": option})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Base of a classifier's settings: numbers and strings only, all with defaults.
+
+    `__post_init__` of a subclass raises a `UserError` for an impossible value.
+    """
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Any:
+        """From a JSON object; what it lacks, because it is older, has its default.
+
+        Raises:
+            UserError: it has a setting that this version does not know.
+        """
+        known = {item.name for item in fields(cls)}
+        unknown = sorted(value.keys() - known)
+        if unknown:
+            raise UserError(f"unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        return cls(**value)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a fit is.
+
+    Attributes:
+        epoch: steps of its own kind (epochs, rounds, strengths) that are done.
+        val_acc: accuracy on the validation split after the last one, 0 to 1; None if not known.
+    """
+
+    epoch: int
+    val_acc: float | None
+
+
+@dataclass(frozen=True)
+class FitState:
+    """Everything that decides how a fit goes on.
+
+    Attributes:
+        tensors: name -> tensor, on any device.
+        rest: the rest, as a JSON object.
+    """
+
+    tensors: dict[str, Tensor]
+    rest: dict[str, Any]
+
+
+class Fit(ABC):
+    """One classifier being fitted to one trial's training split."""
+
+    @property
+    @abstractmethod
+    def finished(self) -> bool:
+        """Whether there is nothing left to do."""
+
+    @property
+    @abstractmethod
+    def curves(self) -> Mapping[str, list[float]]:
+        """Name -> one value per epoch so far; may be empty."""
+
+    @abstractmethod
+    def advance(self, seconds: float) -> Progress:
+        """Go on for about so many seconds, one step at least. Where the slices fall never changes
+        a result; a fit that cannot be interrupted does all at once."""
+
+    @abstractmethod
+    def log_probabilities(self, x: Tensor) -> np.ndarray:
+        """(n, n_features) float32 on the data's device -> (n, n_classes) float64, normalised.
+
+        Asked only of a finished fit.
+        """
+
+    @abstractmethod
+    def outcome(self) -> dict[str, Any]:
+        """What a finished fit tells beside its scores, for the record's `metrics`: `best_epoch` and
+        `epochs_run`, and what else there is; numbers, booleans, strings or None."""
+
+    def state(self) -> FitState | None:
+        """What `load_state` needs to go on bit for bit; None: it starts over after a kill."""
+        return None
+
+    def load_state(self, state: FitState) -> None:
+        """Go on where `state` was taken."""
+        raise NotImplementedError
+
+
+class Classifier(ABC):
+    """A kind of classifier. Its module must not import torch or another heavy library."""
+
+    name: ClassVar[str]
+    """What users type and results are filed under: lower case, digits, underscores."""
+
+    version: ClassVar[int]
+    """Part of every trial's fingerprint: raised when the same inputs give other numbers."""
+
+    Config: ClassVar[type[Config]]
+    """Its settings."""
+
+    seeded: ClassVar[bool] = True
+    """Whether the seed changes anything. If not, one trial stands for all seeds of a split."""
+
+    def refusal(self, n_features: int) -> str | None:
+        """Why it cannot read a matrix of so many columns; None if it can."""
+        return None
+
+    def device_bytes(self, n_samples: int, n_features: int, n_classes: int, config: Any) -> int:
+        """Bytes of GPU memory that a trial takes at most; 0 for one that stays on the CPU."""
+        return 0
+
+    @abstractmethod
+    def host_bytes(self, n_samples: int, n_features: int, n_classes: int, config: Any) -> int:
+        """Bytes of main memory that a trial takes at most on the CPU, its matrices included."""
+
+    @abstractmethod
+    def start(self, data: TrialData, config: Any, seed: int) -> Fit:
+        """Begin a fit.
+
+        Arguments:
+            data: train, val and test, their features transformed, on one device.
+            seed: decides everything that is random.
+        """
