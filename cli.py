@@ -47,7 +47,13 @@ LoraRank = Annotated[
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad-samples", help="Leave adapters with NaN or infinity out.")
 ]
-Representations = Annotated[str | None, typer.Option(help="Comma-separated; all nine by default.")]
+Representations = Annotated[
+    str | None,
+    typer.Option(
+        help="Comma-separated; all nine by default. Also NAME:SIZE, package.module:object, "
+        "path/to/file.py:object."
+    ),
+]
 Configs = Annotated[str, typer.Option(help="Comma-separated layer configs.")]
 CacheDir = Annotated[Path, typer.Option(help="Root of the feature cache.")]
 GpusPerTrial = Annotated[
@@ -217,8 +223,8 @@ def restore(
     """Continue an interrupted sweep from what its run directory says."""
     from dataclasses import replace
 
-    from sweep.run_dir import read_sweep_file
     from sweep.spec import RuntimeOptions
+    from sweep.sweep_file import read_sweep_file
 
     run_dir = run_dir.absolute()
     sweep = read_sweep_file(run_dir)
@@ -246,6 +252,7 @@ def restore(
 def _run(spec: Any, options: Any, *, dry_run: bool = False) -> None:
     from sweep.launch import run_sweep
     from sweep.watch.terminal import Reporter
+    from trainables.run_dir import RunDir
 
     with Reporter() as reporter:
         if dry_run:
@@ -256,7 +263,7 @@ def _run(spec: Any, options: Any, *, dry_run: bool = False) -> None:
         result = run_sweep(spec, options, reporter)
     if result.failed:
         shown = "\n".join(f"  {key}" for key in result.failed)
-        where = result.run_dir / "failures"
+        where = RunDir(result.run_dir).failure(result.failed[0]).parents[2]
         typer.echo(f"{len(result.failed)} trials failed (why: {where}):\n{shown}", err=True)
         raise typer.Exit(1)
 

@@ -1,7 +1,7 @@
 """The feature cache: one ordinary HF dataset per (dataset content, representation, version).
 
     <cache-dir>/<weights digest>/<representation>-v<version>/
-        data-00000-of-00016.arrow …   one column per layer tensor: fixed-length float32 lists
+        data-00000-of-00016.arrow …   a column per layer tensor or layer: fixed-length float32 lists
         dataset_info.json, state.json what `datasets.load_from_disk` reads
         manifest.json                 what it was computed from, and a checksum of every file
 
@@ -28,15 +28,19 @@ from .core.files import (
     DamagedFileError,
     file_checksum,
     fsync_path,
+    path_name,
     read_signed_json,
     sign,
     write_json,
 )
 from .hf_folder import finish_folder, shard_name, write_shard
 from .reader import TableReader
-from .representations import Representation
+from .representations.base import Representation, Shape, shape_name
 
 _SCHEMA = 1
+
+ORIGIN = ("device", "instructions", "dtype", "torch")
+"""What a manifest says of where its numbers were computed; the last bits depend on it."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,11 @@ class CacheEntry:
     @property
     def folder(self) -> Path:
         """The finished dataset folder."""
-        return self.root / self.weights / f"{self.item.name}-v{self.item.version}"
+        return (
+            self.root
+            / self.weights
+            / f"{path_name(self.item.name)}-v{path_name(self.item.version)}"
+        )
 
     @property
     def partial(self) -> Path:
@@ -92,25 +100,38 @@ class CacheEntry:
         os.replace(self.folder, doomed)
         shutil.rmtree(doomed)
 
+    def origin(self) -> dict[str, Any]:
+        """On what a finished folder was computed; empty if it does not say."""
+        manifest = read_signed_json(self.folder / "manifest.json")
+        return {name: manifest[name] for name in ORIGIN if name in manifest}
+
     # Computing
 
-    def has_shard(self, index: int, count: int, rows: int) -> bool:
-        """Whether a shard is finished and intact in the partial folder."""
+    def has_shard(self, index: int, count: int, rows: int, origin: dict[str, Any]) -> bool:
+        """Whether a shard is finished and intact in the partial folder.
+
+        One of another device or instruction set does not count: its numbers round differently, and
+        a cache is of one kind.
+        """
         path = self.partial / shard_name(index, count)
         try:
             note = read_signed_json(path.with_suffix(".json"))
-            return note["rows"] == rows and note["file"] == file_checksum(path)
+            mine = note["rows"] == rows and note.get("origin") == origin
+            return mine and note["file"] == file_checksum(path)
         except (OSError, DamagedFileError, KeyError):
             return False
 
-    def write_shard(self, index: int, count: int, values: dict[str, np.ndarray]) -> None:
+    def write_shard(
+        self, index: int, count: int, values: dict[str, np.ndarray], origin: dict[str, Any]
+    ) -> None:
         """Write one shard and then its checksum.
 
         Nobody waits for the disk here: what a power cut takes, `has_shard` notices, and the
         driver calls `flush_shard` meanwhile.
 
         Arguments:
-            values: layer tensor -> (rows, width) float32.
+            values: column -> (rows, width) float32.
+            origin: on what it was computed.
         """
         arrays = {
             name: pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
@@ -119,24 +140,25 @@ class CacheEntry:
         batch = pa.RecordBatch.from_pydict(arrays)
         path = self.partial / shard_name(index, count)
         write_shard(path, [batch], batch.schema, durable=False)
-        note = {"rows": batch.num_rows, "file": file_checksum(path)}
+        note = {"rows": batch.num_rows, "file": file_checksum(path), "origin": origin}
         write_json(path.with_suffix(".json"), sign(note), durable=False)
 
     def flush_shard(self, index: int, count: int) -> None:
         """Wait until a shard would survive a power cut."""
         fsync_path(self.partial / shard_name(index, count))
 
-    def finish(self, layers: Sequence[str], shards: list[int], origin: dict[str, Any]) -> None:
+    def finish(self, columns: dict[str, Shape], shards: list[int], origin: dict[str, Any]) -> None:
         """Turn a complete partial folder, its shards flushed, into the finished one.
 
         Arguments:
-            layers: layer tensors in column order.
+            columns: column -> shape of what it is about, in order.
             shards: rows of every shard.
             origin: recorded in the manifest: device, dtype, versions.
         """
         names = [shard_name(i, len(shards)) for i in range(len(shards))]
-        kind = pa.list_(pa.float32(), self.item.width)
-        finish_folder(self.partial, pa.schema([(layer, kind) for layer in layers]), names)
+        values = {shape: self.item.values(shape) for shape in columns.values()}
+        fields = [(c, pa.list_(pa.float32(), len(values[shape]))) for c, shape in columns.items()]
+        finish_folder(self.partial, pa.schema(fields), names)
         checksums = {}
         for name in names:
             note = (self.partial / name).with_suffix(".json")
@@ -148,9 +170,10 @@ class CacheEntry:
             "weights": self.weights,
             "representation": self.item.name,
             "version": self.item.version,
-            "width": self.item.width,
+            "unit": self.item.unit.value,
+            "values": {shape_name(shape): list(names) for shape, names in values.items()},
             "rows": sum(shards),
-            "layers": list(layers),
+            "columns": list(columns),
             "files": checksums,
             **origin,
         }
@@ -181,37 +204,37 @@ def exclusive(root: Path, weights: str, on_wait: Callable[[], None]) -> Iterator
 
 @dataclass(frozen=True)
 class FeatureMatrix:
-    """A representation's values for some layer tensors, read from the cache.
+    """A representation's values for some columns, read from the cache.
 
     Attributes:
         folders: the stored parts' cache folders, in the representation's order.
-        layers: layer tensors in sorted order of their names.
+        columns: layer tensors, or layers, in sorted order of their names.
     """
 
     folders: tuple[Path, ...]
-    layers: tuple[str, ...]
+    columns: tuple[str, ...]
 
     @cached_property
     def _readers(self) -> list[TableReader]:
         return [TableReader(sorted(folder.glob("data-*.arrow"))) for folder in self.folders]
 
     def load(self) -> np.ndarray:
-        """(n_samples, n_features) float32: layer tensors side by side, parts within each.
+        """(n_samples, n_features) float32: columns side by side, parts within each.
 
         One copy out of the page cache; only the columns asked for are touched.
         """
         widths = [
-            [reader.schema.field(layer).type.list_size for reader in self._readers]
-            for layer in self.layers
+            [reader.schema.field(column).type.list_size for reader in self._readers]
+            for column in self.columns
         ]
         rows = self._readers[0].num_rows
         matrix = np.empty((rows, sum(map(sum, widths))), dtype=np.float32)
         left_edges = np.concatenate([[0], np.cumsum(np.ravel(widths))])
         for part, reader in enumerate(self._readers):
             top = 0
-            for batch in reader.read(0, rows, self.layers):
+            for batch in reader.read(0, rows, self.columns):
                 bottom = top + batch.num_rows
-                for i in range(len(self.layers)):
+                for i in range(len(self.columns)):
                     at = i * len(self._readers) + part
                     left, right = left_edges[at], left_edges[at + 1]
                     column = batch.column(i)
@@ -222,8 +245,8 @@ class FeatureMatrix:
 
 
 def feature_matrix(
-    root: Path, weights: str, wanted: Representation, layers: Sequence[str]
+    root: Path, weights: str, wanted: Representation, columns: Sequence[str]
 ) -> FeatureMatrix:
-    """Where a representation (stored or a view) of some layer tensors is read from."""
+    """Where a representation (stored or a view) of some columns is read from."""
     folders = tuple(CacheEntry(root, weights, part).folder for part in wanted.stored)
-    return FeatureMatrix(folders, tuple(sorted(layers)))
+    return FeatureMatrix(folders, tuple(sorted(columns)))

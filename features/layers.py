@@ -1,25 +1,12 @@
-"""Layer tensors and layer configs: named predicates on dataset column names."""
+"""Layer tensors and the layers they belong to, known by the names of dataset columns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
-from .core.errors import UserError
-from .core.names import check_names
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 _LAYER_MARKS = ("lora.down.weight", "lora.up.weight", "lora_A.", "lora_B.")
 _DOWN_MARKS = ("lora.down.weight", "lora_A.")
-
-LAYER_CONFIGS: dict[str, Callable[[str], bool]] = {
-    "all_layers": lambda name: True,
-    "visual_only": lambda name: ".attn1." in name,
-    "text_only": lambda name: ".attn2." in name,
-}
-"""Config name -> whether a layer tensor belongs to it.
-
-In Stable Diffusion's transformer blocks `attn1` is self-attention (the image attends to itself)
-and `attn2` cross-attention to the text embedding.
-"""
 
 
 def is_layer_tensor(column: str) -> bool:
@@ -32,28 +19,67 @@ def is_down(column: str) -> bool:
     return any(mark in column for mark in _DOWN_MARKS)
 
 
-def select_layers(config: str, layers: Iterable[str]) -> list[str]:
-    """The layer tensors of a config, in sorted order of their names.
+@dataclass(frozen=True)
+class Layer:
+    """An adapted module: its two layer tensors, ΔW = s·B·A with A = down and B = up.
 
-    Raises:
-        UserError: the config is unknown or selects nothing.
+    Attributes:
+        name: what the two tensors' names have in common, like `unet.….attn1.to_q`.
+        down: name of the (rank, inputs) tensor.
+        up: name of the (outputs, rank) tensor.
+        shape: (outputs, inputs, rank).
+        scale: the column of s; None: s is 1.
     """
-    check_names("layer config", [config], LAYER_CONFIGS)
-    names = sorted(layers)
-    selected = [name for name in names if LAYER_CONFIGS[config](name)]
-    if not selected:
-        some = ", ".join(names[:3])
-        raise UserError(
-            f"layer config {config!r} selects none of the {len(names)} layer tensors "
-            f"(they are named like {some}); leave it out with --configs"
-        )
-    return selected
+
+    name: str
+    down: str
+    up: str
+    shape: tuple[int, int, int]
+    scale: str | None
 
 
-def uncovered(layers: Iterable[str]) -> list[str]:
-    """Layer tensors that are neither self- nor cross-attention."""
-    return [
-        name
-        for name in sorted(layers)
-        if not (LAYER_CONFIGS["visual_only"](name) or LAYER_CONFIGS["text_only"](name))
-    ]
+def layer_name(tensor: str) -> str:
+    """The layer of a layer tensor."""
+    at = min(tensor.index(mark) for mark in _LAYER_MARKS if mark in tensor)
+    return tensor[:at].rstrip(".")
+
+
+def canonical_name(layer: str) -> str:
+    """A layer's name without what differs between the ways of writing it."""
+    for prefix in ("base_model.model.", "base_model."):
+        layer = layer.removeprefix(prefix)
+    return layer.replace(".processor", "")
+
+
+def scale_column(layer: str) -> str:
+    """The column that holds a layer's scale s, where a dataset has it."""
+    return f"{layer}.scale"
+
+
+def pair_layers(
+    tensors: Mapping[str, tuple[int, int]], columns: Collection[str] = ()
+) -> list[Layer]:
+    """The layers of which both tensors are there and fit each other, in sorted order.
+
+    A pair of flat lists whose rank is not known is taken for rank 1.
+
+    Arguments:
+        tensors: layer tensor -> (m, n).
+        columns: columns of scales that there are.
+    """
+    halves: dict[str, dict[bool, str]] = {}
+    for tensor in tensors:
+        halves.setdefault(layer_name(tensor), {})[is_down(tensor)] = tensor
+    layers = []
+    for name, half in sorted(halves.items()):
+        if len(half) < 2:
+            continue
+        down, up = half[True], half[False]
+        (rank, inputs), (outputs, up_rank) = tensors[down], tensors[up]
+        if rank == 1 and outputs == 1:
+            outputs, up_rank = up_rank, 1
+        if up_rank == rank:
+            scale = scale_column(name)
+            shape = outputs, inputs, rank
+            layers.append(Layer(name, down, up, shape, scale if scale in columns else None))
+    return layers

@@ -18,11 +18,12 @@ import xxhash
 from .columns import RaggedColumnError, flat_values, matrix_shape
 from .core.errors import UserError
 from .core.files import DamagedFileError, digest, read_signed_json, sign, write_json
-from .layers import is_layer_tensor
+from .layers import Layer, is_layer_tensor, layer_name, pair_layers, scale_column
+from .representations.base import Shape, Unit
 from .sources import Source
 
 _ROWS_AT_A_TIME = 1024
-_SCAN_VERSION = 2
+_SCAN_VERSION = 3
 _SHOWN_BAD_CELLS = 3
 
 Progress = Callable[[int, int], None]
@@ -34,17 +35,19 @@ class DatasetScan:
 
     Attributes:
         num_rows: adapters in the files, bad ones included.
-        layers: layer tensor name -> (m, n), in sorted order of names.
+        tensors: layer tensor name -> (m, n), in sorted order of names.
+        scales: columns that hold a layer's scale.
         classes: the distinct labels in ascending order; a class index points into it.
         labels: (num_rows,) class index of every row.
-        weights: xxh3-128 over names, dtypes, shapes and values of all layer tensors.
+        weights: xxh3-128 over names, dtypes, shapes and values of all layer tensors and scales.
         fingerprint: the same with the labels.
         bad_rows: rows with NaN or infinite weights, ascending.
         bad_cells: the first few [row, column] of them, for a message.
     """
 
     num_rows: int
-    layers: dict[str, tuple[int, int]]
+    tensors: dict[str, tuple[int, int]]
+    scales: list[str]
     classes: list[str] | list[int]
     labels: list[int]
     weights: str
@@ -58,6 +61,26 @@ class DatasetScan:
         bad = set(self.bad_rows)
         return [label for row, label in enumerate(self.labels) if row not in bad]
 
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """The layers whose two tensors are there, in sorted order of names."""
+        return pair_layers(self.tensors, self.scales)
+
+    def columns(self, unit: Unit) -> dict[str, Shape]:
+        """What a representation of this unit has a column of -> its shape, in sorted order.
+
+        Raises:
+            UserError: there is nothing of this kind.
+        """
+        if unit is Unit.TENSOR:
+            return dict(self.tensors)
+        if not self.layers:
+            raise UserError(
+                "no two layer tensors of this dataset are the down and the up projection of one "
+                "layer, so that there is no layer to represent (flat lists need --lora-rank)"
+            )
+        return {layer.name: layer.shape for layer in self.layers}
+
     @property
     def num_samples(self) -> int:
         """Rows that are not bad."""
@@ -66,7 +89,7 @@ class DatasetScan:
     @property
     def numbers_per_sample(self) -> int:
         """Weights of one adapter."""
-        return sum(m * n for m, n in self.layers.values())
+        return sum(m * n for m, n in self.tensors.values())
 
     def require_usable(self, *, skip_bad_samples: bool) -> None:
         """Raise a `UserError` if nothing can be learned from this dataset."""
@@ -126,9 +149,9 @@ def scan_dataset(
 
 
 def _from_json(value: dict[str, Any]) -> DatasetScan:
-    layers = {name: (shape[0], shape[1]) for name, shape in value["layers"].items()}
+    tensors = {name: (shape[0], shape[1]) for name, shape in value["tensors"].items()}
     cells = [(row, column) for row, column in value["bad_cells"]]
-    return DatasetScan(**{**value, "layers": layers, "bad_cells": cells})
+    return DatasetScan(**{**value, "tensors": tensors, "bad_cells": cells})
 
 
 def _scan(
@@ -136,14 +159,14 @@ def _scan(
 ) -> DatasetScan:
     reader = source.open()
     names = reader.schema.names
-    layers = sorted(name for name in names if is_layer_tensor(name))
-    if not layers:
+    tensors = sorted(name for name in names if is_layer_tensor(name))
+    if not tensors:
         raise UserError(
             f"no layer tensors in {source.label}: none of its {len(names)} columns is named like "
             f"…lora.down.weight or …lora_A.… (columns: {_some(names)})"
         )
     if label_column not in names:
-        others = [name for name in names if name not in layers]
+        others = [name for name in names if name not in tensors]
         raise UserError(
             f"no label column {label_column!r} in {source.label}; choose one of "
             f"{_some(others)} with --label-column"
@@ -151,22 +174,29 @@ def _scan(
     if reader.num_rows == 0:
         raise UserError(f"dataset {source.label} is empty")
 
-    columns = {name: _ColumnScan(name) for name in layers}
+    expected = {scale_column(layer_name(name)) for name in tensors}
+    scales = sorted(expected.intersection(names))
+    numeric = [*tensors, *scales]
+    columns = {name: _ColumnScan(name) for name in numeric}
     labels: list[Any] = []
     bounds = [*range(0, reader.num_rows, _ROWS_AT_A_TIME), reader.num_rows]
     with ThreadPoolExecutor() as pool:
         # xxhash and NumPy release the interpreter lock, so columns are hashed side by side.
         for start, stop in pairwise(bounds):
             row = start
-            for batch in reader.read(start, stop, [*layers, label_column]):
+            for batch in reader.read(start, stop, [*numeric, label_column]):
                 labels.extend(_labels(batch.column(label_column), label_column))
-                list(pool.map(lambda n, b=batch, r=row: columns[n].update(b.column(n), r), layers))
+                list(pool.map(lambda n, b=batch, r=row: columns[n].update(b.column(n), r), numeric))
                 row += batch.num_rows
             if on_progress:
                 on_progress(stop, reader.num_rows)
 
-    shapes = {name: matrix_shape(name, columns[name].shape, lora_rank) for name in layers}
-    weights = digest([[n, columns[n].dtype, shapes[n], columns[n].hexdigest()] for n in layers])
+    for name in scales:
+        if columns[name].shape:
+            raise UserError(f"column {name!r} has lists; a layer's scale is one number")
+    shapes = {name: matrix_shape(name, columns[name].shape, lora_rank) for name in tensors}
+    known: dict[str, Any] = {**shapes, **dict.fromkeys(scales)}
+    weights = digest([[n, columns[n].dtype, known[n], columns[n].hexdigest()] for n in numeric])
     class_names = _class_names(reader.schema, label_column)
     if class_names:
         if min(labels) < 0:
@@ -174,10 +204,11 @@ def _scan(
         labels = [class_names[label] for label in labels]
     classes = sorted(set(labels))
     index = {label: i for i, label in enumerate(classes)}
-    bad = sorted((row, name) for name in layers for row in columns[name].bad_rows)
+    bad = sorted((row, name) for name in numeric for row in columns[name].bad_rows)
     return DatasetScan(
         num_rows=reader.num_rows,
-        layers=shapes,
+        tensors=shapes,
+        scales=scales,
         classes=classes,
         labels=[index[label] for label in labels],
         weights=weights,

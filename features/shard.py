@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import traceback
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,9 @@ import numpy as np
 from .cache import CacheEntry
 from .columns import to_matrices
 from .core.memory import fetch_ahead, keep_freed_memory
-from .representations import Representation, evaluate
+from .layers import Layer
+from .representations import Unit, get_representation
+from .representations.evaluate import evaluate_each, matrix_batch
 from .sources import Source
 
 if TYPE_CHECKING:
@@ -36,25 +39,42 @@ class ShardTask:
 
     Attributes:
         source: the dataset's files.
-        layers: layer tensor -> (m, n).
+        tensors: layer tensor -> (m, n).
+        layers: the layers they make up.
         bad_rows: rows to leave out.
-        entries: cache entries to fill.
+        root: the feature cache.
+        weights: the dataset's weights digest.
+        wanted: references of the stored representations to compute. A worker finds them by itself:
+            a user's own cannot travel as an object.
         count: shards in all.
     """
 
     source: Source
-    layers: dict[str, tuple[int, int]]
+    tensors: dict[str, tuple[int, int]]
+    layers: list[Layer]
     bad_rows: list[int]
-    entries: list[CacheEntry]
+    root: Path
+    weights: str
+    wanted: list[str]
     count: int
+
+    @cached_property
+    def _entries(self) -> list[CacheEntry]:
+        found = [get_representation(reference) for reference in self.wanted]
+        return [CacheEntry(self.root, self.weights, item) for item in found]
+
+    def _columns_of(self, unit: Unit) -> list[str]:
+        if unit is Unit.TENSOR:
+            return list(self.tensors)
+        return [layer.name for layer in self.layers]
 
     def warm_up(self) -> None:
         """Import torch and load the compiled loops, by evaluating a tiny matrix."""
         import torch
 
         keep_freed_memory()
-        tiny = torch.zeros(1, 2, 3)
-        _evaluate_each(tiny, [entry.item for entry in self.entries], {})
+        items = [entry.item for entry in self._entries if entry.item.unit is Unit.TENSOR]
+        evaluate_each(matrix_batch(torch.zeros(1, 2, 3), items), items, {})
 
     def __call__(self, span: dict[str, Any]) -> dict[str, Any]:
         """{"shard", "start", "stop"} -> what was done, for the driver."""
@@ -65,47 +85,55 @@ class ShardTask:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         bad = [row - start for row in self.bad_rows if start <= row < stop]
         keep = np.delete(np.arange(stop - start), bad)
-        todo = [e for e in self.entries if not e.has_shard(index, self.count, len(keep))]
+        origin = _origin(device)
+        todo = [e for e in self._entries if not e.has_shard(index, self.count, len(keep), origin)]
         failed: dict[str, str] = {}
-        values = {
-            entry.item.name: {
-                layer: np.empty((len(keep), entry.item.width), np.float32) for layer in self.layers
-            }
-            for entry in todo
-        }
-        for layers, rows, matrices in self._batches(start, stop, keep if bad else None, device):
-            wanted = [entry.item for entry in todo if entry.item.name not in failed]
-            for name, result in _evaluate_each(matrices, wanted, failed).items():
-                for layer, part in zip(layers, np.split(result, len(layers))):
-                    values[name][layer][rows] = part
+        values: dict[str, dict[str, np.ndarray]] = {entry.item.name: {} for entry in todo}
+        kept = keep if bad else None
+        for unit, batches in ((Unit.TENSOR, self._matrices), (Unit.LAYER, self._updates)):
+            of_unit = [entry.item for entry in todo if entry.item.unit is unit]
+            if not of_unit:
+                continue
+            for columns, rows, make in batches(start, stop, kept, device):
+                wanted = [item for item in of_unit if item.name not in failed]
+                if not wanted:
+                    break
+                for name, result in evaluate_each(make(wanted), wanted, failed).items():
+                    for column, part in zip(columns, np.split(result, len(columns))):
+                        whole = values[name].setdefault(
+                            column, np.empty((len(keep), part.shape[1]), np.float32)
+                        )
+                        whole[rows] = part
         for entry in todo:
             if entry.item.name not in failed:
-                entry.write_shard(index, self.count, values.pop(entry.item.name))
+                made = values.pop(entry.item.name)
+                ordered = {column: made[column] for column in self._columns_of(entry.item.unit)}
+                entry.write_shard(index, self.count, ordered, origin)
         return {
             "shard": index,
             "rows": len(keep),
-            "device": str(device),
-            "torch": torch.__version__,
+            **origin,
             "failed": list(failed),
             "reasons": list(failed.values()),
         }
 
-    def _batches(
+    def _matrices(
         self, start: int, stop: int, keep: np.ndarray | None, device: torch.device
-    ) -> Iterator[tuple[list[str], slice, torch.Tensor]]:
-        """All matrices of a shard, those of one shape together.
+    ) -> Iterator[tuple[list[str], slice, Any]]:
+        """All layer tensors of a shard, those of one shape together.
 
         Arguments:
             keep: which of the rows to keep, counted from `start`; None for all.
 
         Yields:
-            layer tensors, rows within the shard, and their matrices (layers · rows, m, n).
+            layer tensors, rows within the shard, and what makes the batch that some
+            representations want of them.
         """
         most = _BATCH_ENTRIES[device.type]
         total = stop - start if keep is None else len(keep)
         shapes: dict[tuple[int, int], list[str]] = {}
-        for layer, shape in self.layers.items():
-            shapes.setdefault(shape, []).append(layer)
+        for tensor, shape in self.tensors.items():
+            shapes.setdefault(shape, []).append(tensor)
         groups = []
         for (m, n), alike in shapes.items():
             count = max(1, most // max(1, total * m * n))
@@ -114,10 +142,51 @@ class ShardTask:
             step = max(1, most // (m * n))
             for top in range(0, total, step):
                 rows = slice(top, min(top + step, total))
-                batch = _empty((len(layers), rows.stop - top, m, n), device)
-                for own, pieces in zip(batch.numpy(), columns):
-                    _copy_rows(pieces, top, own)
-                yield layers, rows, batch.reshape(-1, m, n).to(device, non_blocking=True)
+                matrices = _stack(columns, rows, (m, n), device)
+                yield layers, rows, partial(matrix_batch, matrices)
+
+    def _updates(
+        self, start: int, stop: int, keep: np.ndarray | None, device: torch.device
+    ) -> Iterator[tuple[list[str], slice, Any]]:
+        """The same of all layers of a shard; their files' pages are still in memory."""
+        import torch
+
+        from .updates import UpdateBatch
+
+        most = _BATCH_ENTRIES[device.type]
+        total = stop - start if keep is None else len(keep)
+        shapes: dict[tuple[int, int, int], list[Layer]] = {}
+        for layer in self.layers:
+            shapes.setdefault(layer.shape, []).append(layer)
+        for (outputs, inputs, rank), alike in shapes.items():
+            entries = rank * (outputs + inputs)
+            count = max(1, most // max(1, total * entries))
+            step = max(1, most // entries)
+            for i in range(0, len(alike), count):
+                layers = alike[i : i + count]
+                down, up, scale = (
+                    self._read(shape, names, start, stop, keep)
+                    for shape, names in (
+                        ((rank, inputs), [layer.down for layer in layers]),
+                        ((outputs, rank), [layer.up for layer in layers]),
+                        ((1, 1), [layer.scale for layer in layers if layer.scale]),
+                    )
+                )
+                for top in range(0, total, step):
+                    rows = slice(top, min(top + step, total))
+                    a = _stack(down, rows, (rank, inputs), device)
+                    b = _stack(up, rows, (outputs, rank), device)
+                    names = [layer.name for layer in layers]
+                    scales = iter(scale)
+                    s = torch.cat(
+                        [
+                            _stack([next(scales)], rows, (1, 1), device).reshape(-1)
+                            if layer.scale
+                            else torch.ones(rows.stop - top, device=device)
+                            for layer in layers
+                        ]
+                    )
+                    yield names, rows, lambda wanted, batch=UpdateBatch(names, a, b, s): batch
 
     def _columns(
         self, groups: list[_Group], start: int, stop: int, keep: np.ndarray | None
@@ -133,21 +202,21 @@ class ShardTask:
     def _read(
         self,
         shape: tuple[int, int],
-        layers: list[str],
+        columns: list[str],
         start: int,
         stop: int,
         keep: np.ndarray | None,
     ) -> list[list[np.ndarray]]:
-        """The pieces, one after the other, of each layer tensor's (rows, m, n) float32.
+        """The pieces, one after the other, of each column's (rows, m, n) float32.
 
         What lies in a memory-mapped file is on its way from the disk when this returns.
         """
-        batches = list(_open_reader(self.source).read(start, stop, layers))
-        columns = [[to_matrices(b.column(i), shape) for b in batches] for i in range(len(layers))]
-        fetch_ahead(piece for pieces in columns for piece in pieces)
+        batches = list(_open_reader(self.source).read(start, stop, columns))
+        found = [[to_matrices(b.column(i), shape) for b in batches] for i in range(len(columns))]
+        fetch_ahead(piece for pieces in found for piece in pieces)
         if keep is None:
-            return columns
-        return [[np.concatenate(pieces)[keep]] for pieces in columns]
+            return found
+        return [[np.concatenate(pieces)[keep]] for pieces in found]
 
 
 def _copy_rows(pieces: list[np.ndarray], start: int, out: np.ndarray) -> None:
@@ -160,28 +229,34 @@ def _copy_rows(pieces: list[np.ndarray], start: int, out: np.ndarray) -> None:
         start = max(start - len(piece), 0)
 
 
+def _stack(
+    columns: list[list[np.ndarray]], rows: slice, shape: tuple[int, int], device: torch.device
+) -> torch.Tensor:
+    """(columns · rows, m, n) float32 on the device: some rows of several columns."""
+    batch = _empty((len(columns), rows.stop - rows.start, *shape), device)
+    for own, pieces in zip(batch.numpy(), columns):
+        _copy_rows(pieces, rows.start, own)
+    return batch.reshape(-1, *shape).to(device, non_blocking=True)
+
+
+def _origin(device: torch.device) -> dict[str, Any]:
+    """What the last bits of a feature depend on besides its matrix."""
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return {
+        "device": name,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "dtype": "float32",
+        "torch": torch.__version__,
+    }
+
+
 def _empty(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
     """Host memory for a batch; locked in place if it has to travel, so that nobody waits for it."""
     import torch
 
     return torch.empty(shape, pin_memory=device.type == "cuda")
-
-
-def _evaluate_each(
-    matrices: torch.Tensor, wanted: list[Representation], failed: dict[str, str]
-) -> dict[str, np.ndarray]:
-    """Evaluate together; if that fails, one by one, to find the one to blame."""
-    try:
-        together = evaluate(matrices, wanted)
-    except Exception:
-        # Whatever a representation raises is its own failure, recorded with its traceback.
-        together = {}
-        for item in wanted:
-            try:
-                together.update(evaluate(matrices, [item]))
-            except Exception:
-                failed[item.name] = traceback.format_exc()
-    return {name: value.cpu().numpy() for name, value in together.items()}
 
 
 _OPEN: dict[str, Any] = {}

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cache import CacheEntry
+from .cache import ORIGIN, CacheEntry
 from .representations import Representation
 from .scan import DatasetScan
 from .sources import Source
@@ -63,6 +63,7 @@ def plan_stage(scan: DatasetScan, wanted: list[Representation], root: Path) -> S
     """Check the cache of each wanted stored representation, byte for byte."""
     computed, cached, damaged = [], [], {}
     for item in wanted:
+        scan.columns(item.unit)  # refused now if there is nothing of the kind
         entry = CacheEntry(root, scan.weights, item)
         damage = entry.damage(scan.num_samples) if entry.exists else ""
         if damage is None:
@@ -111,7 +112,10 @@ def run_stage(
 
     bounds = shard_bounds(scan.num_rows)
     spans = list(pairwise(bounds))
-    task = ShardTask(source, scan.layers, scan.bad_rows, list(entries.values()), len(spans))
+    wanted = [item.reference for item in plan.computed]
+    task = ShardTask(
+        source, scan.tensors, scan.layers, scan.bad_rows, root, scan.weights, wanted, len(spans)
+    )
     shards = [0] * len(spans)
     done = 0
     origin: dict[str, Any] = {}
@@ -122,7 +126,7 @@ def run_stage(
                 report.waited = max(0.0, time.perf_counter() - began - result["seconds"])
             index = result["shard"]
             shards[index] = result["rows"]
-            origin = {"device": result["device"], "dtype": "float32", "torch": result["torch"]}
+            origin = {name: result[name] for name in ORIGIN}
             for name, reason in zip(result["failed"], result["reasons"]):
                 report.failed.setdefault(name, reason)
             flushed += [
@@ -137,7 +141,7 @@ def run_stage(
             future.result()
     for name, entry in entries.items():
         if name not in report.failed:
-            entry.finish(list(scan.layers), shards, origin)
+            entry.finish(scan.columns(entry.item.unit), shards, origin)
     report.seconds = time.perf_counter() - began
     return report
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from features.core.errors import UserError
 from features.scan import DatasetScan, scan_dataset
 from features.sources import Source, find_dataset
+from trainables.run_dir import RunDir
 
-from .run_dir import pinned_revision
 from .spec import RuntimeOptions, SweepSpec
+from .sweep_file import pinned_revision
 from .watch.terminal import Reporter
 
 
@@ -24,7 +25,7 @@ def open_dataset(
     """
     memo = options.cache_dir.absolute()
     if not options.cache_features and run_dir is not None:
-        memo = run_dir / "logs"
+        memo = RunDir(run_dir).logs
     request = spec.request
     if run_dir is not None:
         request = replace(request, revision=pinned_revision(run_dir))

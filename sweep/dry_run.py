@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 
-from features.layers import select_layers
-from features.representations import Representation, get_representations, stored_representations
+from features.representations import Representation, stored_representations
 from features.scan import DatasetScan
 from features.stage import plan_stage
 from trainables.record import TrialKey
 from trainables.splits import split_samples
 
 from .dataset import open_dataset
+from .declared import Declared, declared_by
 from .plan import RecordState, read_records
-from .run_dir import SweepFile, check_frozen, make_sweep_file
 from .spec import RuntimeOptions, SweepSpec
+from .sweep_file import SweepFile, continued, make_sweep_file
 from .watch.counts import summary_lines
 from .watch.terminal import Reporter, format_seconds
 
@@ -30,8 +30,9 @@ def describe(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) -> No
     options.validate()
     run_dir = options.run_dir(spec.dataset)
     source, scan = open_dataset(spec, options, run_dir, reporter)
-    sweep = make_sweep_file(spec, source, scan, options.cache_dir)
-    check_frozen(run_dir, sweep)
+    declared = declared_by(spec)
+    sweep = make_sweep_file(spec, declared, source, scan, options.cache_dir)
+    sweep = continued(run_dir, sweep)
     state = read_records(run_dir, sweep.fingerprints)
     say = reporter.say
     say(f"would run in {run_dir}")
@@ -45,33 +46,40 @@ def describe(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) -> No
     names = list(dict.fromkeys(key.representation for key in state.todo))
     missing: list[Representation] = []
     if names:
-        wanted = stored_representations(get_representations(names))
+        wanted = stored_representations(declared.representations[name] for name in names)
         plan = plan_stage(scan, wanted, options.cache_dir.absolute())
         missing = plan.computed
         say(f"features cached: {', '.join(item.name for item in plan.cached) or 'none'}")
         say(f"features to compute: {', '.join(item.name for item in missing) or 'none'}")
-    numbers = sum(item.width for item in missing) * len(scan.layers) * scan.num_samples
+    widths = (item.width(shape) for item in missing for shape in scan.columns(item.unit).values())
+    numbers = sum(widths) * scan.num_samples
     disk = 4 * numbers + len(state.todo) * (_RECORD_BYTES + 2 * scan.num_samples)
     say(f"disk: about {disk / 2**20:,.0f} MiB")
-    say(f"time: roughly {format_seconds(_seconds(sweep, state, scan, missing))}, Ray's start apart")
+    seconds = _seconds(declared, sweep, state, scan, missing)
+    say(f"time: roughly {format_seconds(seconds)}, Ray's start apart")
 
 
 def _seconds(
-    sweep: SweepFile, state: RecordState, scan: DatasetScan, missing: list[Representation]
+    declared: Declared,
+    sweep: SweepFile,
+    state: RecordState,
+    scan: DatasetScan,
+    missing: list[Representation],
 ) -> float:
     cores = os.cpu_count() or 1
     features = scan.num_samples * scan.numbers_per_sample * _SECONDS_PER_NUMBER
-    trials = sum(_trial_seconds(key, sweep, state, scan) for key in state.todo)
+    trials = sum(_trial_seconds(key, declared, sweep, state, scan) for key in state.todo)
     return ((features if missing else 0.0) + trials) / cores
 
 
-def _trial_seconds(key: TrialKey, sweep: SweepFile, state: RecordState, scan: DatasetScan) -> float:
+def _trial_seconds(
+    key: TrialKey, declared: Declared, sweep: SweepFile, state: RecordState, scan: DatasetScan
+) -> float:
     """From this pair's records where there are any, else from the arithmetic of training."""
     known = [r["timing"]["total_seconds"] for k, r in state.records.items() if k.pair == key.pair]
     if known:
         return sum(known) / len(known)
-    width = get_representations([key.representation])[0].width
-    features = width * len(select_layers(key.config, scan.layers))
+    features = declared.features(key.config, key.representation, scan)
     hidden = sweep.hyper.hidden_dim
     weights = features * hidden + 2 * hidden * hidden + hidden * len(scan.classes)
     samples = len(split_samples(scan.num_samples).train)

@@ -10,8 +10,9 @@ from features.scan import DatasetScan
 from features.sources import Source
 from trainables.events import EventLog
 
-from .run_dir import SweepFile
+from .declared import Declared
 from .spec import RuntimeOptions, SweepSpec
+from .sweep_file import SweepFile
 from .watch.prometheus import SweepMetrics
 from .watch.terminal import Reporter
 
@@ -25,6 +26,7 @@ class Invocation:
     options: RuntimeOptions
     source: Source
     scan: DatasetScan
+    declared: Declared
     sweep: SweepFile
     reporter: Reporter
     began: float

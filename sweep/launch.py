@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from features.core.files import write_json
-from features.layers import select_layers, uncovered
+from features.layer_configs import uncovered
 from trainables.events import EventLog
 from trainables.record import TrialKey
+from trainables.run_dir import RunDir
 from trainables.splits import SMALLEST_SPLIT
 
 from .dataset import make_folder, open_dataset
+from .declared import declared_by
 from .engine.trials import Tell, run_trials
 from .interrupt import interruptible
 from .invocation import Invocation
+from .labels import write_labels
 from .lock import driver_lock
 from .plan import (
     RecordState,
@@ -32,13 +35,8 @@ from .plan import (
     set_aside,
 )
 from .results import current_results, write_results
-from .run_dir import (
-    make_sweep_file,
-    repair_sweep_file,
-    write_labels,
-    write_sweep_file,
-)
 from .spec import RuntimeOptions, SweepSpec
+from .sweep_file import make_sweep_file, repair_sweep_file, write_sweep_file
 from .trackers import TrackerFeed, make_tracker
 from .watch.counts import summary_lines
 from .watch.prometheus import SweepMetrics
@@ -84,11 +82,14 @@ def run_sweep(
     run_dir = options.run_dir(spec.dataset)
     with interruptible() as install_handlers:
         source, scan = open_dataset(spec, options, run_dir, reporter)
-        sweep = make_sweep_file(spec, source, scan, options.cache_dir)
+        declared = declared_by(spec)
+        make_sweep_file(spec, declared, source, scan, options.cache_dir)  # refused before a folder
         make_folder(run_dir)
         with driver_lock(run_dir, on_lost=_thread.interrupt_main):
             repair_sweep_file(run_dir, reporter.warn)
-            write_sweep_file(run_dir, sweep)
+            declared = declared.copied(RunDir(run_dir).plugins)
+            sweep = make_sweep_file(spec, declared, source, scan, options.cache_dir)
+            sweep = write_sweep_file(run_dir, sweep)
             write_labels(run_dir, scan.kept_labels)
             invocation = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
             events = EventLog(run_dir, invocation)
@@ -100,6 +101,7 @@ def run_sweep(
                     options,
                     source,
                     scan,
+                    declared,
                     sweep,
                     reporter,
                     began,
@@ -146,12 +148,12 @@ def _carry_out(run: Invocation) -> SweepResult:
 def _tell_plan(run: Invocation, done: list[TrialKey], todo: list[TrialKey]) -> None:
     say, scan, spec = run.reporter.say, run.scan, run.spec
     say(f"dataset   {spec.dataset}: {scan.num_samples} adapters, {len(scan.classes)} classes")
-    layers = {config: select_layers(config, scan.layers) for config in spec.configs}
-    say("layers    " + ", ".join(f"{config} {len(names)}" for config, names in layers.items()))
-    neither = uncovered(scan.layers)
+    layers = {name: len(c.tensors(scan.tensors)) for name, c in run.declared.configs.items()}
+    say("layers    " + ", ".join(f"{config} {count}" for config, count in layers.items()))
+    neither = uncovered(scan.tensors)
     if neither:
         run.reporter.warn(
-            f"{len(neither)} of {len(scan.layers)} layer tensors are neither .attn1. nor .attn2. "
+            f"{len(neither)} of {len(scan.tensors)} layer tensors are neither .attn1. nor .attn2. "
             f"(e.g. {neither[0]}): only all_layers has them"
         )
     if scan.num_samples <= SMALLEST_SPLIT:
@@ -212,7 +214,7 @@ def _end(
         "feature_seconds": run.feature_seconds,
         "train_seconds": run.train_seconds,
     }
-    write_json(run_dir / "summary.json", summary)
+    write_json(RunDir(run_dir).summary, summary)
     run.events.write("done", **summary)
     _tell_end(run, done, failed, summary)
     return SweepResult(run_dir, results, failed, summary)
@@ -224,7 +226,7 @@ def _tell_end(
     say = run.reporter.say
     if summary["ran"] or failed:
         say()
-        say((run.run_dir / "results.txt").read_text())
+        say(RunDir(run.run_dir).results("txt").read_text())
         for line in summary_lines(run.sweep.grid, done):
             say(line)
     outside = count_other_records(run.run_dir, run.sweep.fingerprints)
@@ -233,4 +235,4 @@ def _tell_end(
         f"{summary['not_reached']} not reached, in {format_seconds(summary['seconds'])}"
         + (f"; also on disk: {outside} records outside this grid" if outside else "")
     )
-    say(f"results: {run.run_dir / 'results.txt'} (and .json, .parquet)")
+    say(f"results: {RunDir(run.run_dir).results('txt')} (and .json, .parquet)")

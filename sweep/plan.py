@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from features.core.files import DamagedFileError, digest, file_stamp
-from trainables.record import TrialKey, failure_path, read_record, record_path, slot_path
+from trainables.record import TrialKey, read_record
+from trainables.run_dir import RunDir
 
 _LEFTOVER_SECONDS = 60.0
 
@@ -70,7 +71,7 @@ def read_records(
 def _read_known(run_dir: Path, key: TrialKey, known: Known | None) -> dict[str, Any]:
     if known is None:
         return read_record(run_dir, key)
-    stamp = file_stamp(record_path(run_dir, key))
+    stamp = file_stamp(RunDir(run_dir).record(key))
     if key not in known or known[key][0] != stamp:
         record = read_record(run_dir, key)
         known[key] = stamp, {name: record.get(name) for name in ("fingerprint", "metrics")}
@@ -85,7 +86,7 @@ def set_aside(run_dir: Path, state: RecordState) -> list[str]:
         (state.corrupt, "corrupt", "is damaged"),
     ):
         for key in keys:
-            path = record_path(run_dir, key)
+            path = RunDir(run_dir).record(key)
             if path.is_file():
                 os.replace(path, path.with_name(f"{path.name}.{suffix}"))
                 lines.append(f"record {key} {why}: set aside as *.{suffix}, the trial runs again")
@@ -98,7 +99,7 @@ def remove_leftovers(run_dir: Path, done: list[TrialKey]) -> None:
     A temporary file younger than a minute may belong to a worker that is still dying.
     """
     for key in done:
-        slot_path(run_dir, key).unlink(missing_ok=True)
+        RunDir(run_dir).state(key).unlink(missing_ok=True)
     for path in run_dir.rglob(".*.tmp"):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > _LEFTOVER_SECONDS:
@@ -110,7 +111,7 @@ def records_digest(run_dir: Path, fingerprints: dict[TrialKey, str]) -> str | No
     stamps = []
     for key, fingerprint in fingerprints.items():
         try:
-            stamps.append([str(key), fingerprint, *file_stamp(record_path(run_dir, key))[1:]])
+            stamps.append([str(key), fingerprint, *file_stamp(RunDir(run_dir).record(key))[1:]])
         except OSError:
             return None
     return digest(stamps)
@@ -118,10 +119,10 @@ def records_digest(run_dir: Path, fingerprints: dict[TrialKey, str]) -> str | No
 
 def count_other_records(run_dir: Path, fingerprints: dict[TrialKey, str]) -> int:
     """Records on disk that are outside the grid."""
-    inside = {record_path(run_dir, key) for key in fingerprints}
-    return sum(path not in inside for path in (run_dir / "checkpoints").glob("*/*/seed-*.json"))
+    inside = {RunDir(run_dir).record(key) for key in fingerprints}
+    return sum(path not in inside for path in RunDir(run_dir).records())
 
 
 def failed_trials(run_dir: Path, keys: list[TrialKey]) -> list[TrialKey]:
     """Those of the trials whose failure is recorded."""
-    return [key for key in keys if failure_path(run_dir, key).exists()]
+    return [key for key in keys if RunDir(run_dir).failure(key).exists()]

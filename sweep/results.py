@@ -19,8 +19,10 @@ from features.core.files import (
     write_text,
 )
 from trainables.record import TrialKey
+from trainables.run_dir import RunDir
 
-from .run_dir import SweepFile
+from .grid import Entry
+from .sweep_file import SweepFile
 
 RESULTS_SCHEMA = 1
 
@@ -62,15 +64,15 @@ def build_results(sweep: SweepFile, records: Records, failed: list[TrialKey]) ->
     }
     for config in sweep.grid.configs:
         entries = []
-        for representation in sweep.grid.representations:
-            keys = [TrialKey(config, representation, seed) for seed in sweep.grid.seeds]
+        for entry in sweep.grid.entries:
+            keys = sweep.grid.keys_of((config, entry.label))
             if all(key in records for key in keys):
-                entries.append(_pair_entry(config, representation, [records[k] for k in keys]))
+                entries.append(_pair_entry(config, entry, [records[k] for k in keys]))
         results[f"{config}_results"] = entries
     return results
 
 
-def _pair_entry(config: str, representation: str, records: list[dict[str, Any]]) -> dict[str, Any]:
+def _pair_entry(config: str, pair: Entry, records: list[dict[str, Any]]) -> dict[str, Any]:
     runs = [
         {
             "run": i,
@@ -82,7 +84,8 @@ def _pair_entry(config: str, representation: str, records: list[dict[str, Any]])
         for i, record in enumerate(records)
     ]
     entry: dict[str, Any] = {
-        "representation": f"{representation}_{config}",
+        "representation": f"{pair.label}_{config}",
+        "classifier": pair.classifier,
         "num_layers": records[0]["num_layers"],
         "feature_dim": records[0]["feature_dim"],
     }
@@ -118,18 +121,20 @@ def write_results(
         stamp: digest of the grid and its record files, to recognise that nothing has changed.
     """
     results = build_results(sweep, records, failed)
-    write_text(run_dir / "results.txt", format_results(results))
-    _write_parquet(run_dir / "results.parquet", records)
-    others = {name: file_checksum(run_dir / name) for name in ("results.txt", "results.parquet")}
+    write_text(RunDir(run_dir).results("txt"), format_results(results))
+    _write_parquet(RunDir(run_dir).results("parquet"), records)
+    others = {
+        path.name: file_checksum(path) for path in map(RunDir(run_dir).results, ("txt", "parquet"))
+    }
     note = {"records_digest": stamp, "files": others}
-    write_json(run_dir / "results.json", sign({**results, "derived": note}), indent=1)
+    write_json(RunDir(run_dir).results("json"), sign({**results, "derived": note}), indent=1)
     return results
 
 
 def current_results(run_dir: Path, stamp: str | None) -> dict[str, Any] | None:
     """results.json if all three files are whole and derived from just these record files."""
     try:
-        results = read_signed_json(run_dir / "results.json")
+        results = read_signed_json(RunDir(run_dir).results("json"))
         note = results["derived"]
         if stamp is None or note["records_digest"] != stamp:
             return None
@@ -147,9 +152,7 @@ def _write_parquet(path: Path, records: Records) -> None:
 
     rows = [
         {
-            "config": key.config,
-            "representation": key.representation,
-            "seed": key.seed,
+            **key.to_json(),
             **record["metrics"],
             **record["timing"],
             "feature_dim": record["feature_dim"],

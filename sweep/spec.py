@@ -7,15 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from features.core.errors import UserError
-from features.core.names import check_names
-from features.layers import LAYER_CONFIGS
-from features.representations import REPRESENTATIONS
+from features.layer_configs import DEFAULT_CONFIGS
+from features.representations import DEFAULT_REPRESENTATIONS
 from features.sources import DatasetRequest, dataset_label
 from trainables.hyperparameters import Hyperparameters
 
 from .trackers import check_tracker
 
-DEFAULT_CONFIGS = ("all_layers", "visual_only")
 QUICK_RUNS = 3
 
 
@@ -29,8 +27,8 @@ class SweepSpec:
         label_column: column of strings or integers to predict.
         lora_rank: rank of layer tensors stored as flat lists; None reads them as 1×N.
         skip_bad_samples: leave adapters with NaN or infinite weights out instead of refusing.
-        representations: names, in the order results list them.
-        configs: layer config names.
+        representations: references (see `get_representation`), in the order results list them.
+        configs: references of layer configs.
         num_runs: seeds per (representation, config).
         seed: the first seed; the others follow it.
         hyper: hyperparameters of the classifier.
@@ -41,7 +39,7 @@ class SweepSpec:
     label_column: str = "category_label"
     lora_rank: int | None = None
     skip_bad_samples: bool = False
-    representations: tuple[str, ...] = tuple(REPRESENTATIONS)
+    representations: tuple[str, ...] = DEFAULT_REPRESENTATIONS
     configs: tuple[str, ...] = DEFAULT_CONFIGS
     num_runs: int = 10
     seed: int = 42
@@ -49,8 +47,6 @@ class SweepSpec:
 
     def validate(self) -> None:
         """Raise a `UserError` for the first impossible value."""
-        check_names("representation", self.representations, REPRESENTATIONS)
-        check_names("layer config", self.configs, LAYER_CONFIGS)
         if self.num_runs < 1:
             raise UserError("--num-runs must be at least 1")
         if not 0 <= self.seed <= 2**63 - 1 - self.num_runs:

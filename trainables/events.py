@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from .run_dir import RunDir
+
 
 class EventLog:
     """Appends events to this process's own file, so that no two writers share one.
@@ -20,7 +22,7 @@ class EventLog:
 
     def __init__(self, run_dir: Path, invocation: str) -> None:
         name = f"{invocation}-{socket.gethostname()}-{os.getpid()}.jsonl"
-        self.path = run_dir / "events" / name
+        self.path = RunDir(run_dir).events / name
 
     def write(self, event: str, **details: Any) -> None:
         """Append one line {"event", "time", …}."""

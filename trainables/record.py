@@ -2,49 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from features.core.files import DamagedFileError, read_signed_json, sign, write_json
+from features.core.files import DamagedFileError, path_name, read_signed_json, sign, write_json
+
+from .run_dir import RunDir
 
 RECORD_SCHEMA = 1
 
 
+DEFAULT_CLASSIFIER = "mlp"
+"""What trials are of that do not say; its name is left out of labels, paths and fingerprints."""
+
+
+def entry_label(representation: str, classifier: str) -> str:
+    """What a representation seen by a classifier is called: `spectral`, `spectral@linear`."""
+    return representation if classifier == DEFAULT_CLASSIFIER else f"{representation}@{classifier}"
+
+
 @dataclass(frozen=True, order=True)
 class TrialKey:
-    """Which trial: a (config, representation) pair and a seed."""
+    """Which trial: layers, features, classifier and a seed."""
 
     config: str
     representation: str
     seed: int
+    classifier: str = DEFAULT_CLASSIFIER
+
+    @property
+    def label(self) -> str:
+        """Its representation and classifier; see `entry_label`."""
+        return entry_label(self.representation, self.classifier)
 
     @property
     def pair(self) -> tuple[str, str]:
-        """(config, representation)."""
-        return self.config, self.representation
+        """(config, label): what it shares with the other seeds."""
+        return self.config, self.label
+
+    @property
+    def path(self) -> str:
+        """<config>/<label>/seed-<seed>, as it is in file names."""
+        return f"{self.config}/{path_name(self.label)}/seed-{self.seed}"
 
     def __str__(self) -> str:
-        return f"{self.config}/{self.representation}/seed-{self.seed}"
+        return f"{self.config}/{self.label}/seed-{self.seed}"
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> TrialKey:
+        """From a JSON object; an old one has no classifier."""
+        return cls(**value)
 
-def record_path(run_dir: Path, key: TrialKey) -> Path:
-    """Where a trial's record belongs."""
-    return run_dir / "checkpoints" / f"{key}.json"
-
-
-def failure_path(run_dir: Path, key: TrialKey) -> Path:
-    """Where it is written why a trial failed."""
-    return run_dir / "failures" / f"{key}.json"
-
-
-def slot_path(run_dir: Path, key: TrialKey) -> Path:
-    """Where the state of a trial that is still training belongs."""
-    return run_dir / "inflight" / f"{key}.safetensors"
+    def identity(self) -> dict[str, Any]:
+        """What fingerprints are taken of: without the classifier if it is the default, as before
+        there were others."""
+        value = self.to_json()
+        if self.classifier == DEFAULT_CLASSIFIER:
+            del value["classifier"]
+        return value
 
 
 def write_record(run_dir: Path, key: TrialKey, fingerprint: str, body: dict[str, Any]) -> None:
@@ -55,14 +76,14 @@ def write_record(run_dir: Path, key: TrialKey, fingerprint: str, body: dict[str,
         "fingerprint": fingerprint,
         **body,
     }
-    write_json(record_path(run_dir, key), sign(record), indent=None)
-    failure_path(run_dir, key).unlink(missing_ok=True)
+    write_json(RunDir(run_dir).record(key), sign(record), indent=None)
+    RunDir(run_dir).failure(key).unlink(missing_ok=True)
 
 
 def write_failure(run_dir: Path, key: TrialKey, fingerprint: str, reason: str) -> None:
     """Record why a trial failed after its retries."""
     failure = {"key": key.to_json(), "fingerprint": fingerprint, "reason": reason}
-    write_json(failure_path(run_dir, key), sign(failure))
+    write_json(RunDir(run_dir).failure(key), sign(failure))
 
 
 def read_record(run_dir: Path, key: TrialKey) -> dict[str, Any]:
@@ -72,11 +93,18 @@ def read_record(run_dir: Path, key: TrialKey) -> dict[str, Any]:
         DamagedFileError: it does not parse, its checksum differs, or it is another trial's.
         FileNotFoundError: there is none.
     """
-    path = record_path(run_dir, key)
+    path = RunDir(run_dir).record(key)
     record = read_signed_json(path)
-    if record.get("key") != key.to_json():
+    if not _is_of(record, key):
         raise DamagedFileError(f"{path} is the record of another trial")
     return record
+
+
+def _is_of(record: dict[str, Any], key: TrialKey) -> bool:
+    try:
+        return TrialKey.from_json(record["key"]) == key
+    except (KeyError, TypeError):
+        return False
 
 
 def has_record(run_dir: Path, key: TrialKey, fingerprint: str) -> bool:

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from features.core.files import DamagedFileError, sign, write_atomic
 
-from .record import TrialKey, slot_path
+from .record import TrialKey
+from .run_dir import RunDir
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def write_slot(run_dir: Path, key: TrialKey, slot: Slot) -> None:
         }
     )
     content = save(slot.tensors, metadata={"slot": json.dumps(note, allow_nan=False)})
-    write_atomic(slot_path(run_dir, key), lambda file: file.write(content))
+    write_atomic(RunDir(run_dir).state(key), lambda file: file.write(content))
 
 
 def read_slot(run_dir: Path, key: TrialKey) -> Slot:
@@ -64,7 +65,7 @@ def read_slot(run_dir: Path, key: TrialKey) -> Slot:
         DamagedFileError: it does not parse, a checksum differs, or it is another trial's.
         FileNotFoundError: there is none.
     """
-    path = slot_path(run_dir, key)
+    path = RunDir(run_dir).state(key)
     try:
         with safe_open(path, framework="pt") as file:
             note = json.loads((file.metadata() or {})["slot"])
@@ -82,7 +83,7 @@ def read_slot(run_dir: Path, key: TrialKey) -> Slot:
 
 def delete_slot(run_dir: Path, key: TrialKey) -> None:
     """Forget a trial's slot."""
-    slot_path(run_dir, key).unlink(missing_ok=True)
+    RunDir(run_dir).state(key).unlink(missing_ok=True)
 
 
 def _checksum(tensors: dict[str, Tensor]) -> str:

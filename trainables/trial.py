@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import socket
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +14,12 @@ import ray
 import torch
 from ray import tune
 
-from features.cache import feature_matrix
 from features.core.files import DamagedFileError
 from features.core.memory import keep_freed_memory
-from features.representations import get_representations
 
 from .data import TrialData, prepare_data
 from .events import EventLog
-from .hyperparameters import Hyperparameters
+from .job import TrialJob
 from .record import TrialKey, has_record, write_record
 from .scores import SplitScores, score_split
 from .splits import split_samples
@@ -35,64 +31,14 @@ _SLICE_PER_SLOT_WRITE = 20.0
 _WAIT_FOR_WORKERS_SECONDS = 8.0
 
 
-@dataclass(frozen=True)
-class TrialJob:
-    """What all trials of one Tune experiment share; written by the driver as job.json.
-
-    Attributes:
-        run_dir: where records and events go.
-        invocation: names the event files.
-        cache: root of the feature cache.
-        weights: the dataset's weights digest.
-        layers: config -> its layer tensors.
-        labels: (n_samples,) class indices.
-        n_classes: number of classes.
-        hyper: hyperparameters.
-        workers: trial workers that will run side by side.
-    """
-
-    run_dir: Path
-    invocation: str
-    cache: Path
-    weights: str
-    layers: dict[str, list[str]]
-    labels: list[int]
-    n_classes: int
-    hyper: Hyperparameters
-    workers: int
-
-    def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return {
-            **vars(self),
-            "run_dir": str(self.run_dir),
-            "cache": str(self.cache),
-            "hyper": self.hyper.to_json(),
-        }
-
-    @classmethod
-    def read(cls, path: Path) -> TrialJob:
-        """Read what the driver wrote."""
-        value = json.loads(path.read_text())
-        return cls(
-            **{
-                **value,
-                "run_dir": Path(value["run_dir"]),
-                "cache": Path(value["cache"]),
-                "hyper": Hyperparameters(**value["hyper"]),
-            }
-        )
-
-
 class TrialWorker(tune.Trainable):
     """Trains one classifier per configuration and writes its record as its last act.
 
     Between two slices the trial's state is written to its slot, from which any worker goes on.
 
-    A configuration is {"point": {config, representation, seed, fingerprint}, "job": path of
-    job.json}. A step is a slice of time, not an epoch: short trials finish in one step. Where the
-    slices fall never changes a result. The data of the last pair stay on the device for the next
-    seed.
+    A configuration is {"point": a trial's key and fingerprint, "job": path of job.json}. A step is
+    a slice of time, not an epoch: short trials finish in one step. Where the slices fall never
+    changes a result. The data of the last pair stay on the device for the next seed.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -113,8 +59,8 @@ class TrialWorker(tune.Trainable):
 
     def _start(self, config: dict[str, Any]) -> None:
         point = config["point"]
-        self._key = TrialKey(point["config"], point["representation"], point["seed"])
         self._fingerprint = point["fingerprint"]
+        self._key = TrialKey.from_json({n: v for n, v in point.items() if n != "fingerprint"})
         self._training: Training | None = None
         self._load_seconds = self._train_seconds = 0.0
         self._slice_seconds = _SLICE_SECONDS
@@ -208,9 +154,7 @@ class TrialWorker(tune.Trainable):
         self._data = None  # make room before the next matrix comes
         began = time.perf_counter()
         job = self._job
-        wanted = get_representations([self._key.representation])[0]
-        layers = job.layers[self._key.config]
-        features = feature_matrix(job.cache, job.weights, wanted, layers).load()
+        features = job.matrix(self._key).features.load()
         labels = np.array(job.labels)
         split = split_samples(len(labels))
         data = prepare_data(features, labels, split, job.n_classes, self._device)
@@ -245,7 +189,7 @@ class TrialWorker(tune.Trainable):
             "calibration": {name: scores[name].calibration for name in ("val", "test")},
             "precision_recall": {name: scores[name].precision_recall for name in ("val", "test")},
             "feature_dim": data.n_features,
-            "num_layers": len(self._job.layers[self._key.config]),
+            "num_layers": self._job.matrix(self._key).num_tensors,
             "timing": timing,
             "environment": _environment(self._device),
         }

@@ -106,3 +106,11 @@ def file_stamp(path: Path) -> list[Any]:
     """[path, size, mtime_ns, ctime_ns, inode]: changes whenever the file is written or replaced."""
     stat = path.stat()
     return [str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+_IN_PATHS = {"/": "+", ":": "="}
+
+
+def path_name(name: str) -> str:
+    """A name as a file's: representations are called `spectral/pca:64`, files `spectral+pca=64`."""
+    return "".join(_IN_PATHS.get(character, character) for character in name)

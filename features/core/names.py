@@ -8,6 +8,12 @@ from collections.abc import Iterable, Sequence
 from .errors import UserError
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`: did you mean 'X'?` with the most similar known name, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    return f": did you mean {near[0]!r}?" if near else ""
+
+
 def check_names(what: str, names: Sequence[str], known: Iterable[str]) -> None:
     """Raise a `UserError` naming the nearest known name if one of `names` is unknown or doubled."""
     known = list(known)
@@ -15,8 +21,14 @@ def check_names(what: str, names: Sequence[str], known: Iterable[str]) -> None:
         raise UserError(f"no {what} given; choose from {', '.join(known)}")
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise UserError(f"unknown {what} {name!r}: {hint}known are {', '.join(known)}")
+            raise UserError(
+                f"unknown {what} {name!r}{nearest(name, known) or ':'} known are {', '.join(known)}"
+            )
+    check_doubles(what, names)
+
+
+def check_doubles(what: str, names: Sequence[str]) -> None:
+    """Raise a `UserError` if one of `names` is there twice."""
+    for name in names:
         if list(names).count(name) > 1:
             raise UserError(f"{what} {name!r} is given twice")

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from features.core.files import read_signed_json, sign, write_json
 from trainables.record import TrialKey
+from trainables.run_dir import RunDir
 
 from ..spec import RuntimeOptions
 from .packing import TrialResources
 
 if TYPE_CHECKING:
-    from trainables.trial import TrialJob
+    from trainables.job import TrialJob
 
     from .listener import OnTrial
 
@@ -27,7 +28,7 @@ logger = logging.getLogger("ray.lorasweep")  # to the run's log file, with what 
 
 def new_experiment_dir(run_dir: Path) -> Path:
     """tune/<n> with the first n that is free."""
-    root = run_dir / "tune"
+    root = RunDir(run_dir).tune
     taken = [int(path.name) for path in root.glob("*") if path.name.isdigit()]
     folder = root / str(max(taken, default=-1) + 1)
     folder.mkdir(parents=True)
@@ -125,10 +126,10 @@ def _restore(
     """A Tuner for the newest experiment, if it is one of ours, whole, and still what is wanted."""
     from ray import tune
 
-    numbers = [int(p.name) for p in (job.run_dir / "tune").glob("*") if p.name.isdigit()]
+    numbers = [int(p.name) for p in RunDir(job.run_dir).tune.glob("*") if p.name.isdigit()]
     if not numbers:
         return None
-    folder = job.run_dir / "tune" / str(max(numbers))
+    folder = RunDir(job.run_dir).tune / str(max(numbers))
     reason = _misfit(folder, points, _asked(resources, options))
     if reason is None:
         _write_job(folder, job)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from features.cache import CacheEntry, exclusive
-from features.representations import get_representations, stored_representations
+from features.representations import Representation, get_representations, stored_representations
 from features.scan import DatasetScan
 from features.sources import Source
 
@@ -19,17 +19,21 @@ if TYPE_CHECKING:
     from features.stage import Progress, StagePlan, StageReport
 
 
-def _plan_features(scan: DatasetScan, names: Sequence[str], cache: Path) -> StagePlan:
+PLUGINS = "plugins"
+"""Where in a feature cache the copies of users' own representations are."""
+
+
+def _plan_features(scan: DatasetScan, wanted: Sequence[Representation], cache: Path) -> StagePlan:
     from features.stage import plan_stage
 
     make_folder(cache)
-    return plan_stage(scan, stored_representations(get_representations(names)), cache)
+    return plan_stage(scan, stored_representations(wanted), cache)
 
 
 def ensure_features(
     source: Source,
     scan: DatasetScan,
-    names: Sequence[str],
+    wanted: Sequence[Representation],
     cache: Path,
     reporter: Reporter,
     *,
@@ -47,7 +51,7 @@ def ensure_features(
         reporter.say("features  another run is computing them: waiting")
 
     with exclusive(cache, scan.weights, on_wait):
-        plan = _plan_features(scan, names, cache)
+        plan = _plan_features(scan, wanted, cache)
         return plan, _compute_features(source, scan, plan, cache, reporter, on_progress)
 
 
@@ -97,11 +101,12 @@ def features_only(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) 
     cache = options.cache_dir.absolute()
     make_folder(cache)
     source, scan = open_dataset(spec, options, None, reporter)
-    plan = _plan_features(scan, spec.representations, cache)
+    wanted = [r.copied(cache / PLUGINS) for r in get_representations(spec.representations)]
+    plan = _plan_features(scan, wanted, cache)
     report = StageReport()
     if plan.computed:
         with ray_session(options, cache / "logs", f"features of {source.label}"):
-            plan, report = ensure_features(source, scan, spec.representations, cache, reporter)
+            plan, report = ensure_features(source, scan, wanted, cache, reporter)
     if report.failed:
         name, trace = next(iter(report.failed.items()))
         raise RuntimeError(f"representation {name} failed:\n{trace}")

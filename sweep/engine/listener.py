@@ -76,7 +76,7 @@ class TrialListener(tune.Callback):
 
 def _key(trial: Any) -> TrialKey:
     point = trial.config["point"]
-    return TrialKey(point["config"], point["representation"], point["seed"])
+    return TrialKey.from_json({name: v for name, v in point.items() if name != "fingerprint"})
 
 
 def _reason(trial: Any) -> str:

@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from features.layers import select_layers
-from features.representations import get_representations
+from features.cache import feature_matrix
+from trainables.job import PairMatrix, TrialJob
 from trainables.record import TrialKey, has_record, write_failure
+from trainables.run_dir import RunDir
 
 from ..dataset import make_folder
 from ..invocation import Invocation
@@ -37,12 +38,12 @@ def run_trials(
 
     cache = run.options.cache_dir.absolute()
     if not run.options.cache_features:
-        cache = run.run_dir / "features.tmp"
+        cache = RunDir(run.run_dir).features
         shutil.rmtree(cache, ignore_errors=True)
     try:
         with (
             ray_session(
-                run.options, run.run_dir / "logs", run.run_dir.name, run.install_handlers
+                run.options, RunDir(run.run_dir).logs, run.run_dir.name, run.install_handlers
             ) as dashboard,
             run.metrics.exporting(),
         ):
@@ -74,15 +75,16 @@ def _prepare_features(
             told = time.monotonic()
             run.events.write("features_progress", done=done, total=total)
 
+    wanted = [run.declared.representations[name] for name in names]
     _, report = ensure_features(
-        run.source, run.scan, names, cache, run.reporter, on_progress=on_progress
+        run.source, run.scan, wanted, cache, run.reporter, on_progress=on_progress
     )
     run.feature_seconds = report.seconds
     run.metrics.computed_all(run.scan.num_samples, report.seconds - report.waited)
     run.events.write("features", seconds=report.seconds, failed=list(report.failed))
     ready = []
     for key in todo:
-        parts = get_representations([key.representation])[0].stored
+        parts = run.declared.representations[key.representation].stored
         broken = [part.name for part in parts if part.name in report.failed]
         if broken:
             reason = f"feature stage: {report.failed[broken[0]]}"
@@ -137,8 +139,8 @@ def _trial_resources(
     if available.get("GPU") and options.gpus_per_trial is None:
         memory = gpu_memory()
         widths = [
-            len(select_layers(config, run.scan.layers)) * get_representations([name])[0].width
-            for config, name in {key.pair for key in keys}
+            run.declared.features(config, name, run.scan)
+            for config, name in {(key.config, key.representation) for key in keys}
         ]
         samples, classes = run.scan.num_samples, len(run.scan.classes)
         need = device_bytes(samples, max(widths), classes, run.spec.hyper)
@@ -156,6 +158,22 @@ def _give_up(run: Invocation, points: dict[TrialKey, str], gpus: float) -> set[T
     return set(points)
 
 
+def _matrix_of(key: TrialKey) -> tuple[str, str]:
+    return key.config, key.representation
+
+
+def _matrix(run: Invocation, cache: Path, config: str, representation: str) -> PairMatrix:
+    """Where the workers find a pair's features."""
+    item = run.declared.representations[representation]
+    columns = run.declared.columns(config, representation, run.scan)
+    return PairMatrix(
+        config,
+        representation,
+        feature_matrix(cache, run.scan.weights, item, columns),
+        len(run.declared.configs[config].tensors(run.scan.tensors)),
+    )
+
+
 def _fit(
     run: Invocation,
     cache: Path,
@@ -164,8 +182,6 @@ def _fit(
     tell: Tell,
 ) -> dict[TrialKey, Outcome]:
     """Run one Tune experiment; returns what became of the trials that ended."""
-    from trainables.trial import TrialJob
-
     from .experiment import run_experiment
 
     run.reporter.say(
@@ -175,9 +191,7 @@ def _fit(
     job = TrialJob(
         run_dir=run.run_dir,
         invocation=run.name,
-        cache=cache,
-        weights=run.scan.weights,
-        layers={c: select_layers(c, run.scan.layers) for c in run.spec.configs},
+        matrices=[_matrix(run, cache, *of) for of in dict.fromkeys(map(_matrix_of, points))],
         labels=run.scan.kept_labels,
         n_classes=len(run.scan.classes),
         hyper=run.spec.hyper,

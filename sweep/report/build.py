@@ -9,6 +9,7 @@ from typing import Any
 
 from features.core.errors import UserError
 from features.core.files import write_text
+from trainables.run_dir import RunDir
 
 from .analysis import Analysis
 from .compare_runs import RunComparison
@@ -63,7 +64,7 @@ def make_report(
         raise UserError("a run cannot be compared with itself: name every run directory once")
     runs = [load_run(run_dir) for run_dir in run_dirs]
     if len(runs) == 1:
-        return _report_run(runs[0], out or run_dirs[0] / "report", on_progress)
+        return _report_run(runs[0], out or RunDir(run_dirs[0]).report, on_progress)
     names = [run_dir.name for run_dir in run_dirs]
     if len(set(names)) < len(names):
         names = [str(run_dir) for run_dir in run_dirs]
@@ -123,7 +124,7 @@ def _write(
 def _subtitle(run: RunData) -> str:
     grid, frozen = run.sweep.grid, run.sweep.frozen
     return (
-        f"{frozen['num_samples']} adapters, {run.n_classes} classes; {len(grid.representations)} "
+        f"{frozen['num_samples']} adapters, {run.n_classes} classes; {len(grid.entries)} "
         f"representations × {len(grid.configs)} layer configs × {len(grid.seeds)} seeds"
     )
 

@@ -68,7 +68,7 @@ class RunComparison:
             ("layer tensors", [{c: counts[c] for c in shared} for counts in layers]),
             ("seeds", [a.run.sweep.grid.seeds for a in self.analyses]),
             ("splits", [d["split"] for d in decides]),
-            ("hyperparameters", [d["hyperparameters"] for d in decides]),
+            ("hyperparameters", [a.run.sweep.hyper for a in self.analyses]),
         ):
             if any(value != values[0] for value in values):
                 found.append(f"The runs have different {what}; see What ran.")

@@ -7,12 +7,12 @@ import shlex
 from collections import Counter
 from typing import Any
 
-from features.representations import REPRESENTATIONS
+from features.layer_configs import DEFAULT_CONFIGS
+from features.representations import DEFAULT_REPRESENTATIONS
 from trainables.hyperparameters import Hyperparameters
-from trainables.record import failure_path
+from trainables.run_dir import RunDir
 
-from ..run_dir import SweepFile
-from ..spec import DEFAULT_CONFIGS
+from ..sweep_file import SweepFile
 from ..watch.activity import read_events
 from ..watch.terminal import format_seconds
 from .runs import RunData
@@ -41,7 +41,7 @@ def run_facts(run: RunData) -> Facts:
         ("representations", ", ".join(grid.representations)),
         ("layer configs", ", ".join(layers)),
         ("seeds", ", ".join(map(str, grid.seeds))),
-        ("hyperparameters", _named(frozen["decides"]["hyperparameters"])),
+        ("hyperparameters", _named(sweep.hyper.to_json())),
         ("trials", f"{len(run.records)} of {len(grid.keys)} finished, {len(run.failed)} failed"),
         *((f"failed: {key}", _reason(run, key)) for key in run.failed),
         ("training time", _training_time(run)),
@@ -63,13 +63,13 @@ def reproduce_command(sweep: SweepFile) -> str:
         options["label-column"] = data["label_column"]
     if data["lora_rank"]:
         options["lora-rank"] = data["lora_rank"]
-    if grid.representations != tuple(REPRESENTATIONS):
+    if tuple(grid.representations) != DEFAULT_REPRESENTATIONS:
         options["representations"] = ",".join(grid.representations)
     if grid.configs != DEFAULT_CONFIGS:
         options["configs"] = ",".join(grid.configs)
     options["num-runs"], options["seed"] = len(grid.seeds), grid.seeds[0]
     for name, default in Hyperparameters().to_json().items():
-        value = sweep.frozen["decides"]["hyperparameters"][name]
+        value = sweep.hyper.to_json()[name]
         if value != default:
             options[name.replace("_", "-")] = value
     words = ["lorasweep", "run"]
@@ -86,7 +86,7 @@ def _named(values: dict[str, Any]) -> str:
 
 def _reason(run: RunData, key: Any) -> str:
     try:
-        reason = json.loads(failure_path(run.run_dir, key).read_bytes())["reason"]
+        reason = json.loads(RunDir(run.run_dir).failure(key).read_bytes())["reason"]
     except (OSError, ValueError, KeyError):
         return "unknown"
     return (str(reason).strip().splitlines() or ["unknown"])[-1]
@@ -104,7 +104,7 @@ def _training_time(run: RunData) -> str:
 
 def _wall_time(run: RunData) -> str:
     """Of every invocation that ended or was interrupted; one that was killed has told none."""
-    events = [e for path in (run.run_dir / "events").glob("*.jsonl") for e in read_events(path)]
+    events = [e for path in RunDir(run.run_dir).events.glob("*.jsonl") for e in read_events(path)]
     ends = [event for event in events if event["event"] == "done" and event["ran"]]
     if not ends:
         return ""

@@ -14,11 +14,11 @@ from features.core.errors import UserError
 from trainables.record import TrialKey
 from trainables.splits import split_samples
 
+from ..grid import Pair
+from ..labels import read_labels
 from ..plan import failed_trials, read_records
-from ..run_dir import SweepFile, read_labels, read_sweep_file
+from ..sweep_file import SweepFile, read_sweep_file
 from .statistics import Scores
-
-Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,19 @@ class RunData:
 
     @cached_property
     def complete(self) -> list[Pair]:
-        """(config, representation) pairs all of whose seeds have a record, in grid order."""
+        """(config, label) pairs all of whose seeds have a record, in grid order."""
         return [pair for pair in self.sweep.grid.pairs if not self.missing(pair)]
 
     def missing(self, pair: Pair) -> list[int]:
         """Seeds of a pair without a record."""
-        return [s for s in self.sweep.grid.seeds if TrialKey(*pair, s) not in self.records]
+        return [k.seed for k in self.sweep.grid.keys_of(pair) if k not in self.records]
 
     def of_pair(self, pair: Pair) -> list[dict[str, Any]]:
-        """A complete pair's records, by seed."""
-        return [self.records[TrialKey(*pair, seed)] for seed in self.sweep.grid.seeds]
+        """A complete pair's records, by seed; the one of a classifier that no seed changes stands
+        for all."""
+        keys = self.sweep.grid.keys_of(pair)
+        seeds = len(self.sweep.grid.seeds)
+        return [self.records[key] for key in (keys if len(keys) == seeds else keys * seeds)]
 
     def metric(self, pair: Pair, name: str) -> NDArray[np.float64]:
         """(n_seeds,) of a complete pair; NaN where it is undefined."""

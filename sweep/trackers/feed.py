@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from features.core.files import digest, file_stamp, write_json
-from trainables.record import TrialKey, read_record, record_path
+from trainables.record import TrialKey, read_record
+from trainables.run_dir import RunDir
 
 from .trial import TrackedTrial, tracked_trial
 
@@ -57,7 +58,7 @@ class TrackerFeed:
     ) -> None:
         self._name, self._tracker, self._run_dir = name, tracker, run_dir
         self._hyperparameters, self._warn = hyperparameters, warn
-        self._path = run_dir / "trackers" / f"{name}.json"
+        self._path = RunDir(run_dir).trackers / f"{name}.json"
         # Its digest, since the address of a server may hold a password.
         self._place = digest(tracker.place)
         self._told = _read_note(self._path, self._place)
@@ -107,7 +108,7 @@ class TrackerFeed:
 
     def _stamp(self, key: TrialKey) -> list[Any]:
         """Size, modification time and so on; not the path, as a run directory may be moved."""
-        return file_stamp(record_path(self._run_dir, key))[1:]
+        return file_stamp(RunDir(self._run_dir).record(key))[1:]
 
     # In the thread
 

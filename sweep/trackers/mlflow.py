@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.record import TrialKey
+from trainables.run_dir import RunDir
 
 from .trial import TrackedTrial
 
@@ -35,7 +36,7 @@ class MLflow:
     def __init__(self, run_dir: Path) -> None:
         self.place = os.environ.get("MLFLOW_TRACKING_URI", "")
         self._run_dir = run_dir
-        self._folder = run_dir / "trackers" / "mlflow"
+        self._folder = RunDir(run_dir).trackers / "mlflow"
         self._client: Any = None
         self._experiment = ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainables.record import TrialKey
+from trainables.run_dir import RunDir
 
 from .trial import TrackedTrial
 
@@ -15,14 +16,14 @@ class TensorBoard:
     place = ""
 
     def __init__(self, run_dir: Path) -> None:
-        self.root = run_dir / "trackers" / "tensorboard"
+        self.root = RunDir(run_dir).trackers / "tensorboard"
 
     def log(self, key: TrialKey, trial: TrackedTrial) -> None:
         """Write one trial's events; those of an earlier record of it are replaced."""
         from tensorboardX import SummaryWriter
         from tensorboardX.summary import hparams
 
-        folder = self.root / str(key)
+        folder = self.root / key.path
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
         with SummaryWriter(str(folder), write_to_disk=True) as writer:

@@ -9,6 +9,7 @@ from typing import Any
 
 from features.core.files import digest
 from trainables.record import TrialKey
+from trainables.run_dir import RunDir
 
 from .trial import TrackedTrial
 
@@ -44,14 +45,14 @@ class WeightsAndBiases:
         if self._wandb is None:
             self._connect()
         run_id = self.run_id(key)
-        earlier = list((self._run_dir / "trackers" / "wandb").glob(f"*run-*-{run_id}"))
+        earlier = list((RunDir(self._run_dir).trackers / "wandb").glob(f"*run-*-{run_id}"))
         with self._wandb.init(
             project=self.project,
-            group=f"{key.config}/{key.representation}",
+            group="/".join(key.pair),
             name=str(key),
             id=run_id,
             config={**trial.parameters, **trial.origin},
-            dir=self._run_dir / "trackers",
+            dir=RunDir(self._run_dir).trackers,
             mode=self._mode,
             reinit="create_new",
             settings=self._settings,

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from trainables.record import TrialKey
+from trainables.run_dir import RunDir
 
 RATE_SECONDS = 600.0
 """A rate is that of the last ten minutes."""
@@ -76,10 +77,10 @@ class Activity:
         by_pair: dict[Any, list[float]] = {}
         for key, seconds in self.seconds.items():
             by_pair.setdefault(key.pair, []).append(seconds)
-            by_pair.setdefault(key.representation, []).append(seconds)
+            by_pair.setdefault(key.label, []).append(seconds)
         everything = list(self.seconds.values())
         return {
-            key: fmean(by_pair.get(key.pair) or by_pair.get(key.representation) or everything)
+            key: fmean(by_pair.get(key.pair) or by_pair.get(key.label) or everything)
             for key in keys
         }
 
@@ -102,7 +103,7 @@ class Activity:
 def read_activity(run_dir: Path) -> Activity:
     """Read the event files of a run directory."""
     activity = Activity()
-    files = {path: read_events(path) for path in sorted((run_dir / "events").glob("*.jsonl"))}
+    files = {path: read_events(path) for path in sorted(RunDir(run_dir).events.glob("*.jsonl"))}
     starts = {
         path: max(event["time"] for event in events if event["event"] == "started")
         for path, events in files.items()
@@ -170,7 +171,7 @@ def _follow_worker(
         kind = event["event"]
         if kind not in _OF_TRIALS:
             continue
-        key = TrialKey(**event["key"])
+        key = TrialKey.from_json(event["key"])
         if kind == "trial_started":
             running = RunningTrial(key, event["time"], 0, None, worker)
         elif kind == "trial_progress":

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from trainables.record import TrialKey
 
-from ..run_dir import Grid
+from ..grid import Grid
 
 
 def pair_counts(grid: Grid, done: Collection[TrialKey]) -> dict[str, tuple[int, int]]:
@@ -15,15 +15,14 @@ def pair_counts(grid: Grid, done: Collection[TrialKey]) -> dict[str, tuple[int, 
     counts = {}
     for config in grid.configs:
         complete = [
-            all(TrialKey(config, name, seed) in finished for seed in grid.seeds)
-            for name in grid.representations
+            finished.issuperset(grid.keys_of((config, entry.label))) for entry in grid.entries
         ]
         counts[config] = sum(complete), len(complete)
     return counts
 
 
 def summary_lines(grid: Grid, done: Collection[TrialKey]) -> list[str]:
-    """One line per config and the total, in (config, representation) pairs."""
+    """One line per config and the total, in pairs: complete ones, all, what remains."""
     counts = pair_counts(grid, done)
     width = max(map(len, [*counts, "total"]))
     lines = [

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from features.core.files import DamagedFileError, write_json
 from trainables.record import TrialKey, read_record
+from trainables.run_dir import RunDir
 
 if TYPE_CHECKING:
     from ..engine.listener import News
@@ -156,7 +157,7 @@ class SweepMetrics:
             while not over.wait(_REFRESH_SECONDS):
                 self._refresh()
 
-        path = targets_path(self._run_dir)
+        path = RunDir(self._run_dir).metrics_targets
         try:
             self._instruments = _Instruments(self._run_dir.name)
             write_json(path, [{"targets": _node_endpoints()}], durable=False)
@@ -234,18 +235,10 @@ class SweepMetrics:
             return None
 
 
-def targets_path(run_dir: Path) -> Path:
-    """The file that says where a running sweep's metrics are, for Prometheus' file_sd_configs.
-
-    Prometheus finds files by patterns, but folders only by name: it lies beside the run directory.
-    """
-    return run_dir.with_name(f"{run_dir.name}.metrics.json")
-
-
 def read_targets(run_dir: Path) -> list[str]:
     """HOST:PORT of every metrics endpoint of a running sweep, the driver's node's among them."""
     try:
-        return list(json.loads(targets_path(run_dir).read_bytes())[0]["targets"])
+        return list(json.loads(RunDir(run_dir).metrics_targets.read_bytes())[0]["targets"])
     except (OSError, ValueError, LookupError, TypeError):
         return []
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from trainables.record import TrialKey
+from trainables.run_dir import RunDir
 
+from ..grid import Grid
 from ..lock import is_alive, read_lock
 from ..plan import Known, count_other_records, failed_trials, read_records
-from ..run_dir import Grid, read_sweep_file
+from ..sweep_file import read_sweep_file
 from .activity import Activity, read_activity
 from .counts import pair_counts, summary_lines
 from .terminal import format_seconds
@@ -82,7 +84,7 @@ class Status:
         return self.activity.dashboard if self.alive else None
 
     def counts(self) -> dict[tuple[str, str], dict[str, int]]:
-        """(config, representation) -> how many of its trials are finished, running, …."""
+        """(config, label) -> how many of its trials are finished, running, …."""
         running = {trial.key for trial in self.activity.running}
         waiting = [key for key in self.todo if key not in running]
         groups = (self.done, [key for key in self.todo if key in running], self.failed, waiting)
@@ -122,7 +124,7 @@ class Status:
         tail = []
         if self.outside:
             tail.append(f"also on disk: {self.outside} records outside this grid")
-        tail += [f"failed: {key} (why: {self.run_dir / 'failures'})" for key in self.failed]
+        tail += [f"failed: {key} (why: {RunDir(self.run_dir).failure(key)})" for key in self.failed]
         if (self.todo or self.failed) and not self.alive:
             tail.append(f"resume: lorasweep restore {self.run_dir}")
         return [*lines, "", *tail] if tail else lines
@@ -146,15 +148,15 @@ class Status:
 
     def _table(self) -> list[str]:
         times = self.activity.trial_seconds([key for key in self.grid.keys])
-        width = max(len(name) for name in (*self.grid.representations, *self.grid.configs)) + 2
+        width = max(len(name) for name in (*self.grid.by_label, *self.grid.configs)) + 2
         lines = []
         counts = self.counts()
         for config in self.grid.configs:
             header = "".join(f"{name:>10}" for name in (*_COLUMNS, "s/trial"))
             lines.append(f"{config:{width}}{header}")
-            for name in self.grid.representations:
+            for name in self.grid.by_label:
                 numbers = "".join(f"{counts[config, name][column]:>10}" for column in _COLUMNS)
-                first = TrialKey(config, name, self.grid.seeds[0])
+                first = self.grid.keys_of((config, name))[0]
                 known = any(key.pair == first.pair for key in self.activity.seconds)
                 seconds = f"{times[first]:10.1f}" if known else f"{'':10}"
                 lines.append(f"  {name:{width - 2}}{numbers}{seconds}".rstrip())
@@ -189,8 +191,13 @@ class Status:
                 for config, (complete, total) in pair_counts(self.grid, self.done).items()
             },
             "trials": [
-                {"config": config, "representation": name, **counts}
-                for (config, name), counts in self.counts().items()
+                {
+                    "config": config,
+                    "representation": self.grid.by_label[label].representation,
+                    "classifier": self.grid.by_label[label].classifier,
+                    **counts,
+                }
+                for (config, label), counts in self.counts().items()
             ],
             "driver": {
                 "alive": self.alive,
@@ -239,7 +246,7 @@ def read_status(run_dir: Path, known: Known | None = None) -> Status:
         for key, record in state.records.items()
     ]
     try:
-        latest = json.loads((run_dir / "summary.json").read_bytes())
+        latest = json.loads(RunDir(run_dir).summary.read_bytes())
     except (OSError, ValueError):
         latest = None
     cache = Path(sweep.environment.get("cache_dir", ""))

@@ -9,15 +9,16 @@ from hypothesis.extra.numpy import arrays
 
 from features import batch, kernels
 from features.representations import (
+    DEFAULT_REPRESENTATIONS,
     REPRESENTATIONS,
-    _quantities,
-    evaluate,
     stored_representations,
 )
+from features.representations.evaluate import _bulk_quantities, evaluate, matrix_batch
 from tests.features.reference import DIMENSIONLESS, REFERENCE
 from tests.trainables.test_training import HostWaits
 
-STORED = stored_representations(list(REPRESENTATIONS.values()))
+NINE = [REPRESENTATIONS[name] for name in DEFAULT_REPRESENTATIONS]
+STORED = stored_representations(NINE)
 SHAPES = [
     *[(rank, 320) for rank in (1, 4, 16, 64)],
     *[(96, rank) for rank in (1, 4, 16, 64)],
@@ -34,10 +35,14 @@ SHAPES = [
 ]
 
 
+def evaluate_matrices(matrices: torch.Tensor) -> dict[str, torch.Tensor]:
+    return evaluate(matrix_batch(matrices, STORED), STORED)
+
+
 def compute(batch: np.ndarray) -> dict[str, np.ndarray]:
     """All nine of a (batch, m, n) float32 array, the view put together from its parts."""
-    values = {k: v.numpy() for k, v in evaluate(torch.from_numpy(batch), STORED).items()}
-    for item in REPRESENTATIONS.values():
+    values = {k: v.numpy() for k, v in evaluate_matrices(torch.from_numpy(batch)).items()}
+    for item in NINE:
         values.setdefault(
             item.name, np.concatenate([values[part.name] for part in item.stored], axis=1)
         )
@@ -94,7 +99,7 @@ def test_the_size_of_blocks_does_not_matter(block, monkeypatch):
 
 def test_what_is_computed_ahead_is_what_is_used():
     for item in STORED:
-        quantities = _quantities((item,))
+        quantities = _bulk_quantities((item,))
         shared = batch.MatrixBatch(torch.randn(3, 4, 7), quantities)
         ahead = {name for block in shared._blocks for name in vars(block)}
         item.compute(shared)
@@ -128,9 +133,9 @@ def test_result_does_not_depend_on_the_batch():
 
 @pytest.mark.parametrize("shape", [(1, 320), (320, 4)], ids=str)
 def test_shapes_and_dtypes_on_the_meta_device(shape):
-    values = evaluate(torch.empty((3, *shape), device="meta"), STORED)
+    values = evaluate_matrices(torch.empty((3, *shape), device="meta"))
     for item in STORED:
-        assert values[item.name].shape == (3, item.width)
+        assert values[item.name].shape == (3, item.width(shape))
         assert values[item.name].dtype == torch.float32
         assert values[item.name].device.type == "meta"
 
@@ -193,8 +198,8 @@ def test_transposition_leaves_spectra_alone(batch):
 def test_elsewhere_the_host_waits_once_per_batch_however_large(monkeypatch):
     """For the choice of ill-conditioned matrices; results are brought back after that."""
     monkeypatch.setattr(kernels, "is_native", lambda values: False)
-    evaluate(torch.randn(2, 4, 6), STORED)  # what is found out once
+    evaluate_matrices(torch.randn(2, 4, 6))  # what is found out once
     for count in (3, 300):
         with HostWaits() as waits:
-            evaluate(torch.randn(count, 4, 6), STORED)
+            evaluate_matrices(torch.randn(count, 4, 6))
         assert waits.count == 1

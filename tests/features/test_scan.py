@@ -19,7 +19,7 @@ def scan(path, memo, label="category_label", **kwargs):
 def test_scan_describes_the_dataset(make_dataset, tmp_path):
     found = scan(make_dataset(), tmp_path)
     assert found.num_rows == found.num_samples == 12
-    assert list(found.layers) == sorted(NAMES)
+    assert list(found.tensors) == sorted(NAMES)
     assert found.numbers_per_sample == 16 * 3 + 12
     assert found.classes == [0, 1, 2]
 

@@ -1,5 +1,7 @@
 """How a shard's matrices are put together into batches."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,10 +34,11 @@ def source(request, tmp_path):
 @pytest.mark.parametrize("keep", [None, np.delete(np.arange(50), [0, 17, 49])])
 def test_every_matrix_comes_once(source, entries, keep, monkeypatch):
     monkeypatch.setitem(shard._BATCH_ENTRIES, "cpu", entries)
-    task = ShardTask(source, SHAPES, [], [], 1)
+    task = ShardTask(source, SHAPES, [], [], Path(), "", [], 1)
     seen = {name: np.zeros(50 if keep is None else len(keep)) for name in SHAPES}
     start, stop = 15, 65
-    for layers, rows, matrices in task._batches(start, stop, keep, torch.device("cpu")):
+    for layers, rows, make in task._matrices(start, stop, keep, torch.device("cpu")):
+        matrices = make([]).matrices
         assert matrices.numel() <= max(entries, matrices[0].numel())
         for layer, part in zip(
             layers, matrices.numpy().reshape(len(layers), -1, *matrices.shape[1:])

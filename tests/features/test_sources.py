@@ -102,7 +102,7 @@ FORMS = [
 
 def read_all(source, scan, name):
     batches = source.open().read(0, scan.num_rows, [name])
-    return np.concatenate([to_matrices(b.column(0), scan.layers[name]) for b in batches])
+    return np.concatenate([to_matrices(b.column(0), scan.tensors[name]) for b in batches])
 
 
 @pytest.mark.parametrize("save", FORMS, ids=lambda f: f.__name__)
@@ -115,7 +115,7 @@ def test_every_local_form_reads_the_same(save, tmp_path):
     for name, expected in random_matrices(ROWS).items():
         np.testing.assert_array_equal(read_all(source, scan, name), expected)
         middle = source.open().read(4, 9, [name])
-        values = np.concatenate([to_matrices(b.column(0), scan.layers[name]) for b in middle])
+        values = np.concatenate([to_matrices(b.column(0), scan.tensors[name]) for b in middle])
         np.testing.assert_array_equal(values, expected[4:9])
 
 
@@ -145,10 +145,10 @@ def test_flat_lists_are_rows_or_of_a_given_rank(tmp_path):
     pq.write_table(table, tmp_path / "flat.parquet")
     source = find_dataset(DatasetRequest(str(tmp_path / "flat.parquet")), tmp_path)
     as_rows = scan_dataset(source, "label", None, tmp_path)
-    assert list(as_rows.layers.values()) == [(1, 16), (1, 16), (1, 12), (1, 16)]
+    assert list(as_rows.tensors.values()) == [(1, 16), (1, 16), (1, 12), (1, 16)]
     assert as_rows.classes == ["a", "b"]
     ranked = scan_dataset(source, "label", 2, tmp_path)
-    assert list(ranked.layers.values()) == [(2, 8), (8, 2), (2, 6), (8, 2)]
+    assert list(ranked.tensors.values()) == [(2, 8), (8, 2), (2, 6), (8, 2)]
     assert ranked.weights != as_rows.weights
     for name, expected in random_matrices(ROWS).items():
         np.testing.assert_array_equal(read_all(source, ranked, name), expected)

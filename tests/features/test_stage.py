@@ -13,20 +13,23 @@ import torch
 from features.cache import CacheEntry, exclusive, feature_matrix
 from features.hf_folder import write_dataset
 from features.representations import (
+    DEFAULT_REPRESENTATIONS,
     REPRESENTATIONS,
-    Representation,
-    evaluate,
+    get_representation,
     get_representations,
     stored_representations,
 )
+from features.representations.evaluate import evaluate, matrix_batch
 from features.scan import scan_dataset
+from features.shard import _origin
 from features.sources import DatasetRequest, find_dataset
 from features.stage import plan_stage, run_stage, shard_bounds
 from tests.conftest import NAMES, adapter_table, random_matrices
 from zoo.sd15 import matrix_column
 
 ROWS = 70
-ALL = stored_representations(list(REPRESENTATIONS.values()))
+NINE = get_representations(DEFAULT_REPRESENTATIONS)
+ALL = stored_representations(NINE)
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -62,7 +65,8 @@ def expected_matrix(name, matrices):
     for layer in sorted(matrices):
         tensor = torch.from_numpy(matrices[layer])
         for part in REPRESENTATIONS[name].stored:
-            columns.append(evaluate(tensor, [part])[part.name].numpy())
+            batch = matrix_batch(tensor, [part])
+            columns.append(evaluate(batch, [part])[part.name].numpy())
     return np.concatenate(columns, axis=1)
 
 
@@ -72,16 +76,16 @@ def test_cached_matrices_equal_direct_evaluation(stage):
     run(on_progress=lambda *p: progress.append(p))
     assert progress[-1] == (ROWS, ROWS)
     assert len(progress) == len(shard_bounds(ROWS)) - 1 == 3
-    for name, item in REPRESENTATIONS.items():
-        values = feature_matrix(root, scan.weights, item, list(scan.layers)).load()
+    for item in NINE:
+        values = feature_matrix(root, scan.weights, item, list(scan.tensors)).load()
         assert values.dtype == np.float32
         np.testing.assert_allclose(
-            values, expected_matrix(name, random_matrices(ROWS)), rtol=1e-5, atol=1e-30
+            values, expected_matrix(item.name, random_matrices(ROWS)), rtol=1e-5, atol=1e-30
         )
-    visual = [layer for layer in scan.layers if ".attn1." in layer]
+    visual = [layer for layer in scan.tensors if ".attn1." in layer]
     some = feature_matrix(root, scan.weights, REPRESENTATIONS["ensemble"], visual).load()
     everything = feature_matrix(
-        root, scan.weights, REPRESENTATIONS["ensemble"], list(scan.layers)
+        root, scan.weights, REPRESENTATIONS["ensemble"], list(scan.tensors)
     ).load()
     np.testing.assert_array_equal(some, everything[:, : 2 * 67])
 
@@ -157,12 +161,12 @@ def test_damage_is_noticed_and_repaired(damage, stage, computed):
     wanted = get_representations(["stats", "simple_stats"])
     shutil.copytree(computed, root)
     folder = CacheEntry(root, scan.weights, REPRESENTATIONS["stats"]).folder
-    intact = feature_matrix(root, scan.weights, wanted[0], list(scan.layers)).load().copy()
+    intact = feature_matrix(root, scan.weights, wanted[0], list(scan.tensors)).load().copy()
     damage(folder)
     plan, _ = run(wanted)
     assert [item.name for item in plan.computed] == ["stats"]
     assert list(plan.damaged) == ["stats"]
-    repaired = feature_matrix(root, scan.weights, wanted[0], list(scan.layers)).load()
+    repaired = feature_matrix(root, scan.weights, wanted[0], list(scan.tensors)).load()
     np.testing.assert_array_equal(repaired, intact)
     assert plan_stage(scan, wanted, root).computed == []
 
@@ -177,9 +181,9 @@ def test_an_interrupted_stage_keeps_its_finished_shards(stage):
         i: {
             layer: values.reshape(-1, 7)
             for layer, values in zip(
-                scan.layers,
+                scan.tensors,
                 np.split(
-                    feature_matrix(root, scan.weights, wanted[0], list(scan.layers)).load(), 4, 1
+                    feature_matrix(root, scan.weights, wanted[0], list(scan.tensors)).load(), 4, 1
                 ),
             )
         }
@@ -189,7 +193,7 @@ def test_an_interrupted_stage_keeps_its_finished_shards(stage):
     entry.discard()
     for i, values in half.items():
         part = {k: np.ascontiguousarray(v[bounds[i] : bounds[i + 1]]) for k, v in values.items()}
-        entry.write_shard(i, 3, part)
+        entry.write_shard(i, 3, part, _origin(torch.device("cpu")))
     kept, damaged = (entry.partial / f"data-0000{i}-of-00003.arrow" for i in (0, 1))
     damaged.write_bytes(damaged.read_bytes()[:-9])
     inode = kept.stat().st_ino
@@ -198,7 +202,7 @@ def test_an_interrupted_stage_keeps_its_finished_shards(stage):
     assert (entry.folder / kept.name).stat().st_ino == inode
     assert not entry.partial.exists()
     np.testing.assert_allclose(
-        feature_matrix(root, scan.weights, wanted[0], list(scan.layers)).load(),
+        feature_matrix(root, scan.weights, wanted[0], list(scan.tensors)).load(),
         expected_matrix("stats", random_matrices(ROWS)),
         rtol=1e-5,
     )
@@ -213,23 +217,86 @@ def test_bad_rows_are_left_out(make_dataset, tmp_path):
     scan = scan_dataset(source, "category_label", None, tmp_path)
     wanted = get_representations(["simple_stats"])
     run_stage(source, scan, plan_stage(scan, wanted, tmp_path), tmp_path)
-    values = feature_matrix(tmp_path, scan.weights, wanted[0], list(scan.layers)).load()
+    values = feature_matrix(tmp_path, scan.weights, wanted[0], list(scan.tensors)).load()
     kept = {k: np.delete(v, [0, 33], axis=0) for k, v in matrices.items()}
     np.testing.assert_allclose(values, expected_matrix("simple_stats", kept), rtol=1e-5)
 
 
-def fails(batch):
+FAULTY = """
+import torch
+from features.representations import representation
+
+@representation("raises", version=1, values=["a"])
+def raises(batch):
     raise ArithmeticError("no such thing")
 
+@representation("narrow", version=1, values=["a", "b"])
+def narrow(batch):
+    return batch.mean[:, None]
 
-def test_a_failing_representation_leaves_the_others_alone(stage):
+@representation("undefined", version=1, values=["a"])
+def undefined(batch):
+    return torch.full((batch.batch, 1), float("nan"))
+
+@representation("right", version=1, values=["a"])
+def right(batch):
+    return batch.mean[:, None]
+"""
+
+
+def test_a_failing_representation_is_blamed_and_leaves_the_others_alone(stage, tmp_path):
     _, scan, root, run = stage
-    broken = Representation("broken", 3, "1", fails)
-    _, report = run([broken, *get_representations(["stats"])])
-    assert list(report.failed) == ["broken"]
-    assert "no such thing" in report.failed["broken"]
-    assert CacheEntry(root, scan.weights, broken).exists is False
-    assert plan_stage(scan, get_representations(["stats"]), root).computed == []
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    own = [
+        get_representation(f"{tmp_path}/faulty.py:{name}").copied(root / "plugins")
+        for name in ("raises", "narrow", "undefined", "right")
+    ]
+    _, report = run([*own, *get_representations(["stats"])])
+    assert sorted(report.failed) == ["narrow", "raises", "undefined"]
+    assert "no such thing" in report.failed["raises"]
+    assert "'narrow' returned (" in report.failed["narrow"]
+    assert "'undefined' gives NaN" in report.failed["undefined"]
+    assert not CacheEntry(root, scan.weights, own[0]).exists
+    assert plan_stage(scan, [own[3], *get_representations(["stats"])], root).computed == []
+
+
+def test_a_representation_of_layers_has_a_column_for_each(make_dataset, tmp_path):
+    scale = np.linspace(-2, 2, ROWS, dtype=np.float32)
+    layer = NAMES[0].removesuffix(".lora.down.weight")
+    source = find_dataset(
+        DatasetRequest(str(make_dataset(rows=ROWS, **{f"{layer}.scale": scale}))), tmp_path
+    )
+    scan = scan_dataset(source, "category_label", None, tmp_path)
+    wanted = get_representations(["channel_norms", "channel_norms:5", "stats"])
+    run_stage(source, scan, plan_stage(scan, wanted, tmp_path), tmp_path)
+    names = [item.name for item in scan.layers]
+    assert names[0] == layer
+    values = feature_matrix(tmp_path, scan.weights, wanted[0], names).load()
+    expected = []
+    matrices = random_matrices(ROWS)
+    for item in scan.layers:
+        update = matrices[item.up].astype(np.float64) @ matrices[item.down]
+        if item.name == layer:
+            update *= scale[:, None, None]
+        expected += [np.linalg.norm(update, axis=2), np.linalg.norm(update, axis=1)]
+    np.testing.assert_allclose(values, np.concatenate(expected, 1), rtol=1e-5, atol=1e-6)
+    assert feature_matrix(tmp_path, scan.weights, wanted[1], names).load().shape == (ROWS, 20)
+
+
+def test_shards_of_another_device_are_computed_again(stage):
+    _, scan, root, run = stage
+    wanted = get_representations(["stats"])
+    run(wanted)
+    entry = CacheEntry(root, scan.weights, wanted[0])
+    intact = feature_matrix(root, scan.weights, wanted[0], list(scan.tensors)).load().copy()
+    assert entry.origin()["instructions"] == torch.backends.cpu.get_cpu_capability()
+    entry.discard()
+    elsewhere = {name: np.zeros((35, 7), np.float32) for name in scan.tensors}
+    entry.partial.mkdir(parents=True)
+    entry.write_shard(0, 3, elsewhere, {**_origin(torch.device("cpu")), "device": "another"})
+    run(wanted)
+    again = feature_matrix(root, scan.weights, wanted[0], list(scan.tensors)).load()
+    np.testing.assert_array_equal(again, intact)
 
 
 def test_runs_that_need_the_same_features_take_turns(tmp_path):

@@ -13,7 +13,8 @@ from cli import app
 from features.core.files import sign
 from sweep import RuntimeOptions, SweepSpec, run_sweep
 from trainables.hyperparameters import Hyperparameters
-from trainables.record import TrialKey, record_path, write_failure
+from trainables.record import TrialKey, write_failure
+from trainables.run_dir import RunDir
 
 QUICK = Hyperparameters(hidden_dim=16, epochs=3)
 STRANGE = ['<script>alert("x")</script>', "$\\alpha_1$ & 100 %", "plain"]
@@ -169,10 +170,10 @@ def test_a_partial_sweep_says_what_is_missing(zoo_run, tmp_path, browser):
     run_dir = tmp_path / "partial"
     shutil.copytree(zoo_run, run_dir)
     for seed in (43, 44):
-        record_path(run_dir, TrialKey("all_layers", "stats", seed)).unlink()
+        RunDir(run_dir).record(TrialKey("all_layers", "stats", seed)).unlink()
     write_failure(run_dir, TrialKey("all_layers", "stats", 43), "", "")
     write_failure(run_dir, TrialKey("all_layers", "stats", 44), "", "Traceback\nValueError: why")
-    torn = record_path(run_dir, TrialKey("visual_only", "matrix_norms", 45))
+    torn = RunDir(run_dir).record(TrialKey("visual_only", "matrix_norms", 45))
     torn.write_bytes(torn.read_bytes()[:-30])
     result = report(run_dir)
     assert result.exit_code == 0, result.output

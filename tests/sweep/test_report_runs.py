@@ -11,7 +11,8 @@ from features.core.files import sign
 from sweep import RuntimeOptions, SweepSpec, run_sweep
 from sweep.report.runs import load_run
 from trainables.hyperparameters import Hyperparameters
-from trainables.record import TrialKey, record_path
+from trainables.record import TrialKey
+from trainables.run_dir import RunDir
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -59,7 +60,7 @@ def test_scores_are_those_of_the_records_and_labels_come_back(finished, spec):
     assert labels.read_bytes() == before
 
     # What is missing is known; what is undefined is NaN.
-    record_path(run_dir, TrialKey(*PAIR, 43)).unlink()
+    RunDir(run_dir).record(TrialKey(*PAIR, 43)).unlink()
     run = load_run(run_dir)
     assert run.missing(PAIR) == [43]
     assert run.complete == [("all_layers", "matrix_norms")]

@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from features.core.errors import UserError
-from features.representations import REPRESENTATIONS
 from sweep import RuntimeOptions, SweepSpec, run_sweep
 from sweep.dry_run import describe
+from sweep.sweep_file import read_sweep_file
 from sweep.watch.status import read_status
 from sweep.watch.terminal import Reporter
 from trainables.hyperparameters import Hyperparameters
-from trainables.record import TrialKey, record_path, slot_path
+from trainables.record import TrialKey
+from trainables.run_dir import RunDir
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -135,7 +136,7 @@ def test_a_run_leaves_everything_on_disk(spec, options):
 
 def test_a_record_says_all_that_results_format_promises(spec, options):
     run_dir = run_sweep(replace(spec, num_runs=1), options).run_dir
-    record = json.loads(record_path(run_dir, TrialKey("all_layers", "stats", 42)).read_text())
+    record = json.loads(RunDir(run_dir).record(TrialKey("all_layers", "stats", 42)).read_text())
     assert set(record) == {
         "schema",
         "key",
@@ -208,7 +209,7 @@ def test_growing_and_shrinking_the_grid(spec, options, capsys):
 @pytest.mark.usefixtures("finished")
 def test_another_spec_is_refused_and_the_difference_named(spec, options):
     other = replace(spec, hyper=replace(QUICK, lr=0.01))
-    with pytest.raises(UserError, match=r"hyperparameters.lr 0.001, this run has 0.01: give it"):
+    with pytest.raises(UserError, match=r"mlp.lr 0.001, this run has 0.01: give it"):
         run_sweep(other, options)
     assert summary(run_sweep(spec, options)) == counts(8, 8, 0)
 
@@ -217,11 +218,12 @@ def test_stale_and_corrupt_records_are_set_aside_and_run_again(
     spec, options, finished, capsys, monkeypatch
 ):
     run_dir = finished
-    path = record_path(run_dir, TrialKey("all_layers", "stats", 42))
+    path = RunDir(run_dir).record(TrialKey("all_layers", "stats", 42))
     path.write_text(path.read_text().replace('"test_acc": 0', '"test_acc": 1', 1)[:-3])
     assert summary(run_sweep(spec, options)) == counts(8, 7, 1)
     assert path.with_name("seed-42.json.corrupt").exists()
-    monkeypatch.setattr("sweep.run_dir.TRAINER_VERSION", 999)
+    monkeypatch.setattr("sweep.sweep_file.TRAINER_VERSION", 999)
+    assert len(read_status(run_dir).done) == 8  # as it was made
     capsys.readouterr()
     assert summary(run_sweep(spec, options)) == counts(8, 0, 8)
     assert "set aside as *.stale" in capsys.readouterr().out
@@ -231,7 +233,7 @@ def test_stale_and_corrupt_records_are_set_aside_and_run_again(
 def test_one_failing_trial_does_not_stop_the_others(spec, options):
     run_dir = options.run_dir(spec.dataset)
     key = TrialKey("all_layers", "stats", 43)
-    blocked = record_path(run_dir, key)
+    blocked = RunDir(run_dir).record(key)
     run_sweep(replace(spec, num_runs=1), options)
     blocked.mkdir(parents=True)
     result = run_sweep(spec, replace(options, max_failures=1))
@@ -289,7 +291,7 @@ def test_a_dry_run_says_what_remains_and_changes_nothing(spec, options, whole, t
 
 def test_status_counts_pairs_and_trials(finished):
     run_dir = finished
-    record_path(run_dir, TrialKey("visual_only", "stats", 42)).unlink()
+    RunDir(run_dir).record(TrialKey("visual_only", "stats", 42)).unlink()
     status = read_status(run_dir)
     assert status.to_json()["pairs"] == {
         "all_layers": {"completed": 2, "total": 2},
@@ -329,15 +331,15 @@ assert not heavy, heavy
 def test_leftovers_of_killed_processes_are_removed(spec, options, finished):
     run_dir = finished
     key = TrialKey("all_layers", "stats", 42)
-    slot_path(run_dir, key).parent.mkdir(parents=True, exist_ok=True)
-    slot_path(run_dir, key).write_bytes(b"left by a worker killed right after the record")
+    RunDir(run_dir).state(key).parent.mkdir(parents=True, exist_ok=True)
+    RunDir(run_dir).state(key).write_bytes(b"left by a worker killed right after the record")
     old, new = run_dir / ".sweep.json.1234.tmp", run_dir / "checkpoints/.seed-42.json.5678.tmp"
     for path in (old, new):
         path.touch()
     os.utime(old, (0, 0))
-    record_path(run_dir, TrialKey("visual_only", "stats", 43)).unlink()
+    RunDir(run_dir).record(TrialKey("visual_only", "stats", 43)).unlink()
     assert summary(run_sweep(spec, options)) == counts(8, 7, 1)
-    assert not slot_path(run_dir, key).exists()
+    assert not RunDir(run_dir).state(key).exists()
     assert not old.exists()
     assert new.exists()
 
@@ -362,22 +364,34 @@ def test_a_damaged_sweep_file_is_written_again(spec, options, finished, capsys):
     assert read_status(run_dir).todo == []
 
 
-def fails(batch):
-    raise ArithmeticError("not for these")
+OWN = """
+from features.representations import representation
+
+@representation("own", version=1, values=["mean"])
+def own(batch):
+    BODY
+"""
 
 
-def test_a_failing_representation_fails_its_trials_only(spec, options, monkeypatch, capsys):
-    broken = replace(REPRESENTATIONS["stats"], compute=fails, version="broken")
-    with monkeypatch.context() as patch:
-        patch.setitem(REPRESENTATIONS, "stats", broken)
-        result = run_sweep(spec, options)
-    assert {key.representation for key in result.failed} == {"stats"}
+def test_a_failing_representation_fails_its_trials_only(spec, options, tmp_path, capsys):
+    """One of the user's own; once mended, only its trials run."""
+    file = tmp_path / "own.py"
+    file.write_text(OWN.replace("BODY", 'raise ArithmeticError("not for these")'))
+    spec = replace(spec, representations=("info_theoretic", f"{file}:own"))
+    result = run_sweep(spec, options)
+    assert {key.representation for key in result.failed} == {"own"}
     assert summary(result) == counts(8, 0, 4, failed=4)
-    assert "representation stats failed: ArithmeticError: not for these" in capsys.readouterr().out
-    failure = result.run_dir / "failures" / f"{result.failed[0]}.json"
+    assert "representation own failed: ArithmeticError: not for these" in capsys.readouterr().out
+    failure = RunDir(result.run_dir).failure(result.failed[0])
     assert "not for these" in json.loads(failure.read_text())["reason"]
+    file.write_text(OWN.replace("BODY", "return batch.mean[:, None]"))
     assert summary(run_sweep(spec, options)) == counts(8, 4, 4)
     assert not failure.exists()
+    # Without the file: the run directory has a copy, and status and report need none.
+    file.unlink()
+    assert len(read_status(result.run_dir).done) == 8
+    restored = read_sweep_file(result.run_dir).spec()
+    assert summary(run_sweep(restored, options)) == counts(8, 8, 0)
 
 
 def test_fresh_full_resume_and_partial_resume(sanity, options, capsys):

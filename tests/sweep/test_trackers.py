@@ -20,7 +20,8 @@ from sweep import RuntimeOptions, SweepSpec, launch, run_sweep
 from sweep.trackers import TrackedTrial, TrackerFeed, available, make_tracker
 from sweep.watch.terminal import Reporter
 from trainables.hyperparameters import Hyperparameters
-from trainables.record import TrialKey, read_record, record_path, write_record
+from trainables.record import TrialKey, read_record, write_record
+from trainables.run_dir import RunDir
 
 ROOT = Path(__file__).parents[2]
 QUICK = Hyperparameters(hidden_dim=16, epochs=3)
@@ -76,7 +77,7 @@ def change(run_dir, key):
     """Have a record say something else."""
     record = read_record(run_dir, key)
     record["metrics"]["test_acc"] = 0.125
-    write_json(record_path(run_dir, key), sign(record), indent=None)
+    write_json(RunDir(run_dir).record(key), sign(record), indent=None)
 
 
 def expected(run_dir, key):

@@ -5,33 +5,32 @@ import pytest
 from features.core.files import DamagedFileError
 from trainables.record import (
     TrialKey,
-    failure_path,
     has_record,
     read_record,
-    record_path,
     write_failure,
     write_record,
 )
+from trainables.run_dir import RunDir
 
 KEY = TrialKey("all_layers", "stats", 42)
 
 
 def test_a_record_is_read_back_and_clears_the_failure(tmp_path):
     write_failure(tmp_path, KEY, "abc", "it broke")
-    assert json.loads(failure_path(tmp_path, KEY).read_text())["reason"] == "it broke"
+    assert json.loads(RunDir(tmp_path).failure(KEY).read_text())["reason"] == "it broke"
     write_record(tmp_path, KEY, "abc", {"metrics": {"test_acc": 0.1 + 0.2}})
-    assert record_path(tmp_path, KEY) == tmp_path / "checkpoints/all_layers/stats/seed-42.json"
+    assert RunDir(tmp_path).record(KEY) == tmp_path / "checkpoints/all_layers/stats/seed-42.json"
     assert read_record(tmp_path, KEY)["metrics"] == {"test_acc": 0.1 + 0.2}
     assert has_record(tmp_path, KEY, "abc")
     assert not has_record(tmp_path, KEY, "other")
-    assert not failure_path(tmp_path, KEY).exists()
-    assert [p.name for p in record_path(tmp_path, KEY).parent.iterdir()] == ["seed-42.json"]
+    assert not RunDir(tmp_path).failure(KEY).exists()
+    assert [p.name for p in RunDir(tmp_path).record(KEY).parent.iterdir()] == ["seed-42.json"]
 
 
 @pytest.mark.parametrize("at", range(0, 200, 7))
 def test_every_flipped_bit_is_noticed(at, tmp_path):
     write_record(tmp_path, KEY, "abc", {"metrics": {"test_acc": 0.123456789}})
-    path = record_path(tmp_path, KEY)
+    path = RunDir(tmp_path).record(KEY)
     content = bytearray(path.read_bytes())
     content[at % (len(content) - 1)] ^= 1
     path.write_bytes(content)
@@ -42,7 +41,7 @@ def test_every_flipped_bit_is_noticed(at, tmp_path):
 @pytest.mark.parametrize("size", [0, 1, 50, 150])
 def test_truncation_is_noticed(size, tmp_path):
     write_record(tmp_path, KEY, "abc", {"metrics": {"test_acc": 0.5}})
-    path = record_path(tmp_path, KEY)
+    path = RunDir(tmp_path).record(KEY)
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(DamagedFileError):
         read_record(tmp_path, KEY)
@@ -51,7 +50,7 @@ def test_truncation_is_noticed(size, tmp_path):
 def test_a_record_in_another_trials_place_is_not_believed(tmp_path):
     write_record(tmp_path, KEY, "abc", {})
     other = TrialKey("all_layers", "stats", 43)
-    record_path(tmp_path, KEY).rename(record_path(tmp_path, other))
+    RunDir(tmp_path).record(KEY).rename(RunDir(tmp_path).record(other))
     with pytest.raises(DamagedFileError, match="another trial"):
         read_record(tmp_path, other)
 
@@ -59,4 +58,4 @@ def test_a_record_in_another_trials_place_is_not_believed(tmp_path):
 def test_a_number_that_is_none_is_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         write_record(tmp_path, KEY, "abc", {"metrics": {"test_acc": float("nan")}})
-    assert not record_path(tmp_path, KEY).exists()
+    assert not RunDir(tmp_path).record(KEY).exists()

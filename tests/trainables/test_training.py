@@ -7,7 +7,8 @@ from features.core.errors import UserError
 from features.core.files import DamagedFileError
 from trainables.data import prepare_data
 from trainables.hyperparameters import Hyperparameters
-from trainables.record import TrialKey, slot_path
+from trainables.record import TrialKey
+from trainables.run_dir import RunDir
 from trainables.scores import score_split
 from trainables.splits import split_samples
 from trainables.state import Slot, delete_slot, read_slot, write_slot
@@ -184,7 +185,7 @@ def test_every_damage_to_a_slot_is_noticed(tmp_path):
     tensors, state = training.state()
     key = TrialKey("all_layers", "stats", 0)
     write_slot(tmp_path, key, Slot("print", {}, tensors, state))
-    path = slot_path(tmp_path, key)
+    path = RunDir(tmp_path).state(key)
     intact = path.read_bytes()
     rng = np.random.default_rng(0)
     for at in rng.integers(0, len(intact), 60):
@@ -204,7 +205,7 @@ def test_every_damage_to_a_slot_is_noticed(tmp_path):
             read_slot(tmp_path, key)
     path.write_bytes(intact)
     other = TrialKey("all_layers", "stats", 1)
-    path.rename(slot_path(tmp_path, other))
+    path.rename(RunDir(tmp_path).state(other))
     with pytest.raises(DamagedFileError, match="another trial"):
         read_slot(tmp_path, other)
     delete_slot(tmp_path, other)

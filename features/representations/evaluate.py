@@ -1,0 +1,114 @@
+"""Computing representations of a batch, with all common work done once, and checking them."""
+
+from __future__ import annotations
+
+import traceback
+from contextlib import suppress
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .base import Representation, Shape, shape_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..batch import MatrixBatch
+    from ..updates import UpdateBatch
+
+
+class BadValuesError(ValueError):
+    """A representation returned something else than it had promised."""
+
+
+def evaluate(batch: MatrixBatch | UpdateBatch, wanted: list[Representation]) -> dict[str, Tensor]:
+    """Compute stored representations of a batch.
+
+    Returns:
+        name -> (batch, width) float32, clipped to float32's range, on the batch's device.
+
+    Raises:
+        BadValuesError: a representation returned another shape than it had promised.
+    """
+    return {item.name: _checked(item, batch) for item in wanted}
+
+
+def _checked(item: Representation, batch: MatrixBatch | UpdateBatch) -> Tensor:
+    import torch
+
+    assert item.compute is not None, f"{item.name} is a view"
+    values = item.compute(batch)
+    expected = batch.batch, item.width(shape_of(batch))
+    if not isinstance(values, torch.Tensor) or tuple(values.shape) != expected:
+        found = tuple(values.shape) if hasattr(values, "shape") else type(values).__name__
+        raise BadValuesError(
+            f"representation {item.name!r} returned {found} where it has promised {expected}: "
+            "one row for each matrix, one column for each of its named values"
+        )
+    limit = torch.finfo(torch.float32).max
+    return values.clamp(-limit, limit).float()
+
+
+def shape_of(batch: MatrixBatch | UpdateBatch) -> Shape:
+    """What a representation's value names depend on."""
+    from ..batch import MatrixBatch
+
+    if isinstance(batch, MatrixBatch):
+        return batch.m, batch.n
+    return batch.outputs, batch.inputs, batch.rank
+
+
+def evaluate_each(
+    batch: MatrixBatch | UpdateBatch, wanted: list[Representation], failed: dict[str, str]
+) -> dict[str, np.ndarray]:
+    """Evaluate one by one; what one raises, or its NaN, is its own failure.
+
+    The common work is the batch's, so that one by one costs no more than together. NaN is looked
+    for in main memory, so that the host does not wait for the device for its sake.
+
+    Arguments:
+        failed: name -> traceback; updated.
+    """
+    values: dict[str, Tensor] = {}
+    for item in wanted:
+        try:
+            values.update(evaluate(batch, [item]))
+        except Exception:
+            failed[item.name] = traceback.format_exc()
+    found = {}
+    for name, value in values.items():
+        matrix = value.cpu().numpy()
+        # A NaN survives summing up, and a sum is cheaper than a look at every value.
+        if np.isnan(matrix.sum()) and np.isnan(matrix).any():
+            row = int(np.isnan(matrix).any(axis=1).argmax())
+            shape = shape_name(shape_of(batch))
+            failed[name] = f"representation {name!r} gives NaN (matrix {row} of shape {shape})"
+        else:
+            found[name] = matrix
+    return found
+
+
+def matrix_batch(matrices: Tensor, wanted: list[Representation]) -> MatrixBatch:
+    """(batch, m, n) float32 as a batch that already has the bulk quantities some representations
+    ask for, each computed while its matrices are in the processor's cache."""
+    from ..batch import MatrixBatch
+
+    return MatrixBatch(matrices, _bulk_quantities(tuple(wanted)))
+
+
+@cache
+def _bulk_quantities(wanted: tuple[Representation, ...]) -> frozenset[str]:
+    """The shared quantities that some representations of tensors ask for, found out on a tiny
+    batch."""
+    import torch
+
+    from ..batch import MatrixBatch
+
+    tiny = MatrixBatch(torch.ones(1, 2, 2))
+    for item in wanted:
+        assert item.compute is not None, f"{item.name} is a view"
+        # What a representation raises is told when it is evaluated.
+        with suppress(Exception):
+            item.compute(tiny)
+    return tiny.used

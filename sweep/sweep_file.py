@@ -1,0 +1,321 @@
+"""sweep.json: what is frozen in a run directory, what the last run asked for, and where it ran."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NoReturn
+
+from features.core.errors import UserError
+from features.core.files import DamagedFileError, digest, read_signed_json, sign, write_json
+from features.core.plugins import Origin
+from features.scan import DatasetScan
+from features.sources import Source
+from trainables.hyperparameters import TRAINER_VERSION, Hyperparameters
+from trainables.record import DEFAULT_CLASSIFIER, TrialKey
+from trainables.run_dir import RunDir
+from trainables.splits import SPLIT_RULE
+
+from .declared import Declared
+from .grid import Entry, Grid
+from .spec import SweepSpec
+
+_SCHEMA = 2
+
+
+@dataclass(frozen=True)
+class SweepFile:
+    """The content of sweep.json.
+
+    Attributes:
+        frozen: whatever decides every trial's number; never rewritten.
+        grid: what the last run asked for.
+        declared: what representations, layer configs and classifiers of this and earlier grids are,
+            versions and settings among them; a trial's number depends on its own.
+        environment: where and how it was asked; recorded, never compared.
+    """
+
+    frozen: dict[str, Any]
+    grid: Grid
+    declared: dict[str, dict[str, Any]]
+    environment: dict[str, Any]
+
+    @property
+    def fingerprints(self) -> dict[TrialKey, str]:
+        """Every trial of the grid and the fingerprint of all that determines its result."""
+        return {key: self._fingerprint(key) for key in self.grid.keys}
+
+    def _fingerprint(self, key: TrialKey) -> str:
+        decides = self.frozen["decides"]
+        classifier = self.declared["classifiers"][key.classifier]
+        common = {
+            "frozen": {
+                "dataset": decides["dataset"],
+                "split": decides["split"],
+                "hyperparameters": {**classifier["config"], "threads": decides["threads"]},
+            },
+            "trainer": classifier["version"],
+        }
+        parts = [
+            common,
+            key.identity(),
+            self.declared["representations"][key.representation]["version"],
+        ]
+        config = self.declared["configs"][key.config]["version"]
+        if config != "1":  # version 1 of the built-in ones dates from before they had any
+            parts.append(config)
+        return digest(parts)
+
+    @property
+    def hyper(self) -> Hyperparameters:
+        """The frozen hyperparameters."""
+        config = self.declared["classifiers"][DEFAULT_CLASSIFIER]["config"]
+        return Hyperparameters(**config, threads=self.frozen["decides"]["threads"])
+
+    def spec(self) -> SweepSpec:
+        """The spec that leads to this file again."""
+        dataset = self.environment["dataset"]
+        return SweepSpec(
+            **dataset,
+            representations=tuple(self._references("representations", self.grid.representations)),
+            configs=tuple(self._references("configs", self.grid.configs)),
+            num_runs=len(self.grid.seeds),
+            seed=self.grid.seeds[0],
+            hyper=self.hyper,
+        )
+
+    def _references(self, kind: str, names: list[str] | tuple[str, ...]) -> list[str]:
+        """What finds these things again: a user's own by the copy of their source."""
+        found = []
+        for name in names:
+            origin = self.declared[kind][name].get("origin")
+            size = name.partition(":")[1:]
+            found.append(Origin.from_json(origin).reference + "".join(size) if origin else name)
+        return found
+
+
+def make_sweep_file(
+    spec: SweepSpec, declared: Declared, source: Source, scan: DatasetScan, cache_dir: Path
+) -> SweepFile:
+    """What sweep.json says for a spec.
+
+    Raises:
+        UserError: a layer config selects nothing.
+    """
+    local = source.revision is None
+    return SweepFile(
+        frozen={
+            "decides": {
+                "dataset": scan.fingerprint,
+                "split": SPLIT_RULE,
+                "threads": spec.hyper.threads,
+            },
+            "revision": source.revision,
+            "num_samples": scan.num_samples,
+            "skipped_samples": scan.bad_rows,
+            "classes": scan.classes,
+        },
+        grid=Grid(
+            tuple(Entry(name) for name in declared.representations),
+            tuple(declared.configs),
+            tuple(spec.seeds),
+        ),
+        declared={
+            **declared.to_json(scan),
+            "classifiers": {
+                DEFAULT_CLASSIFIER: {
+                    "version": TRAINER_VERSION,
+                    "config": _settings(spec.hyper),
+                    "defaults": _settings(Hyperparameters()),
+                }
+            },
+        },
+        environment={
+            "dataset": {
+                "dataset": str(Path(spec.dataset).absolute()) if local else spec.dataset,
+                "dataset_config": spec.dataset_config,
+                "label_column": spec.label_column,
+                "lora_rank": spec.lora_rank,
+                "skip_bad_samples": spec.skip_bad_samples,
+            },
+            "cache_dir": str(cache_dir.absolute()),
+            "layers": {n: len(c.tensors(scan.tensors)) for n, c in declared.configs.items()},
+            "numbers_per_sample": scan.numbers_per_sample,
+            "command": sys.argv,
+            "host": socket.gethostname(),
+            "cores": os.cpu_count(),
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "packages": _versions(),
+        },
+    )
+
+
+def _settings(hyper: Hyperparameters) -> dict[str, Any]:
+    return {name: value for name, value in hyper.to_json().items() if name != "threads"}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("lorasweep", "ray", "torch", "datasets", "numpy", "scipy", "pyarrow"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write_sweep_file(run_dir: Path, sweep: SweepFile) -> SweepFile:
+    """Write sweep.json, what it held of other grids included; refuse to change what is frozen.
+
+    Returns:
+        what was written.
+
+    Raises:
+        UserError: the run directory was made with another frozen part, or cannot be written.
+    """
+    sweep = continued(run_dir, sweep)
+    path = RunDir(run_dir).sweep
+    if not path.exists():
+        for name in RunDir(run_dir).strangers():
+            raise UserError(
+                f"{run_dir} holds other things ({name}) and no {path.name}: choose another --name"
+            )
+    value = {
+        "schema": _SCHEMA,
+        "frozen": sweep.frozen,
+        "grid": sweep.grid.to_json(),
+        "declared": sweep.declared,
+        "environment": sweep.environment,
+    }
+    write_json(path, sign(value))
+    return sweep
+
+
+def repair_sweep_file(run_dir: Path, warn: Callable[[str], None]) -> None:
+    """Set a damaged sweep.json aside, to be written again.
+
+    If what was frozen in it differs from what is asked now, the records' fingerprints tell.
+    """
+    path = RunDir(run_dir).sweep
+    try:
+        read_signed_json(path)
+    except FileNotFoundError:
+        return
+    except DamagedFileError:
+        os.replace(path, path.with_name(f"{path.name}.corrupt"))
+        warn(f"{path.name} was damaged: set aside as *.corrupt and written again")
+
+
+def pinned_revision(run_dir: Path) -> str | None:
+    """The hub commit a run directory was made with, if it is one and has one."""
+    try:
+        return read_signed_json(RunDir(run_dir).sweep)["frozen"]["revision"]
+    except (OSError, DamagedFileError, KeyError):
+        return None
+
+
+def read_sweep_file(run_dir: Path) -> SweepFile:
+    """Read sweep.json.
+
+    Raises:
+        UserError: it is not there, damaged, or of a newer version.
+    """
+    path = RunDir(run_dir).sweep
+    try:
+        value = read_signed_json(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{run_dir} is no run directory: it has no {path.name}") from error
+    except DamagedFileError as error:
+        raise UserError(
+            f"{error}; delete that file and give the original `lorasweep run` command again: "
+            "finished trials are kept"
+        ) from error
+    if value["schema"] == 1:
+        value = _from_schema_1(value)
+    if value["schema"] != _SCHEMA:
+        raise UserError(f"{path} was written by a newer version of lorasweep")
+    grid = Grid.from_json(value["grid"])
+    return SweepFile(value["frozen"], grid, value["declared"], value["environment"])
+
+
+_ENSEMBLE_1 = "spectral:1+matrix_norms:1+distribution:1+frequency:1+info_theoretic:1"
+
+
+def _from_schema_1(value: dict[str, Any]) -> dict[str, Any]:
+    """What version 0.1 wrote: one classifier, and the versions of everything were the program's."""
+    decides = dict(value["frozen"]["decides"])
+    config = dict(decides.pop("hyperparameters"))
+    decides["threads"] = config.pop("threads")
+    grid = value["grid"]
+    return {
+        **value,
+        "schema": 2,
+        "frozen": {**value["frozen"], "decides": decides},
+        "grid": {
+            "entries": [[name, DEFAULT_CLASSIFIER] for name in grid["representations"]],
+            "configs": grid["configs"],
+            "seeds": grid["seeds"],
+            "unseeded": [],
+        },
+        "declared": {
+            "representations": {
+                name: {"version": _ENSEMBLE_1 if name == "ensemble" else "1", "unit": "tensor"}
+                for name in grid["representations"]
+            },
+            "configs": {name: {"version": "1"} for name in grid["configs"]},
+            "classifiers": {DEFAULT_CLASSIFIER: {"version": 2, "config": config}},
+        },
+    }
+
+
+def continued(run_dir: Path, sweep: SweepFile) -> SweepFile:
+    """What sweep.json will say if a run directory goes on with this: settings as they are frozen
+    there, and what it knows of other grids.
+
+    Raises:
+        UserError: the run directory was made otherwise; names the first difference.
+    """
+    if not RunDir(run_dir).sweep.exists():
+        return sweep
+    before = read_sweep_file(run_dir)
+    for name, old, new in _differences(before.frozen, sweep.frozen):
+        _refuse(run_dir, name, old, new)
+    declared = {kind: {**before.declared[kind], **now} for kind, now in sweep.declared.items()}
+    for name, known in before.declared["classifiers"].items():
+        now = sweep.declared["classifiers"].get(name)
+        if now is None:
+            continue
+        # A setting that was added since has its default; old fingerprints are without it.
+        for setting, value in now["config"].items():
+            old = known["config"].get(setting, now["defaults"].get(setting))
+            if old != value:
+                _refuse(run_dir, f"{name}.{setting}", old, value)
+        declared["classifiers"][name] = {**now, "config": known["config"]}
+    return replace(sweep, declared=declared)
+
+
+def _refuse(run_dir: Path, name: str, before: Any, now: Any) -> NoReturn:
+    raise UserError(
+        f"{run_dir} was made with {name} {before!r}, this run has {now!r}: "
+        "give it another --name, or delete that folder"
+    )
+
+
+def _differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """(dotted name, old, new) of every leaf that differs."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            difference
+            for key in sorted(old.keys() | new.keys())
+            for difference in _differences(
+                old.get(key), new.get(key), key if name in ("", "decides") else f"{name}.{key}"
+            )
+        ]
+    return [] if old == new else [(name, old, new)]

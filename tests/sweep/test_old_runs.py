@@ -1,0 +1,80 @@
+"""A run directory that version 0.1 wrote opens in every later one."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from features.cache import CacheEntry
+from features.representations import REPRESENTATIONS
+from features.scan import scan_dataset
+from features.sources import DatasetRequest, find_dataset
+from features.stage import plan_stage
+from sweep import RuntimeOptions, run_sweep
+from sweep.report.build import make_report
+from sweep.sweep_file import read_sweep_file
+from sweep.watch.status import read_status
+from trainables.record import TrialKey
+from trainables.run_dir import RunDir
+from zoo.sanity import make_sanity
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+@pytest.fixture
+def old_run(tmp_path):
+    """Two representations × two configs × two seeds on the sanity set of 6 × 3 adapters."""
+    shutil.copytree(DATA / "run-0.1", tmp_path / "run-0.1")
+    return tmp_path / "run-0.1"
+
+
+def test_it_is_shown_as_it_was(old_run):
+    status = read_status(old_run)
+    assert len(status.done) == 8
+    assert status.todo == status.failed == []
+    assert {key.classifier for key in status.done} == {"mlp"}
+    page = make_report([old_run]).read_text()
+    assert "ensemble" in page
+
+
+def test_it_is_shown_as_it_was_when_versions_are_raised(old_run, monkeypatch):
+    monkeypatch.setattr("sweep.sweep_file.TRAINER_VERSION", 999)
+    monkeypatch.setitem(REPRESENTATIONS, "stats", REPRESENTATIONS["simple_stats"])
+    assert len(read_status(old_run).done) == 8
+    assert make_report([old_run]).exists()
+
+
+def test_it_is_continued(old_run, tmp_path, local_ray):
+    """Its records stand, its features are those of today, and what is added runs."""
+    data = make_sanity(tmp_path / "sanity", samples=6, classes=3)
+    shutil.copytree(DATA / "cache-0.1", tmp_path / "cache")
+    options = RuntimeOptions(tmp_path, "run-0.1", cache_dir=tmp_path / "cache", log_to="none")
+    before = {p: p.read_bytes() for p in RunDir(old_run).records()}
+    old = json.loads((old_run / "results.json").read_text())
+    spec = read_sweep_file(old_run).spec()
+    spec = type(spec)(**{**vars(spec), "dataset": str(data), "num_runs": 3})
+    lost = RunDir(old_run).record(TrialKey("all_layers", "stats", 43))
+    lost.unlink()
+    result = run_sweep(spec, options)
+    assert (result.summary["skipped"], result.summary["ran"]) == (7, 5)
+    for path, content in before.items():
+        if path == lost:  # trained again, to the same bits on the same kind of processor only
+            mine, theirs = json.loads(path.read_bytes()), json.loads(content)
+            assert mine["fingerprint"] == theirs["fingerprint"]
+        else:
+            assert path.read_bytes() == content
+    assert list(result.results) == [n for n in old if n not in ("derived", "checksum")]
+
+
+def test_its_features_are_used(tmp_path):
+    data = make_sanity(tmp_path / "sanity", samples=6, classes=3)
+    shutil.copytree(DATA / "cache-0.1", tmp_path / "cache")
+    source = find_dataset(DatasetRequest(str(data)), tmp_path)
+    scan = scan_dataset(source, "category_label", None, tmp_path)
+    plan = plan_stage(scan, [REPRESENTATIONS["stats"]], tmp_path / "cache")
+    assert plan.computed == []
+    assert plan.damaged == {}
+    assert (
+        "instructions" not in CacheEntry(tmp_path / "cache", scan.weights, plan.cached[0]).origin()
+    )

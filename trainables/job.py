@@ -1,0 +1,104 @@
+"""What all trials of one Tune experiment share; written by the driver as job.json.
+
+It names files and settings: a worker looks nothing up in a catalogue of its own process.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from features.cache import FeatureMatrix
+
+from .hyperparameters import Hyperparameters
+from .record import TrialKey
+
+
+@dataclass(frozen=True)
+class PairMatrix:
+    """Where the features of a (config, representation) are.
+
+    Attributes:
+        features: cache folders and columns.
+        num_tensors: layer tensors of the config.
+    """
+
+    config: str
+    representation: str
+    features: FeatureMatrix
+    num_tensors: int
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """What all trials of one Tune experiment share.
+
+    Attributes:
+        run_dir: where records and events go.
+        invocation: names the event files.
+        matrices: one for each (config, representation) of the trials.
+        labels: (n_samples,) class indices.
+        n_classes: number of classes.
+        hyper: hyperparameters.
+        workers: trial workers that will run side by side.
+    """
+
+    run_dir: Path
+    invocation: str
+    matrices: list[PairMatrix]
+    labels: list[int]
+    n_classes: int
+    hyper: Hyperparameters
+    workers: int
+
+    @cached_property
+    def _by_pair(self) -> dict[tuple[str, str], PairMatrix]:
+        return {(matrix.config, matrix.representation): matrix for matrix in self.matrices}
+
+    def matrix(self, key: TrialKey) -> PairMatrix:
+        """A trial's features."""
+        return self._by_pair[key.config, key.representation]
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object. Pairs of one config mostly have the same columns: they stand once."""
+        columns: dict[tuple[str, ...], int] = {}
+        matrices = [
+            {
+                "config": matrix.config,
+                "representation": matrix.representation,
+                "folders": [str(folder) for folder in matrix.features.folders],
+                "columns": columns.setdefault(matrix.features.columns, len(columns)),
+                "num_tensors": matrix.num_tensors,
+            }
+            for matrix in self.matrices
+        ]
+        return {
+            "run_dir": str(self.run_dir),
+            "invocation": self.invocation,
+            "matrices": matrices,
+            "columns": [list(names) for names in columns],
+            "labels": self.labels,
+            "n_classes": self.n_classes,
+            "hyper": self.hyper.to_json(),
+            "workers": self.workers,
+        }
+
+    @classmethod
+    def read(cls, path: Path) -> TrialJob:
+        """Read what the driver wrote."""
+        value = json.loads(path.read_text())
+        columns = [tuple(names) for names in value.pop("columns")]
+        matrices = [
+            PairMatrix(
+                matrix["config"],
+                matrix["representation"],
+                FeatureMatrix(tuple(map(Path, matrix["folders"])), columns[matrix["columns"]]),
+                matrix["num_tensors"],
+            )
+            for matrix in value.pop("matrices")
+        ]
+        hyper = Hyperparameters(**value.pop("hyper"))
+        return cls(run_dir=Path(value.pop("run_dir")), matrices=matrices, hyper=hyper, **value)
