@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,13 @@ def test_three_ways_to_call_it(command):
     assert outputs.stdout.startswith("Usage: lorasweep ")
 
 
+def test_the_version_is_the_packages():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    result = lorasweep("--version")
+    assert result.returncode == 0
+    assert result.stdout == f"lorasweep {project['version']}\n"
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -71,9 +79,10 @@ def test_every_command_has_help_with_an_example(command):
     assert f"Example: lorasweep {command}" in " ".join(result.stdout.split())
 
 
-def test_help_imports_nothing_heavy():
+@pytest.mark.parametrize("arguments", ["--version", "--help", "status --help"])
+def test_help_imports_nothing_heavy(arguments):
     script = (
-        "import sys; sys.argv = ['lorasweep', 'status', '--help']\n"
+        f"import sys; sys.argv = ['lorasweep', *{arguments!r}.split()]\n"
         "import cli\n"
         "try: cli.main()\n"
         "except SystemExit: pass\n"
