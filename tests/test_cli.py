@@ -143,8 +143,9 @@ def test_bad_datasets_get_one_line_and_exit_code_2(make_dataset, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_no_gpus_here_means_none_per_trial(make_dataset, tmp_path):
-    result = lorasweep(
+    result = invoke(
         "run", "--dataset", make_dataset(), "--gpus-per-trial", "100", "--no-dashboard",
         "--output-dir", tmp_path / "out", "--cache-dir", tmp_path / "cache", *SMALL,
     )  # fmt: skip
