@@ -38,17 +38,10 @@ def options(tmp_path, sanity_cache):
     return RuntimeOptions(output_dir=tmp_path / "results", cache_dir=sanity_cache)
 
 
-@pytest.fixture(scope="module")
-def first(sanity, sanity_cache, tmp_path_factory):
-    """What a run of all 8 trials of `spec` returned; its run directory is not to be changed."""
-    spec = SweepSpec(str(sanity), representations=NAMES, num_runs=2, hyper=QUICK)
-    return run_sweep(spec, RuntimeOptions(tmp_path_factory.mktemp("whole"), cache_dir=sanity_cache))
-
-
 @pytest.fixture
-def finished(first, options):
-    """A copy of it, where `options` looks for it."""
-    return shutil.copytree(first.run_dir, options.output_dir / first.run_dir.name)
+def finished(sanity_run, options):
+    """A copy of a run of all 8 trials of `spec`, where `options` looks for it."""
+    return shutil.copytree(sanity_run.run_dir, options.output_dir / sanity_run.run_dir.name)
 
 
 def tree(folder):
@@ -70,17 +63,17 @@ def counts(planned, skipped, ran, failed=0, not_reached=0):
     }
 
 
-def test_a_run_leaves_everything_on_disk(first):
-    run_dir = first.run_dir
+def test_a_run_leaves_everything_on_disk(sanity_run):
+    run_dir = sanity_run.run_dir
     assert run_dir.name == "sanity"
-    assert summary(first) == counts(8, 0, 8)
-    assert json.loads((run_dir / "summary.json").read_text()) == first.summary
+    assert summary(sanity_run) == counts(8, 0, 8)
+    assert json.loads((run_dir / "summary.json").read_text()) == sanity_run.summary
     assert len(tree(run_dir / "checkpoints")) == 8
 
     on_disk = json.loads((run_dir / "results.json").read_text())
     assert on_disk.pop("checksum")
     assert set(on_disk.pop("derived")["files"]) == {"results.txt", "results.parquet"}
-    assert on_disk == first.results
+    assert on_disk == sanity_run.results
     assert on_disk["num_runs"] == 2
     assert on_disk["num_classes"] == 3
     assert on_disk["num_all_layers"] == 20
@@ -125,8 +118,10 @@ def test_a_run_leaves_everything_on_disk(first):
     assert len(points) == 8
 
 
-def test_a_record_says_all_that_results_format_promises(first):
-    record = json.loads(record_path(first.run_dir, TrialKey("all_layers", "stats", 42)).read_text())
+def test_a_record_says_all_that_results_format_promises(sanity_run):
+    record = json.loads(
+        record_path(sanity_run.run_dir, TrialKey("all_layers", "stats", 42)).read_text()
+    )
     assert set(record) == {
         "schema",
         "key",
@@ -256,7 +251,9 @@ def test_no_cache_features_keeps_nothing_behind_and_labels_are_mapped(
     assert summary(run_sweep(spec, uncached)) == counts(2, 2, 0)
 
 
-def test_a_dry_run_says_what_remains_and_changes_nothing(spec, options, first, tmp_path, capsys):
+def test_a_dry_run_says_what_remains_and_changes_nothing(
+    spec, options, sanity_run, tmp_path, capsys
+):
     cold = replace(options, cache_dir=tmp_path / "cache")
     with Reporter() as reporter:
         describe(spec, cold, reporter)
@@ -265,7 +262,7 @@ def test_a_dry_run_says_what_remains_and_changes_nothing(spec, options, first, t
     assert "all_layers/stats: seeds 42, 43" in said
     assert "features to compute: stats, matrix_norms" in said
     assert not options.output_dir.exists()
-    run_dir = shutil.copytree(first.run_dir, options.output_dir / first.run_dir.name)
+    run_dir = shutil.copytree(sanity_run.run_dir, options.output_dir / sanity_run.run_dir.name)
     shutil.rmtree(run_dir / "checkpoints/visual_only/stats")
     with Reporter() as reporter:
         describe(spec, options, reporter)
