@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test chaos bench lint types clean
+.PHONY: demo test chaos bench wheel lint types clean
 ROUNDS ?= 3
 SEED ?= 0
 CASES ?= 200
@@ -24,6 +24,10 @@ chaos: .venv/.dev
 # The quick benchmarks of docs/performance.md; `python -m benchmarks --help` for the others.
 bench: .venv/.dev
 	$(BIN)/python -m benchmarks
+
+# Build the wheel and use it in an environment of its own, outside the checkout.
+wheel:
+	.ci/wheel $(PYTHON)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -120,6 +120,31 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            number = version("lorasweep")
+        except PackageNotFoundError:
+            number = "(not installed)"
+        typer.echo(f"lorasweep {number}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option(
+        "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+    ),
+]
+
+
+@app.callback()
+def common(version: Version = False) -> None:
+    """Options before the command."""
+
+
 @app.command(
     epilog="Example: lorasweep run --dataset examples/digits-zoo --num-runs 3. "
     "The same command again resumes."

@@ -41,6 +41,20 @@ def sanity(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_sanity(tmp_path_factory.mktemp("data") / "sanity", samples=6, classes=3)
 
 
+@pytest.fixture(scope="session")
+def sanity_cache(local_ray: None, sanity: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every feature of the sanity set, computed once for the tests that are about something
+    else."""
+    from sweep.engine.features import features_only
+    from sweep.spec import RuntimeOptions, SweepSpec
+    from sweep.watch.terminal import Reporter
+
+    cache = tmp_path_factory.mktemp("cache")
+    with Reporter() as reporter:
+        features_only(SweepSpec(str(sanity)), RuntimeOptions(cache_dir=cache), reporter)
+    return cache
+
+
 def random_matrices(rows: int = 12, seed: int = 0) -> dict[str, np.ndarray]:
     """Layer tensor -> (rows, m, n) float32: rank 2, widths 8 and 6."""
     rng = np.random.default_rng(seed)

@@ -5,12 +5,15 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
+import cli
 from tests.conftest import NAMES, random_matrices
 from zoo.sd15 import matrix_column
 
@@ -28,6 +31,13 @@ def lorasweep(*args, cwd=ROOT, **kwargs):
         timeout=240,
         **kwargs,
     )
+
+
+def invoke(*args):
+    """Run the command in this process: what goes wrong before Ray starts needs no other."""
+    given = list(map(str, args))
+    result = CliRunner().invoke(cli.app, given, prog_name="lorasweep", catch_exceptions=False)
+    return subprocess.CompletedProcess(given, result.exit_code, result.stdout, result.stderr)
 
 
 def check_refused(result, message):
@@ -52,6 +62,13 @@ def test_three_ways_to_call_it(command):
     assert outputs.stdout.startswith("Usage: lorasweep ")
 
 
+def test_the_version_is_the_packages():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    result = lorasweep("--version")
+    assert result.returncode == 0
+    assert result.stdout == f"lorasweep {project['version']}\n"
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -59,6 +76,7 @@ def test_three_ways_to_call_it(command):
         "restore",
         "status",
         "dashboard",
+        "report",
         "features",
         "data sanity",
         "data synthetic",
@@ -66,14 +84,15 @@ def test_three_ways_to_call_it(command):
     ],
 )
 def test_every_command_has_help_with_an_example(command):
-    result = lorasweep(*command.split(), "--help")
+    result = invoke(*command.split(), "--help")
     assert result.returncode == 0
     assert f"Example: lorasweep {command}" in " ".join(result.stdout.split())
 
 
-def test_help_imports_nothing_heavy():
+@pytest.mark.parametrize("arguments", ["--version", "--help", "status --help"])
+def test_help_imports_nothing_heavy(arguments):
     script = (
-        "import sys; sys.argv = ['lorasweep', 'status', '--help']\n"
+        f"import sys; sys.argv = ['lorasweep', *{arguments!r}.split()]\n"
         "import cli\n"
         "try: cli.main()\n"
         "except SystemExit: pass\n"
@@ -107,7 +126,7 @@ def test_bad_options_get_one_line_and_exit_code_2(options, message, sanity, tmp_
     given = ["--output-dir", tmp_path / "out", "--cache-dir", tmp_path / "cache", *options]
     if "--dataset" not in options:
         given += ["--dataset", sanity]
-    check_refused(lorasweep("run", *given), message)
+    check_refused(invoke("run", *given), message)
     assert not (tmp_path / "out").exists()
 
 
@@ -116,16 +135,17 @@ def test_bad_datasets_get_one_line_and_exit_code_2(make_dataset, tmp_path):
     matrices[4, 0, 0] = np.nan
     bad = make_dataset("bad", **{NAMES[0]: matrix_column(matrices)})
     common = ["--output-dir", tmp_path / "out", "--cache-dir", tmp_path / "cache"]
-    check_refused(lorasweep("run", "--dataset", bad, *common), f"row 4, column {NAMES[0]}")
+    check_refused(invoke("run", "--dataset", bad, *common), f"row 4, column {NAMES[0]}")
     single = make_dataset("single", category_label=pa.array(["x"] * 12))
-    check_refused(lorasweep("run", "--dataset", single, *common), "nothing to classify")
+    check_refused(invoke("run", "--dataset", single, *common), "nothing to classify")
     (tmp_path / "empty").mkdir()
-    check_refused(lorasweep("run", "--dataset", tmp_path / "empty", *common), "is no dataset")
+    check_refused(invoke("run", "--dataset", tmp_path / "empty", *common), "is no dataset")
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_no_gpus_here_means_none_per_trial(make_dataset, tmp_path):
-    result = lorasweep(
+    result = invoke(
         "run", "--dataset", make_dataset(), "--gpus-per-trial", "100", "--no-dashboard",
         "--output-dir", tmp_path / "out", "--cache-dir", tmp_path / "cache", *SMALL,
     )  # fmt: skip
@@ -145,16 +165,23 @@ def test_unwritable_folders_are_named(sanity, tmp_path):
     (tmp_path / "file").write_text("")
     for option in ("--output-dir", "--cache-dir"):
         other = {"--output-dir": "--cache-dir", "--cache-dir": "--output-dir"}[option]
-        result = lorasweep(
+        result = invoke(
             "run", "--dataset", sanity, option, tmp_path / "file/x", other, tmp_path / "ok", *SMALL
         )
         check_refused(result, f"cannot make {tmp_path / 'file/x'}")
 
 
-@pytest.mark.parametrize("command", ["status", "restore", "dashboard"])
+def test_a_refusal_is_the_same_in_a_process_of_its_own(sanity, tmp_path):
+    args = ["run", "--dataset", sanity, "--output-dir", tmp_path / "out", "--configs", "visual"]
+    result = lorasweep(*args)
+    check_refused(result, "did you mean 'visual_only'?")
+    assert (result.stdout, result.stderr) == (invoke(*args).stdout, invoke(*args).stderr)
+
+
+@pytest.mark.parametrize("command", ["status", "restore", "dashboard", "report"])
 def test_what_is_no_run_directory_is_refused(command, tmp_path):
-    check_refused(lorasweep(command, tmp_path), "is no run directory")
-    check_refused(lorasweep(command, tmp_path / "nowhere"), "is no run directory")
+    check_refused(invoke(command, tmp_path), "is no run directory")
+    check_refused(invoke(command, tmp_path / "nowhere"), "is no run directory")
 
 
 def test_features_json_is_all_there_is_on_stdout(sanity, tmp_path):

@@ -1,4 +1,4 @@
-"""A small sweep over the shipped adapters, for whatever is derived from records."""
+"""Small sweeps that many tests only read or copy."""
 
 from pathlib import Path
 
@@ -21,3 +21,19 @@ def zoo_run(local_ray, tmp_path_factory):
         hyper=Hyperparameters(hidden_dim=128, dropout=0.2, lr=3e-3, epochs=25, patience=6),
     )
     return run_sweep(spec, RuntimeOptions(root / "results", cache_dir=root / "cache")).run_dir
+
+
+@pytest.fixture(scope="session")
+def sanity_run(sanity, sanity_cache, tmp_path_factory):
+    """What a run of 2 representations × 2 configs × 2 seeds on the sanity set returned, which no
+    tracker was told of; its run directory is not to be changed."""
+    spec = SweepSpec(
+        str(sanity),
+        representations=("stats", "matrix_norms"),
+        num_runs=2,
+        hyper=Hyperparameters(hidden_dim=16, epochs=3),
+    )
+    options = RuntimeOptions(
+        tmp_path_factory.mktemp("sanity"), cache_dir=sanity_cache, log_to="none"
+    )
+    return run_sweep(spec, options)

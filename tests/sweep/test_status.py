@@ -135,11 +135,12 @@ def test_sizes_are_shown_in_powers_of_ten():
     ]  # fmt: skip
 
 
-def test_a_running_sweep_is_watched_and_its_death_noticed(sanity, tmp_path):
+def test_a_running_sweep_is_watched_and_its_death_noticed(sanity, sanity_cache, tmp_path):
     """A real sweep: running trials, the table, --watch on a terminal; then its driver is killed."""
     sweep = command(
         sanity, tmp_path, "--representations", "stats", "--configs", "all_layers",
         "--num-runs", "3", "--epochs", "100000", "--patience", "100000",
+        "--cache-dir", str(sanity_cache),
     )  # fmt: skip
     run_dir = tmp_path / "run"
     with open(tmp_path / "log", "w") as log:
