@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import inspect
 import json
 import shlex
 import sys
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from features.core.errors import UserError
+from trainables.classifiers.catalogue import CLASSIFIERS, built_in_settings, setting_option
 
 app = typer.Typer(
     name="lorasweep",
@@ -145,10 +147,55 @@ def common(version: Version = False) -> None:
     """Options before the command."""
 
 
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for every setting of every built-in classifier, as declared there;
+    it gets those that differ from their defaults as `{"CLASSIFIER.SETTING": value}`."""
+    own = {
+        name: parameter
+        for name, parameter in inspect.signature(command, eval_str=True).parameters.items()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    }
+    options = {f"{c.name}__{field.name}": (c.name, field) for c, field in built_in_settings()}
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        changed = {
+            f"{classifier}.{field.name}": given[name]
+            for name, (classifier, field) in options.items()
+            if given[name] != field.default
+        }
+        command(**{name: given[name] for name in own}, **changed)
+
+    parameters = [
+        *own.values(),
+        *(
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=Annotated[
+                    type(field.default),
+                    typer.Option(setting_option(classifier, field), help=_help(classifier, field)),
+                ],
+            )
+            for name, (classifier, field) in options.items()
+        ),
+    ]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _help(classifier: str, field: Any) -> str:
+    text = field.metadata["help"]
+    return f"{classifier}: {text}."
+
+
 @app.command(
     epilog="Example: lorasweep run --dataset examples/digits-zoo --num-runs 3. "
     "The same command again resumes."
 )
+@with_settings
 @guarded
 def run(
     dataset: Dataset,
@@ -161,6 +208,23 @@ def run(
     quick: Annotated[bool, typer.Option("--quick", help="Three seeds.")] = False,
     representations: Representations = None,
     configs: Configs = "all_layers,visual_only",
+    classifiers: Annotated[
+        str,
+        typer.Option(
+            help=f"Comma-separated: {', '.join(CLASSIFIERS)}, package.module:object, "
+            "path/to/file.py:object."
+        ),
+    ] = "mlp",
+    pairs: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated REPRESENTATION:CLASSIFIER, instead of all combinations of both."
+        ),
+    ] = None,
+    assign: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="CLASSIFIER.SETTING=VALUE, of any classifier; repeatable."),
+    ] = None,
     output_dir: Annotated[Path, typer.Option(help="Where run directories are.")] = Path(
         "ray_results"
     ),
@@ -169,13 +233,6 @@ def run(
     ] = None,
     cache_features: CacheFeatures = True,
     cache_dir: CacheDir = Path(".feature_cache"),
-    dropout: Annotated[float, typer.Option(help="Probability of dropping a hidden unit.")] = 0.5,
-    weight_decay: Annotated[float, typer.Option(help="L2 penalty of Adam.")] = 1e-4,
-    hidden_dim: Annotated[int, typer.Option(help="Width of the hidden layers.")] = 512,
-    batch_size: Annotated[int, typer.Option(help="Samples per training step.")] = 64,
-    lr: Annotated[float, typer.Option(help="Initial learning rate.")] = 1e-3,
-    epochs: Annotated[int, typer.Option(help="At most this many epochs.")] = 300,
-    patience: Annotated[int, typer.Option(help="Epochs without improvement to stop.")] = 15,
     threads: Annotated[int, typer.Option(help="CPU threads of one trial; part of a result.")] = 1,
     gpus_per_trial: GpusPerTrial = "auto",
     cpus_per_trial: CpusPerTrial = 1,
@@ -187,10 +244,10 @@ def run(
     verbose: Verbose = False,
     verify: Verify = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
+    **settings: Any,
 ) -> None:
     """Run the sweep, or what remains of it."""
     from sweep.spec import QUICK_RUNS, RuntimeOptions, SweepSpec
-    from trainables.hyperparameters import Hyperparameters
 
     spec = SweepSpec(
         dataset=dataset,
@@ -201,9 +258,10 @@ def run(
         num_runs=QUICK_RUNS if quick else num_runs,
         seed=seed,
         configs=_names(configs),
-        hyper=Hyperparameters(
-            hidden_dim, dropout, lr, weight_decay, batch_size, epochs, patience, threads
-        ),
+        classifiers=_names(classifiers),
+        pairs=_pairs(pairs),
+        settings=_settings(settings, assign or []),
+        threads=threads,
         **_representations(representations),
     )
     options = RuntimeOptions(
@@ -483,6 +541,37 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _representations(text: str | None) -> dict[str, Any]:
     return {} if text is None else {"representations": _names(text)}
+
+
+def _pairs(text: str | None) -> tuple[tuple[str, str], ...] | None:
+    if text is None:
+        return None
+    pairs = []
+    for pair in _names(text):
+        representation, colon, classifier = pair.rpartition(":")
+        if not colon or not representation:
+            raise UserError(f"--pairs {pair!r}: need REPRESENTATION:CLASSIFIER")
+        pairs.append((representation, classifier))
+    return tuple(pairs)
+
+
+def _settings(changed: dict[str, Any], assigned: list[str]) -> dict[str, dict[str, Any]]:
+    """Classifier -> setting -> value, from the options that differ and from --set."""
+    settings: dict[str, dict[str, Any]] = {}
+    for name, value in changed.items():
+        classifier, _, setting = name.partition(".")
+        settings.setdefault(classifier, {})[setting] = value
+    for text in assigned:
+        name, equals, value = text.partition("=")
+        classifier, dot, setting = name.partition(".")
+        if not (equals and dot and setting):
+            raise UserError(f"--set {text!r}: need CLASSIFIER.SETTING=VALUE")
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            parsed = value
+        settings.setdefault(classifier, {})[setting] = parsed
+    return settings
 
 
 def _gpus(text: str) -> float | None:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from trainables.classifiers.mlp import MlpConfig
+from trainables.classifiers.mlp_training import Training, build_classifier
 from trainables.data import SplitTensors, TrialData
-from trainables.hyperparameters import Hyperparameters
-from trainables.training import Training, build_classifier
 
 CLASSES = 10
 
@@ -18,16 +18,16 @@ CLASSES = 10
 def measure_step(n_features: int, rows: int) -> float:
     """Seconds per training step of an epoch over `rows` random samples, validation included."""
     train, tiny = _random_split(rows, n_features), _random_split(64, n_features)
-    hyper = Hyperparameters(threads=torch.get_num_threads())
-    training = Training(TrialData(train, tiny, tiny, CLASSES), hyper, seed=0)
-    steps = -(-rows // hyper.batch_size)
+    config = MlpConfig()
+    training = Training(TrialData(train, tiny, tiny, CLASSES), config, seed=0)
+    steps = -(-rows // config.batch_size)
     return _seconds(training.run_epoch) / steps
 
 
 def measure_bare_step(n_features: int, steps: int) -> float:
     """Seconds per step of only the products, normalisations and updates of the same shapes."""
-    hyper = Hyperparameters()
-    batch, model = hyper.batch_size, build_classifier(n_features, CLASSES, hyper)
+    config = MlpConfig()
+    batch, model = config.batch_size, build_classifier(n_features, CLASSES, config)
     linears = [layer for layer in model if isinstance(layer, torch.nn.Linear)]
     weights = [layer.weight.detach() for layer in linears]
     parameters = [p.detach() for p in model.parameters()]
@@ -36,8 +36,8 @@ def measure_bare_step(n_features: int, steps: int) -> float:
     counts = [torch.tensor(1.0) for _ in parameters]
     inputs = [torch.randn(batch, w.shape[1]) for w in weights]
     outputs = [torch.randn(batch, w.shape[0]) for w in weights]
-    scale, shift = torch.ones(hyper.hidden_dim), torch.zeros(hyper.hidden_dim)
-    running = torch.zeros(hyper.hidden_dim), torch.ones(hyper.hidden_dim)
+    scale, shift = torch.ones(config.hidden_dim), torch.zeros(config.hidden_dim)
+    running = torch.zeros(config.hidden_dim), torch.ones(config.hidden_dim)
 
     def step() -> None:
         saved = []

@@ -6,71 +6,175 @@ reads a run directory needs neither them nor the code they came from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from features.core.errors import UserError
+from features.core.names import check_doubles
 from features.core.plugins import Origin
 from features.layer_configs import LayerConfig, get_configs
-from features.representations import Representation, Unit, get_representations
+from features.representations import (
+    Representation,
+    Unit,
+    get_representation,
+    get_representations,
+)
 from features.representations.base import shape_name
 from features.scan import DatasetScan
+from trainables.classifiers.base import Classifier, Config
+from trainables.classifiers.catalogue import find_classifiers
+from trainables.splits import split_samples
+from trainables.transforms import VERSION as TRANSFORM_VERSION
+from trainables.transforms import split_transform, transformed_width
 
+from .grid import Entry, Grid, Pair
 from .spec import SweepSpec
 
 
 @dataclass(frozen=True)
-class Declared:
-    """The objects behind a spec's names, by name.
+class Input:
+    """What a classifier is given: a representation and what comes after standardising it.
 
     Attributes:
-        representations: in the spec's order.
-        configs: in the spec's order.
+        name: what users type and results are filed under: `spectral/pca:64`.
+        transform: "" for nothing more.
     """
 
-    representations: dict[str, Representation]
-    configs: dict[str, LayerConfig]
+    name: str
+    representation: Representation
+    transform: str
 
-    def columns(self, config: str, representation: str, scan: DatasetScan) -> list[str]:
-        """The cache columns that a pair's features come from.
+    @property
+    def version(self) -> str:
+        """Part of trial fingerprints."""
+        own = self.representation.version
+        return f"{own}+{self.transform}-{TRANSFORM_VERSION}" if self.transform else own
+
+
+@dataclass(frozen=True)
+class DeclaredClassifier:
+    """A classifier with its settings, and where it was loaded from if it is not built in."""
+
+    classifier: Classifier
+    config: Config
+    origin: Origin | None
+
+    @property
+    def version(self) -> int | str:
+        """Part of trial fingerprints."""
+        own = self.classifier.version
+        return f"{own}-{self.origin.digest[:12]}" if self.origin else own
+
+    def to_json(self) -> dict[str, Any]:
+        """For sweep.json."""
+        return {
+            "version": self.version,
+            "config": self.config.to_json(),
+            "defaults": type(self.config)().to_json(),
+            "seeded": self.classifier.seeded,
+            **_origin_json(self.origin),
+        }
+
+
+@dataclass(frozen=True)
+class Declared:
+    """The objects behind a spec's names, by name, each in the spec's order.
+
+    Attributes:
+        inputs: representations with their transforms.
+        entries: which classifier sees which of them.
+    """
+
+    inputs: dict[str, Input]
+    configs: dict[str, LayerConfig]
+    classifiers: dict[str, DeclaredClassifier]
+    entries: tuple[Entry, ...]
+
+    @property
+    def representations(self) -> list[Representation]:
+        """Those behind the inputs."""
+        return [item.representation for item in self.inputs.values()]
+
+    def columns(self, config: str, name: str, scan: DatasetScan) -> list[str]:
+        """The cache columns that an input of a config comes from.
 
         Raises:
             UserError: the config selects nothing of the dataset.
         """
         selected = self.configs[config].tensors(scan.tensors)
-        if self.representations[representation].unit is Unit.TENSOR:
+        if self.inputs[name].representation.unit is Unit.TENSOR:
             return selected
-        return self.configs[config].layers(scan.layers)
+        layers = self.configs[config].layers(scan.layers)
+        if not layers:
+            raise UserError(
+                f"representation {name!r} reads layers, and layer config {config!r} has no layer "
+                "with both of its tensors"
+            )
+        return layers
 
-    def features(self, config: str, representation: str, scan: DatasetScan) -> int:
-        """Width of a pair's feature matrix."""
-        item = self.representations[representation]
+    def cached_width(self, config: str, name: str, scan: DatasetScan) -> int:
+        """Columns of an input's matrix as it is read from the cache."""
+        item = self.inputs[name].representation
         shapes = scan.columns(item.unit)
-        return sum(item.width(shapes[c]) for c in self.columns(config, representation, scan))
+        return sum(item.width(shapes[c]) for c in self.columns(config, name, scan))
+
+    def features(self, config: str, name: str, scan: DatasetScan) -> int:
+        """Columns of an input's matrix as a classifier sees it."""
+        n_train = len(split_samples(scan.num_samples).train)
+        width = self.cached_width(config, name, scan)
+        return transformed_width(self.inputs[name].transform, width, n_train)
+
+    def refused(self, scan: DatasetScan) -> dict[Pair, str]:
+        """(config, label) of what a classifier cannot read -> why."""
+        found = {}
+        for config in self.configs:
+            for entry in self.entries:
+                width = self.features(config, entry.representation, scan)
+                why = self.classifiers[entry.classifier].classifier.refusal(width)
+                if why:
+                    found[config, entry.label] = why
+        return found
+
+    def grid(self, scan: DatasetScan, seeds: list[int]) -> Grid:
+        """Every trial, what cannot be read left out.
+
+        Raises:
+            UserError: nothing is left.
+        """
+        refused = self.refused(scan)
+        grid = Grid(
+            self.entries,
+            tuple(self.configs),
+            tuple(seeds),
+            tuple(n for n, c in self.classifiers.items() if not c.classifier.seeded),
+            tuple(refused),
+        )
+        if not grid.pairs:
+            (config, label), why = next(iter(refused.items()))
+            raise UserError(f"nothing is left to run: {config}/{label}: {why}")
+        return grid
 
     def copied(self, folder: Path) -> Declared:
         """The same, what is not built in to be loaded by workers from copies in a folder."""
-        return Declared(
-            {name: item.copied(folder) for name, item in self.representations.items()},
-            {name: item.copied(folder) for name, item in self.configs.items()},
+        return replace(
+            self,
+            inputs={
+                name: replace(item, representation=item.representation.copied(folder))
+                for name, item in self.inputs.items()
+            },
+            configs={name: item.copied(folder) for name, item in self.configs.items()},
+            classifiers={
+                name: replace(item, origin=item.origin and item.origin.copied(folder))
+                for name, item in self.classifiers.items()
+            },
         )
 
     def to_json(self, scan: DatasetScan) -> dict[str, Any]:
         """For sweep.json."""
         return {
-            "representations": {
-                name: {
-                    "version": item.version,
-                    "unit": item.unit.value,
-                    "values": {
-                        shape_name(shape): list(item.values(shape))
-                        for shape in dict.fromkeys(scan.columns(item.unit).values())
-                    },
-                    "features": {c: self.features(c, name, scan) for c in self.configs},
-                    **_origin_json(item.origin),
-                }
-                for name, item in self.representations.items()
-            },
+            "representations": {name: self._input_json(name, scan) for name in self.inputs},
             "configs": {
                 name: {
                     "version": item.version,
@@ -79,6 +183,19 @@ class Declared:
                 }
                 for name, item in self.configs.items()
             },
+            "classifiers": {name: item.to_json() for name, item in self.classifiers.items()},
+        }
+
+    def _input_json(self, name: str, scan: DatasetScan) -> dict[str, Any]:
+        item, found = self.inputs[name], self.inputs[name].representation
+        shapes = dict.fromkeys(scan.columns(found.unit).values())
+        return {
+            "version": item.version,
+            "unit": found.unit.value,
+            "transform": item.transform,
+            "values": {shape_name(shape): list(found.values(shape)) for shape in shapes},
+            "features": {c: self.features(c, name, scan) for c in self.configs},
+            **_origin_json(found.origin),
         }
 
 
@@ -90,8 +207,55 @@ def declared_by(spec: SweepSpec) -> Declared:
     """Find and load what a spec names.
 
     Raises:
-        UserError: there is no such thing, it cannot be loaded, or two have one name.
+        UserError: there is no such thing, it cannot be loaded, two have one name, or a setting is
+            impossible.
     """
-    representations = get_representations(spec.representations)
     configs = get_configs(spec.configs)
-    return Declared({r.name: r for r in representations}, {c.name: c for c in configs})
+    if spec.pairs is None:
+        inputs = [_input(reference) for reference in spec.representations]
+        classifiers = find_classifiers(spec.classifiers)
+        pairs = [(item.name, c.name) for item in inputs for c, _ in classifiers]
+    else:
+        by_reference = {r: _input(r) for r, _ in spec.pairs}
+        found = dict(zip(*_found(dict.fromkeys(c for _, c in spec.pairs))))
+        inputs, classifiers = list(by_reference.values()), list(found.values())
+        pairs = [(by_reference[r].name, found[c][0].name) for r, c in spec.pairs]
+    if not inputs:
+        get_representations(())  # says so
+    entries = [Entry(*pair) for pair in pairs]
+    if spec.pairs is None:
+        check_doubles("representation", [item.name for item in inputs])
+    check_doubles("pair", [entry.label for entry in entries])
+    unknown = spec.settings.keys() - {c.name for c, _ in classifiers}
+    if unknown:
+        raise UserError(
+            f"settings are given for classifier {sorted(unknown)[0]!r}, which is not in the grid"
+        )
+    return Declared(
+        {item.name: item for item in inputs},
+        {config.name: config for config in configs},
+        {
+            c.name: DeclaredClassifier(c, _config(c, spec.settings.get(c.name, {})), origin)
+            for c, origin in classifiers
+        },
+        tuple(entries),
+    )
+
+
+def _found(references: Iterable[str]) -> tuple[list[str], list[tuple[Classifier, Origin | None]]]:
+    references = list(references)
+    return references, find_classifiers(references)
+
+
+def _config(classifier: Classifier, settings: Mapping[str, Any]) -> Config:
+    try:
+        return classifier.Config.from_json(settings)
+    except UserError as error:
+        raise UserError(f"classifier {classifier.name}: {error}") from error
+
+
+def _input(reference: str) -> Input:
+    of, transform = split_transform(reference)
+    found = get_representation(of)
+    name = f"{found.name}/{transform}" if transform else found.name
+    return Input(name, found, transform)

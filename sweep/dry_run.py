@@ -46,7 +46,7 @@ def describe(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) -> No
     names = list(dict.fromkeys(key.representation for key in state.todo))
     missing: list[Representation] = []
     if names:
-        wanted = stored_representations(declared.representations[name] for name in names)
+        wanted = stored_representations(declared.inputs[name].representation for name in names)
         plan = plan_stage(scan, wanted, options.cache_dir.absolute())
         missing = plan.computed
         say(f"features cached: {', '.join(item.name for item in plan.cached) or 'none'}")
@@ -80,8 +80,8 @@ def _trial_seconds(
     if known:
         return sum(known) / len(known)
     features = declared.features(key.config, key.representation, scan)
-    hidden = sweep.hyper.hidden_dim
-    weights = features * hidden + 2 * hidden * hidden + hidden * len(scan.classes)
+    hidden = sweep.settings(key.classifier).get("hidden_dim", 0)
+    weights = (features + 2 * hidden + len(scan.classes)) * max(hidden, len(scan.classes))
     samples = len(split_samples(scan.num_samples).train)
-    epochs = min(sweep.hyper.epochs, _EPOCHS_GUESSED)
+    epochs = min(sweep.settings(key.classifier).get("epochs", _EPOCHS_GUESSED), _EPOCHS_GUESSED)
     return 6.0 * weights * samples * epochs / _FLOPS_PER_CORE + 0.1

@@ -34,12 +34,14 @@ class Grid:
         configs: layer configs.
         seeds: ascending.
         unseeded: classifiers that no seed changes; of them one trial is run, with the first seed.
+        left_out: pairs that make no sense: their classifier cannot read their features.
     """
 
     entries: tuple[Entry, ...]
     configs: tuple[str, ...]
     seeds: tuple[int, ...]
     unseeded: tuple[str, ...] = ()
+    left_out: tuple[Pair, ...] = ()
 
     @cached_property
     def by_label(self) -> dict[str, Entry]:
@@ -56,10 +58,15 @@ class Grid:
         """Every classifier of an entry."""
         return list(dict.fromkeys(entry.classifier for entry in self.entries))
 
-    @property
+    @cached_property
     def pairs(self) -> list[Pair]:
         """(config, label), configs outermost."""
-        return [(config, entry.label) for config in self.configs for entry in self.entries]
+        pairs = [(config, entry.label) for config in self.configs for entry in self.entries]
+        return [pair for pair in pairs if pair not in self.left_out]
+
+    def labels_of(self, config: str) -> list[str]:
+        """Labels of a config's pairs."""
+        return [label for of, label in self.pairs if of == config]
 
     def seeds_of(self, label: str) -> tuple[int, ...]:
         """The seeds that an entry is run with."""
@@ -84,6 +91,7 @@ class Grid:
             "configs": list(self.configs),
             "seeds": list(self.seeds),
             "unseeded": list(self.unseeded),
+            "left_out": [list(pair) for pair in self.left_out],
         }
 
     @classmethod
@@ -94,4 +102,5 @@ class Grid:
             tuple(value["configs"]),
             tuple(value["seeds"]),
             tuple(value["unseeded"]),
+            tuple((config, label) for config, label in value["left_out"]),
         )

@@ -178,8 +178,8 @@ def _tracking(run: Invocation) -> Iterator[Tell]:
     if tracker is None:
         yield lambda keys: None
         return
-    name, hyper = run.options.log_to, run.spec.hyper.to_json()
-    with TrackerFeed(name, tracker, run.run_dir, hyper, run.reporter.warn) as feed:
+    name, settings = run.options.log_to, run.sweep.settings
+    with TrackerFeed(name, tracker, run.run_dir, settings, run.reporter.warn) as feed:
         yield feed.tell
 
 

@@ -64,9 +64,10 @@ def build_results(sweep: SweepFile, records: Records, failed: list[TrialKey]) ->
     }
     for config in sweep.grid.configs:
         entries = []
-        for entry in sweep.grid.entries:
-            keys = sweep.grid.keys_of((config, entry.label))
+        for label in sweep.grid.labels_of(config):
+            keys = sweep.grid.keys_of((config, label))
             if all(key in records for key in keys):
+                entry = sweep.grid.by_label[label]
                 entries.append(_pair_entry(config, entry, [records[k] for k in keys]))
         results[f"{config}_results"] = entries
     return results

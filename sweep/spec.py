@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from features.core.errors import UserError
 from features.layer_configs import DEFAULT_CONFIGS
 from features.representations import DEFAULT_REPRESENTATIONS
 from features.sources import DatasetRequest, dataset_label
-from trainables.hyperparameters import Hyperparameters
+from trainables.record import DEFAULT_CLASSIFIER
 
 from .trackers import check_tracker
 
@@ -19,7 +21,7 @@ QUICK_RUNS = 3
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """The experiment: a dataset, a grid and the classifier's hyperparameters.
+    """The experiment: a dataset, a grid and the classifiers' settings.
 
     Attributes:
         dataset: short name, hub id or local path.
@@ -29,9 +31,12 @@ class SweepSpec:
         skip_bad_samples: leave adapters with NaN or infinite weights out instead of refusing.
         representations: references (see `get_representation`), in the order results list them.
         configs: references of layer configs.
-        num_runs: seeds per (representation, config).
+        classifiers: references of classifiers; every representation is seen by each.
+        pairs: (representation, classifier) references, instead of that product.
+        num_runs: seeds per (config, representation, classifier).
         seed: the first seed; the others follow it.
-        hyper: hyperparameters of the classifier.
+        settings: classifier name -> its settings that differ from the defaults.
+        threads: CPU threads of one trial; another number gives other rounding.
     """
 
     dataset: str
@@ -41,9 +46,12 @@ class SweepSpec:
     skip_bad_samples: bool = False
     representations: tuple[str, ...] = DEFAULT_REPRESENTATIONS
     configs: tuple[str, ...] = DEFAULT_CONFIGS
+    classifiers: tuple[str, ...] = (DEFAULT_CLASSIFIER,)
+    pairs: tuple[tuple[str, str], ...] | None = None
     num_runs: int = 10
     seed: int = 42
-    hyper: Hyperparameters = field(default_factory=Hyperparameters)
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    threads: int = 1
 
     def validate(self) -> None:
         """Raise a `UserError` for the first impossible value."""
@@ -53,7 +61,10 @@ class SweepSpec:
             raise UserError("--seed must be a non-negative 63-bit integer")
         if self.lora_rank is not None and self.lora_rank < 1:
             raise UserError("--lora-rank must be at least 1")
-        self.hyper.validate()
+        if self.threads < 1:
+            raise UserError("--threads must be at least 1")
+        if self.pairs is not None and not self.pairs:
+            raise UserError("--pairs names no pair")
 
     @property
     def seeds(self) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import socket
 import sys
 from collections.abc import Callable
@@ -17,13 +18,12 @@ from features.core.files import DamagedFileError, digest, read_signed_json, sign
 from features.core.plugins import Origin
 from features.scan import DatasetScan
 from features.sources import Source
-from trainables.hyperparameters import TRAINER_VERSION, Hyperparameters
 from trainables.record import DEFAULT_CLASSIFIER, TrialKey
 from trainables.run_dir import RunDir
 from trainables.splits import SPLIT_RULE
 
 from .declared import Declared
-from .grid import Entry, Grid
+from .grid import Grid
 from .spec import SweepSpec
 
 _SCHEMA = 2
@@ -72,32 +72,39 @@ class SweepFile:
             parts.append(config)
         return digest(parts)
 
-    @property
-    def hyper(self) -> Hyperparameters:
-        """The frozen hyperparameters."""
-        config = self.declared["classifiers"][DEFAULT_CLASSIFIER]["config"]
-        return Hyperparameters(**config, threads=self.frozen["decides"]["threads"])
+    def settings(self, classifier: str) -> dict[str, Any]:
+        """What a classifier is set to, and the threads of a trial."""
+        config = self.declared["classifiers"][classifier]["config"]
+        return {**config, "threads": self.frozen["decides"]["threads"]}
 
     def spec(self) -> SweepSpec:
         """The spec that leads to this file again."""
         dataset = self.environment["dataset"]
         return SweepSpec(
             **dataset,
-            representations=tuple(self._references("representations", self.grid.representations)),
-            configs=tuple(self._references("configs", self.grid.configs)),
+            pairs=tuple(
+                (
+                    self._reference("representations", entry.representation),
+                    self._reference("classifiers", entry.classifier),
+                )
+                for entry in self.grid.entries
+            ),
+            configs=tuple(self._reference("configs", name) for name in self.grid.configs),
             num_runs=len(self.grid.seeds),
             seed=self.grid.seeds[0],
-            hyper=self.hyper,
+            settings={
+                name: self.declared["classifiers"][name]["config"] for name in self.grid.classifiers
+            },
+            threads=self.frozen["decides"]["threads"],
         )
 
-    def _references(self, kind: str, names: list[str] | tuple[str, ...]) -> list[str]:
-        """What finds these things again: a user's own by the copy of their source."""
-        found = []
-        for name in names:
-            origin = self.declared[kind][name].get("origin")
-            size = name.partition(":")[1:]
-            found.append(Origin.from_json(origin).reference + "".join(size) if origin else name)
-        return found
+    def _reference(self, kind: str, name: str) -> str:
+        """What finds a thing again: a user's own by the copy of its source."""
+        origin = self.declared[kind][name].get("origin")
+        if origin is None:
+            return name
+        tail = "".join(re.findall(r"[:/].*", name)[:1])  # its size and transform
+        return Origin.from_json(origin).reference + tail
 
 
 def make_sweep_file(
@@ -114,28 +121,15 @@ def make_sweep_file(
             "decides": {
                 "dataset": scan.fingerprint,
                 "split": SPLIT_RULE,
-                "threads": spec.hyper.threads,
+                "threads": spec.threads,
             },
             "revision": source.revision,
             "num_samples": scan.num_samples,
             "skipped_samples": scan.bad_rows,
             "classes": scan.classes,
         },
-        grid=Grid(
-            tuple(Entry(name) for name in declared.representations),
-            tuple(declared.configs),
-            tuple(spec.seeds),
-        ),
-        declared={
-            **declared.to_json(scan),
-            "classifiers": {
-                DEFAULT_CLASSIFIER: {
-                    "version": TRAINER_VERSION,
-                    "config": _settings(spec.hyper),
-                    "defaults": _settings(Hyperparameters()),
-                }
-            },
-        },
+        grid=declared.grid(scan, spec.seeds),
+        declared=declared.to_json(scan),
         environment={
             "dataset": {
                 "dataset": str(Path(spec.dataset).absolute()) if local else spec.dataset,
@@ -155,10 +149,6 @@ def make_sweep_file(
             "packages": _versions(),
         },
     )
-
-
-def _settings(hyper: Hyperparameters) -> dict[str, Any]:
-    return {name: value for name, value in hyper.to_json().items() if name != "threads"}
 
 
 def _versions() -> dict[str, str]:
@@ -263,6 +253,7 @@ def _from_schema_1(value: dict[str, Any]) -> dict[str, Any]:
             "configs": grid["configs"],
             "seeds": grid["seeds"],
             "unseeded": [],
+            "left_out": [],
         },
         "declared": {
             "representations": {

@@ -16,7 +16,6 @@ from pathlib import Path
 from sweep import RuntimeOptions, SweepSpec, run_sweep
 from sweep.watch.terminal import Reporter
 from tests.chaos import records, results_without_times
-from trainables.hyperparameters import Hyperparameters
 from zoo.sanity import make_sanity
 
 
@@ -65,7 +64,7 @@ class Victim:
             str(dataset),
             representations=("stats", "matrix_norms"),
             num_runs=2,
-            hyper=Hyperparameters(hidden_dim=16, epochs=3),
+            settings={"mlp": dict(hidden_dim=16, epochs=3)},
         )
         self.options = RuntimeOptions(output_dir=folder / "out", cache_dir=folder / "cache")
         self.run_dir = self.options.run_dir(self.spec.dataset)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .splits import Split
+from .transforms import principal_components, transformed_width
 
 _COLUMNS_AT_A_TIME = 256
 
@@ -42,13 +43,19 @@ class TrialData:
 
 
 def prepare_data(
-    features: np.ndarray, labels: np.ndarray, split: Split, n_classes: int, device: torch.device
+    features: np.ndarray,
+    labels: np.ndarray,
+    split: Split,
+    n_classes: int,
+    device: torch.device,
+    transform: str = "",
 ) -> TrialData:
     """Split and standardise with the training split's mean and population std (zero std → 1).
 
     Arguments:
         features: (n_samples, n_features) float32.
         labels: (n_samples,) class indices.
+        transform: what comes after standardising; see `transforms`.
     """
     parts = {
         name: np.empty((len(index), features.shape[1]), dtype=np.float32)
@@ -66,6 +73,10 @@ def prepare_data(
         block = block.clip(-limit, limit)
         for name, index in split.parts().items():
             parts[name][:, columns] = block[index]
+    if transform:
+        count = transformed_width(transform, features.shape[1], len(split.train))
+        components = principal_components(parts["train"], count)
+        parts = {name: part @ components for name, part in parts.items()}
     tensors = {
         name: SplitTensors(
             torch.from_numpy(parts[name]).to(device),

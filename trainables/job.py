@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from features.cache import FeatureMatrix
+from features.core.plugins import Origin
 
-from .hyperparameters import Hyperparameters
+from .classifiers.base import Classifier, Config
+from .classifiers.catalogue import CLASSIFIERS, load_classifier
 from .record import TrialKey
 
 
@@ -24,12 +26,25 @@ class PairMatrix:
     Attributes:
         features: cache folders and columns.
         num_tensors: layer tensors of the config.
+        transform: what comes after standardising; "" for nothing.
+        origin: on what its features were computed, by part.
     """
 
     config: str
     representation: str
     features: FeatureMatrix
     num_tensors: int
+    transform: str
+    origin: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ClassifierJob:
+    """A classifier to load: built in if it has no origin."""
+
+    name: str
+    config: dict[str, Any]
+    origin: dict[str, str] | None
 
 
 @dataclass(frozen=True)
@@ -42,7 +57,8 @@ class TrialJob:
         matrices: one for each (config, representation) of the trials.
         labels: (n_samples,) class indices.
         n_classes: number of classes.
-        hyper: hyperparameters.
+        classifiers: those of the trials.
+        threads: CPU threads of one trial.
         workers: trial workers that will run side by side.
     """
 
@@ -51,7 +67,8 @@ class TrialJob:
     matrices: list[PairMatrix]
     labels: list[int]
     n_classes: int
-    hyper: Hyperparameters
+    classifiers: list[ClassifierJob]
+    threads: int
     workers: int
 
     @cached_property
@@ -61,6 +78,15 @@ class TrialJob:
     def matrix(self, key: TrialKey) -> PairMatrix:
         """A trial's features."""
         return self._by_pair[key.config, key.representation]
+
+    def classifier(self, name: str) -> tuple[Classifier, Config]:
+        """A classifier and its settings."""
+        job = next(job for job in self.classifiers if job.name == name)
+        if job.origin is None:
+            found = CLASSIFIERS[name]
+        else:
+            found = load_classifier(Origin.from_json(job.origin))
+        return found, found.Config.from_json(job.config)
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object. Pairs of one config mostly have the same columns: they stand once."""
@@ -72,6 +98,8 @@ class TrialJob:
                 "folders": [str(folder) for folder in matrix.features.folders],
                 "columns": columns.setdefault(matrix.features.columns, len(columns)),
                 "num_tensors": matrix.num_tensors,
+                "transform": matrix.transform,
+                "origin": matrix.origin,
             }
             for matrix in self.matrices
         ]
@@ -82,7 +110,8 @@ class TrialJob:
             "columns": [list(names) for names in columns],
             "labels": self.labels,
             "n_classes": self.n_classes,
-            "hyper": self.hyper.to_json(),
+            "classifiers": [vars(job) for job in self.classifiers],
+            "threads": self.threads,
             "workers": self.workers,
         }
 
@@ -97,8 +126,11 @@ class TrialJob:
                 matrix["representation"],
                 FeatureMatrix(tuple(map(Path, matrix["folders"])), columns[matrix["columns"]]),
                 matrix["num_tensors"],
+                matrix["transform"],
+                matrix["origin"],
             )
             for matrix in value.pop("matrices")
         ]
-        hyper = Hyperparameters(**value.pop("hyper"))
-        return cls(run_dir=Path(value.pop("run_dir")), matrices=matrices, hyper=hyper, **value)
+        classifiers = [ClassifierJob(**job) for job in value.pop("classifiers")]
+        run_dir = Path(value.pop("run_dir"))
+        return cls(run_dir=run_dir, matrices=matrices, classifiers=classifiers, **value)

@@ -1,4 +1,4 @@
-"""The slot of a trial that is still training: one file, so that it is whole or not there.
+"""The state of a trial that is still training: one file, so that it is whole or not there.
 
     inflight/<config>/<representation>/seed-<seed>.safetensors
 
@@ -26,40 +26,40 @@ from .run_dir import RunDir
 
 
 @dataclass(frozen=True)
-class Slot:
+class TrialState:
     """A trial's state between two slices.
 
     Attributes:
-        fingerprint: of the trial; another one's slot is not continued.
-        environment: device type, torch version, threads …; another one's slot is not continued,
+        fingerprint: of the trial; another one's is not continued.
+        environment: device type, torch version, threads …; another one's is not continued,
             since its numbers would round differently.
         tensors: weights, best weights, optimizer moments, random generator states.
-        state: everything else, as JSON.
+        rest: everything else, as JSON.
     """
 
     fingerprint: str
     environment: dict[str, Any]
     tensors: dict[str, Tensor]
-    state: dict[str, Any]
+    rest: dict[str, Any]
 
 
-def write_slot(run_dir: Path, key: TrialKey, slot: Slot) -> None:
-    """Replace a trial's slot, atomically."""
+def write_state(run_dir: Path, key: TrialKey, state: TrialState) -> None:
+    """Replace a trial's state, atomically."""
     note = sign(
         {
             "key": key.to_json(),
-            "fingerprint": slot.fingerprint,
-            "environment": slot.environment,
-            "state": slot.state,
-            "tensors": _checksum(slot.tensors),
+            "fingerprint": state.fingerprint,
+            "environment": state.environment,
+            "state": state.rest,
+            "tensors": _checksum(state.tensors),
         }
     )
-    content = save(slot.tensors, metadata={"slot": json.dumps(note, allow_nan=False)})
+    content = save(state.tensors, metadata={"state": json.dumps(note, allow_nan=False)})
     write_atomic(RunDir(run_dir).state(key), lambda file: file.write(content))
 
 
-def read_slot(run_dir: Path, key: TrialKey) -> Slot:
-    """A trial's slot, its tensors on the CPU.
+def read_state(run_dir: Path, key: TrialKey) -> TrialState:
+    """A trial's state, its tensors on the CPU.
 
     Raises:
         DamagedFileError: it does not parse, a checksum differs, or it is another trial's.
@@ -68,21 +68,21 @@ def read_slot(run_dir: Path, key: TrialKey) -> Slot:
     path = RunDir(run_dir).state(key)
     try:
         with safe_open(path, framework="pt") as file:
-            note = json.loads((file.metadata() or {})["slot"])
+            note = json.loads((file.metadata() or {})["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise DamagedFileError(f"slot {key} cannot be read: {error}") from error
+        raise DamagedFileError(f"the state of {key} cannot be read: {error}") from error
     if note.get("checksum") != sign(note)["checksum"] or note["tensors"] != _checksum(tensors):
-        raise DamagedFileError(f"slot {key} does not match its checksum")
+        raise DamagedFileError(f"the state of {key} does not match its checksum")
     if note["key"] != key.to_json():
-        raise DamagedFileError(f"slot {key} is another trial's")
-    return Slot(note["fingerprint"], note["environment"], tensors, note["state"])
+        raise DamagedFileError(f"the state of {key} is another trial's")
+    return TrialState(note["fingerprint"], note["environment"], tensors, note["state"])
 
 
-def delete_slot(run_dir: Path, key: TrialKey) -> None:
-    """Forget a trial's slot."""
+def delete_state(run_dir: Path, key: TrialKey) -> None:
+    """Forget a trial's state."""
     RunDir(run_dir).state(key).unlink(missing_ok=True)
 
 

@@ -13,28 +13,29 @@ import numpy as np
 import ray
 import torch
 from ray import tune
+from threadpoolctl import threadpool_limits
 
 from features.core.files import DamagedFileError
 from features.core.memory import keep_freed_memory
 
+from .classifiers.base import Fit, FitState, Progress
 from .data import TrialData, prepare_data
 from .events import EventLog
 from .job import TrialJob
 from .record import TrialKey, has_record, write_record
 from .scores import SplitScores, score_split
 from .splits import split_samples
-from .state import Slot, delete_slot, read_slot, write_slot
-from .training import Training
+from .state import TrialState, delete_state, read_state, write_state
 
 _SLICE_SECONDS = 2.0
-_SLICE_PER_SLOT_WRITE = 20.0
+_SLICE_PER_STATE_WRITE = 20.0
 _WAIT_FOR_WORKERS_SECONDS = 8.0
 
 
 class TrialWorker(tune.Trainable):
-    """Trains one classifier per configuration and writes its record as its last act.
+    """Fits one classifier per configuration and writes its record as its last act.
 
-    Between two slices the trial's state is written to its slot, from which any worker goes on.
+    Between two slices the trial's state is written, from which any worker goes on.
 
     A configuration is {"point": a trial's key and fingerprint, "job": path of job.json}. A step is
     a slice of time, not an epoch: short trials finish in one step. Where the slices fall never
@@ -45,7 +46,7 @@ class TrialWorker(tune.Trainable):
         """Start a new process's first trial."""
         self._job_path = Path(config["job"])
         self._job = TrialJob.read(self._job_path)
-        self._device = _set_up_device(self._job.hyper.threads)
+        self._device = _set_up_device(self._job.threads)
         self._events = EventLog(self._job.run_dir, self._job.invocation)
         self._data: tuple[tuple[str, str], TrialData] | None = None
         self._must_wait = True
@@ -61,12 +62,12 @@ class TrialWorker(tune.Trainable):
         point = config["point"]
         self._fingerprint = point["fingerprint"]
         self._key = TrialKey.from_json({n: v for n, v in point.items() if n != "fingerprint"})
-        self._training: Training | None = None
-        self._load_seconds = self._train_seconds = 0.0
+        self._fit: Fit | None = None
+        self._load_seconds = self._train_seconds = self._earlier_seconds = 0.0
         self._slice_seconds = _SLICE_SECONDS
 
     def step(self) -> dict[str, Any]:
-        """Train for a slice of time; when training ends, evaluate and write the record.
+        """Go on for a slice of time; when the fit ends, evaluate and write the record.
 
         A trial that finds too little GPU memory ends without a record. Raising would make Tune
         try again with the same share of the GPU; the driver plans it again with more.
@@ -75,32 +76,34 @@ class TrialWorker(tune.Trainable):
             self._wait_for_workers()
         try:
             return self._advance()
-        except torch.OutOfMemoryError as error:
-            self._training = self._data = None
-            torch.cuda.empty_cache()
-            reason = str(error).splitlines()[0]
-            self._events.write("trial_out_of_memory", key=self._key.to_json(), reason=reason)
-            return {"done": True, "out_of_memory": True}
+        except RuntimeError as error:
+            reason = _out_of_memory(error)
+            if reason is None:
+                raise
+        # Not before: the traceback holds the tensors.
+        self._fit = self._data = None
+        torch.cuda.empty_cache()
+        self._events.write("trial_out_of_memory", key=self._key.to_json(), reason=reason)
+        return {"done": True, "out_of_memory": True}
 
     def _advance(self) -> dict[str, Any]:
         run_dir, key = self._job.run_dir, self._key
-        if self._training is None:
+        if self._fit is None:
             if has_record(run_dir, key, self._fingerprint):
-                delete_slot(run_dir, key)
+                delete_state(run_dir, key)
                 return {"done": True}
-            self._training = self._begin()
-        training = self._training
+            self._fit = self._begin()
+        fit = self._fit
         began = time.perf_counter()
-        while not training.finished and time.perf_counter() - began < self._slice_seconds:
-            training.run_epoch()
+        now = fit.advance(self._slice_seconds)
         seconds = time.perf_counter() - began
         self._train_seconds += seconds
-        progress = {"epoch": training.epoch, "val_acc": training.val_acc_history[-1]}
-        if training.finished:
-            result = self._finish(training, seconds)
-            self._training = None
+        progress = {"epoch": now.epoch, "val_acc": now.val_acc}
+        if fit.finished:
+            result = self._finish(fit, now, seconds)
+            self._fit = None
             return {**progress, **result, "done": True}
-        self._save(training)
+        self._save(fit)
         self._events.write("trial_progress", key=key.to_json(), slice_seconds=seconds, **progress)
         return {**progress, "done": False}
 
@@ -114,87 +117,104 @@ class TrialWorker(tune.Trainable):
 
     # One trial
 
-    def _begin(self) -> Training:
-        """Load the data and go on from the trial's slot, if it has a valid one."""
+    def _begin(self) -> Fit:
+        """Load the data and go on from the trial's state, if it has a valid one."""
         self._began = time.perf_counter()
         self._events.write("trial_started", key=self._key.to_json())
-        training = Training(self._load(), self._job.hyper, self._key.seed)
+        data = self._load()
+        classifier, config = self._job.classifier(self._key.classifier)
+        fit = classifier.start(data, config, self._key.seed)
         try:
-            slot = read_slot(self._job.run_dir, self._key)
+            state = read_state(self._job.run_dir, self._key)
         except FileNotFoundError:
-            return training
+            return fit
         except DamagedFileError as error:
-            self._events.write("slot_damaged", key=self._key.to_json(), reason=str(error))
-            return training
-        mine = self._fingerprint, _rounding_environment(self._device)
-        if (slot.fingerprint, slot.environment) == mine:
-            training.load_state(slot.tensors, slot.state["training"])
-            self._train_seconds = slot.state["train_seconds"]
-            self._events.write("trial_resumed", key=self._key.to_json(), epoch=training.epoch)
-        return training
+            self._events.write("state_damaged", key=self._key.to_json(), reason=str(error))
+            return fit
+        if (state.fingerprint, state.environment) == (self._fingerprint, self._rounding()):
+            fit.load_state(FitState(state.tensors, state.rest["fit"]))
+            self._train_seconds = state.rest["train_seconds"]
+            self._earlier_seconds = state.rest["total_seconds"]
+            self._events.write("trial_resumed", key=self._key.to_json())
+        return fit
 
-    def _save(self, training: Training) -> None:
-        """Write the slot; the longer that takes, the longer the next slice."""
+    def _save(self, fit: Fit) -> None:
+        """Write the state; the longer that takes, the longer the next slice."""
         began = time.perf_counter()
-        tensors, state = training.state()
-        slot = Slot(
-            self._fingerprint,
-            _rounding_environment(self._device),
-            tensors,
-            {"training": state, "train_seconds": self._train_seconds},
-        )
-        write_slot(self._job.run_dir, self._key, slot)
+        now = fit.state()
+        if now is None:
+            return
+        rest = {
+            "fit": now.rest,
+            "train_seconds": self._train_seconds,
+            "total_seconds": self._total_seconds(),
+        }
+        state = TrialState(self._fingerprint, self._rounding(), now.tensors, rest)
+        write_state(self._job.run_dir, self._key, state)
         took = time.perf_counter() - began
-        self._slice_seconds = max(_SLICE_SECONDS, _SLICE_PER_SLOT_WRITE * took)
+        self._slice_seconds = max(_SLICE_SECONDS, _SLICE_PER_STATE_WRITE * took)
+
+    def _total_seconds(self) -> float:
+        """Of this trial, those of workers that died included up to their last state."""
+        return self._earlier_seconds + time.perf_counter() - self._began
+
+    def _rounding(self) -> dict[str, Any]:
+        """What the last bits of a result depend on besides its inputs."""
+        on_gpu = self._device.type == "cuda"
+        return {
+            "device": torch.cuda.get_device_name(self._device) if on_gpu else "cpu",
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "features": self._job.matrix(self._key).origin,
+        }
 
     def _load(self) -> TrialData:
-        """This pair's data; read once for all its seeds that this worker gets in a row."""
-        if self._data is not None and self._data[0] == self._key.pair:
+        """This trial's data; read once for all seeds that this worker gets in a row."""
+        of = self._key.config, self._key.representation
+        if self._data is not None and self._data[0] == of:
             return self._data[1]
         self._data = None  # make room before the next matrix comes
         began = time.perf_counter()
-        job = self._job
-        features = job.matrix(self._key).features.load()
+        job, matrix = self._job, self._job.matrix(self._key)
+        features = matrix.features.load()
         labels = np.array(job.labels)
         split = split_samples(len(labels))
-        data = prepare_data(features, labels, split, job.n_classes, self._device)
-        self._data = (self._key.pair, data)
+        data = prepare_data(features, labels, split, job.n_classes, self._device, matrix.transform)
+        self._data = (of, data)
         self._load_seconds = time.perf_counter() - began
         return data
 
-    def _finish(self, training: Training, slice_seconds: float) -> dict[str, Any]:
-        training.restore_best()
-        data = training.data
+    def _finish(self, fit: Fit, last: Progress, slice_seconds: float) -> dict[str, Any]:
+        data, matrix = self._job_data(), self._job.matrix(self._key)
         scores = {
-            name: score_split(training.log_probabilities(split), split.y.cpu().numpy())
+            name: score_split(fit.log_probabilities(split.x), split.y.cpu().numpy())
             for name, split in (("train", data.train), ("val", data.val), ("test", data.test))
         }
+        outcome = fit.outcome()
+        metrics = trial_metrics(scores, outcome)
         timing = {
             "load_seconds": self._load_seconds,
             "train_seconds": self._train_seconds,
-            "total_seconds": time.perf_counter() - self._began,
-            "epochs_run": training.epoch,
-            "best_epoch": training.best_epoch,
+            "total_seconds": self._total_seconds(),
+            "epochs_run": outcome.get("epochs_run", last.epoch),
+            "best_epoch": outcome.get("best_epoch", last.epoch),
         }
-        metrics = trial_metrics(scores, training)
         body = {
             "metrics": metrics,
-            "curves": {
-                "val_acc_history": training.val_acc_history,
-                "train_loss_history": training.train_loss_history,
-            },
+            "curves": dict(fit.curves),
             "confusion": {name: score.confusion for name, score in scores.items()},
             "predictions": {name: scores[name].predictions for name in ("val", "test")},
             "per_class": {name: scores[name].per_class for name in ("val", "test")},
             "calibration": {name: scores[name].calibration for name in ("val", "test")},
             "precision_recall": {name: scores[name].precision_recall for name in ("val", "test")},
             "feature_dim": data.n_features,
-            "num_layers": self._job.matrix(self._key).num_tensors,
+            "num_layers": matrix.num_tensors,
             "timing": timing,
-            "environment": _environment(self._device),
+            "environment": {**_environment(self._device), "features": matrix.origin},
         }
         write_record(self._job.run_dir, self._key, self._fingerprint, body)
-        delete_slot(self._job.run_dir, self._key)
+        delete_state(self._job.run_dir, self._key)
         result = {
             "seconds": timing["total_seconds"],
             "val_acc": metrics["val_acc"],
@@ -203,6 +223,10 @@ class TrialWorker(tune.Trainable):
         key = self._key.to_json()
         self._events.write("trial_finished", key=key, slice_seconds=slice_seconds, **result)
         return result
+
+    def _job_data(self) -> TrialData:
+        assert self._data is not None  # a fit has been started with it
+        return self._data[1]
 
     # All workers at once
 
@@ -224,42 +248,42 @@ class TrialWorker(tune.Trainable):
             time.sleep(0.02)
 
 
-def trial_metrics(scores: dict[str, SplitScores], training: Training) -> dict[str, Any]:
-    """The record's `metrics`: all of val and test, two of train, and the run's own."""
+def trial_metrics(scores: dict[str, SplitScores], outcome: dict[str, Any]) -> dict[str, Any]:
+    """The record's `metrics`: all of val and test, two of train, and what the fit tells."""
     metrics: dict[str, Any] = {
         f"train_{name}": scores["train"].metrics[name] for name in ("acc", "loss")
     }
     for split in ("val", "test"):
         metrics |= {f"{split}_{name}": value for name, value in scores[split].metrics.items()}
-    return metrics | {
-        "train_test_gap": metrics["train_acc"] - metrics["test_acc"],
-        "best_epoch": training.best_epoch,
-        "epochs_run": training.epoch,
-        "stopped_early": training.stopped_early,
-    }
+    return metrics | {"train_test_gap": metrics["train_acc"] - metrics["test_acc"], **outcome}
+
+
+def _out_of_memory(error: RuntimeError) -> str | None:
+    """Why a GPU's memory was too small, if that is what an error says.
+
+    cuBLAS and cuDNN tell their own failed allocations in words only.
+    """
+    text = str(error)
+    words = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+    if isinstance(error, torch.OutOfMemoryError) or any(word in text for word in words):
+        return (text.splitlines() or [""])[0]
+    return None
 
 
 def _set_up_device(threads: int) -> torch.device:
     """The device Ray gave this worker, set up so that a seed decides the result bit for bit."""
     torch.set_num_threads(threads)
+    threadpool_limits(threads)  # NumPy's and SciPy's BLAS have threads of their own
     keep_freed_memory()
-    if not torch.cuda.is_available():
+    # A GPU that is visible is not this worker's unless Ray says so.
+    assigned = ray.get_runtime_context().get_accelerator_ids().get("GPU")
+    if not assigned or not torch.cuda.is_available():
         return torch.device("cpu")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     return torch.device("cuda")
-
-
-def _rounding_environment(device: torch.device) -> dict[str, Any]:
-    """What the last bits of a result depend on besides its inputs."""
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-    }
 
 
 def _environment(device: torch.device) -> dict[str, Any]:

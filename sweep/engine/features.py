@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from features.cache import CacheEntry, exclusive
-from features.representations import Representation, get_representations, stored_representations
+from features.representations import Representation, stored_representations
 from features.scan import DatasetScan
 from features.sources import Source
 
 from ..dataset import make_folder, open_dataset
+from ..declared import declared_by
 from ..spec import RuntimeOptions, SweepSpec
 from ..watch.terminal import Reporter
 
@@ -101,7 +102,7 @@ def features_only(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) 
     cache = options.cache_dir.absolute()
     make_folder(cache)
     source, scan = open_dataset(spec, options, None, reporter)
-    wanted = [r.copied(cache / PLUGINS) for r in get_representations(spec.representations)]
+    wanted = declared_by(spec).copied(cache / PLUGINS).representations
     plan = _plan_features(scan, wanted, cache)
     report = StageReport()
     if plan.computed:

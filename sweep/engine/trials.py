@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from features.cache import feature_matrix
-from trainables.job import PairMatrix, TrialJob
+from features.cache import CacheEntry, feature_matrix
+from trainables.job import ClassifierJob, PairMatrix, TrialJob
 from trainables.record import TrialKey, has_record, write_failure
 from trainables.run_dir import RunDir
 
@@ -75,7 +75,7 @@ def _prepare_features(
             told = time.monotonic()
             run.events.write("features_progress", done=done, total=total)
 
-    wanted = [run.declared.representations[name] for name in names]
+    wanted = [run.declared.inputs[name].representation for name in names]
     _, report = ensure_features(
         run.source, run.scan, wanted, cache, run.reporter, on_progress=on_progress
     )
@@ -84,7 +84,7 @@ def _prepare_features(
     run.events.write("features", seconds=report.seconds, failed=list(report.failed))
     ready = []
     for key in todo:
-        parts = run.declared.representations[key.representation].stored
+        parts = run.declared.inputs[key.representation].representation.stored
         broken = [part.name for part in parts if part.name in report.failed]
         if broken:
             reason = f"feature stage: {report.failed[broken[0]]}"
@@ -97,6 +97,22 @@ def _prepare_features(
 
 
 def _train(run: Invocation, cache: Path, points: dict[TrialKey, str], tell: Tell) -> None:
+    """Run what uses a GPU, then what does not, so that neither keeps the other's share waiting."""
+    from .packing import available_resources
+
+    groups = [set(points)]
+    if available_resources().get("GPU"):
+        alike = {replace(key, seed=0) for key in points}
+        on_gpu = {key for key in alike if _device_bytes(run, key)}
+        groups = [
+            {key for key in points if (replace(key, seed=0) in on_gpu) is it}
+            for it in (True, False)
+        ]
+    for group in groups:
+        _train_alike(run, cache, {k: f for k, f in points.items() if k in group}, tell)
+
+
+def _train_alike(run: Invocation, cache: Path, points: dict[TrialKey, str], tell: Tell) -> None:
     """Run Tune experiments until every trial has a record or has failed for good."""
     from .packing import available_resources
 
@@ -130,21 +146,34 @@ def _trial_resources(
     run: Invocation, keys: list[TrialKey], options: RuntimeOptions
 ) -> TrialResources:
     """What each of some trials asks for: enough for the largest of them."""
-    from trainables.footprint import device_bytes
-
     from .packing import available_resources, gpu_memory, trial_resources
 
     available = available_resources()
     need, memory = 0, None
     if available.get("GPU") and options.gpus_per_trial is None:
         memory = gpu_memory()
-        widths = [
-            run.declared.features(config, name, run.scan)
-            for config, name in {(key.config, key.representation) for key in keys}
-        ]
-        samples, classes = run.scan.num_samples, len(run.scan.classes)
-        need = device_bytes(samples, max(widths), classes, run.spec.hyper)
+        need = max(_device_bytes(run, key) for key in {replace(key, seed=0) for key in keys})
+        if not need:  # none of them uses a GPU
+            options = replace(options, gpus_per_trial=0.0)
     return trial_resources(options, available, need, memory)
+
+
+def _device_bytes(run: Invocation, key: TrialKey) -> int:
+    """GPU memory that a trial takes at most."""
+    declared, scan = run.declared.classifiers[key.classifier], run.scan
+    width = run.declared.features(key.config, key.representation, scan)
+    return declared.classifier.device_bytes(
+        scan.num_samples, width, len(scan.classes), declared.config
+    )
+
+
+def _config(run: Invocation, classifier: str) -> dict[str, Any]:
+    return run.declared.classifiers[classifier].config.to_json()
+
+
+def _origin(run: Invocation, classifier: str) -> dict[str, str] | None:
+    origin = run.declared.classifiers[classifier].origin
+    return origin.to_json() if origin else None
 
 
 def _give_up(run: Invocation, points: dict[TrialKey, str], gpus: float) -> set[TrialKey]:
@@ -164,13 +193,16 @@ def _matrix_of(key: TrialKey) -> tuple[str, str]:
 
 def _matrix(run: Invocation, cache: Path, config: str, representation: str) -> PairMatrix:
     """Where the workers find a pair's features."""
-    item = run.declared.representations[representation]
+    item = run.declared.inputs[representation]
     columns = run.declared.columns(config, representation, run.scan)
+    parts = item.representation.stored
     return PairMatrix(
         config,
         representation,
-        feature_matrix(cache, run.scan.weights, item, columns),
+        feature_matrix(cache, run.scan.weights, item.representation, columns),
         len(run.declared.configs[config].tensors(run.scan.tensors)),
+        item.transform,
+        {part.name: CacheEntry(cache, run.scan.weights, part).origin() for part in parts},
     )
 
 
@@ -194,7 +226,11 @@ def _fit(
         matrices=[_matrix(run, cache, *of) for of in dict.fromkeys(map(_matrix_of, points))],
         labels=run.scan.kept_labels,
         n_classes=len(run.scan.classes),
-        hyper=run.spec.hyper,
+        classifiers=[
+            ClassifierJob(name, config=_config(run, name), origin=_origin(run, name))
+            for name in dict.fromkeys(key.classifier for key in points)
+        ],
+        threads=run.spec.threads,
         workers=min(resources.slots, len(points)),
     )
     ended: dict[TrialKey, Outcome] = {}

@@ -68,7 +68,13 @@ class RunComparison:
             ("layer tensors", [{c: counts[c] for c in shared} for counts in layers]),
             ("seeds", [a.run.sweep.grid.seeds for a in self.analyses]),
             ("splits", [d["split"] for d in decides]),
-            ("hyperparameters", [a.run.sweep.hyper for a in self.analyses]),
+            (
+                "hyperparameters",
+                [
+                    [a.run.sweep.settings(name) for name in a.run.sweep.grid.classifiers]
+                    for a in self.analyses
+                ],
+            ),
         ):
             if any(value != values[0] for value in values):
                 found.append(f"The runs have different {what}; see What ran.")

@@ -9,7 +9,8 @@ from typing import Any
 
 from features.layer_configs import DEFAULT_CONFIGS
 from features.representations import DEFAULT_REPRESENTATIONS
-from trainables.hyperparameters import Hyperparameters
+from trainables.classifiers.catalogue import built_in_settings, setting_option
+from trainables.record import DEFAULT_CLASSIFIER
 from trainables.run_dir import RunDir
 
 from ..sweep_file import SweepFile
@@ -41,7 +42,7 @@ def run_facts(run: RunData) -> Facts:
         ("representations", ", ".join(grid.representations)),
         ("layer configs", ", ".join(layers)),
         ("seeds", ", ".join(map(str, grid.seeds))),
-        ("hyperparameters", _named(sweep.hyper.to_json())),
+        *((f"settings of {name}", _named(sweep.settings(name))) for name in grid.classifiers),
         ("trials", f"{len(run.records)} of {len(grid.keys)} finished, {len(run.failed)} failed"),
         *((f"failed: {key}", _reason(run, key)) for key in run.failed),
         ("training time", _training_time(run)),
@@ -68,13 +69,29 @@ def reproduce_command(sweep: SweepFile) -> str:
     if grid.configs != DEFAULT_CONFIGS:
         options["configs"] = ",".join(grid.configs)
     options["num-runs"], options["seed"] = len(grid.seeds), grid.seeds[0]
-    for name, default in Hyperparameters().to_json().items():
-        value = sweep.hyper.to_json()[name]
-        if value != default:
-            options[name.replace("_", "-")] = value
+    known = sweep.declared["classifiers"]
+    if grid.classifiers != [DEFAULT_CLASSIFIER]:
+        pairs = [f"{entry.representation}:{entry.classifier}" for entry in grid.entries]
+        options["pairs"] = ",".join(pairs)
+        options.pop("representations", None)
+    spelled = {
+        (c.name, field.name): (setting_option(c.name, field), field.default)
+        for c, field in built_in_settings()
+    }
+    changed: list[str] = []
+    for name in grid.classifiers:
+        for setting, value in known[name]["config"].items():
+            option, default = spelled.get((name, setting), ("", None))
+            if value != known[name].get("defaults", {}).get(setting, default):
+                changed += (
+                    [option, str(value)] if option else ["--set", f"{name}.{setting}={value}"]
+                )
+    if sweep.frozen["decides"]["threads"] != 1:
+        options["threads"] = sweep.frozen["decides"]["threads"]
     words = ["lorasweep", "run"]
     for name, value in options.items():
         words += [f"--{name}", str(value)]
+    words += changed
     if data["skip_bad_samples"]:
         words.append("--skip-bad-samples")
     return shlex.join(words)

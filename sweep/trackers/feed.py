@@ -44,7 +44,7 @@ class TrackerFeed:
 
     Arguments:
         name: of the tracker, for messages.
-        hyperparameters: the run's.
+        settings: of a classifier by its name.
         warn: called, from the thread, with the first thing that goes wrong.
     """
 
@@ -53,11 +53,11 @@ class TrackerFeed:
         name: str,
         tracker: Tracker,
         run_dir: Path,
-        hyperparameters: dict[str, Any],
+        settings: Callable[[str], dict[str, Any]],
         warn: Callable[[str], None],
     ) -> None:
         self._name, self._tracker, self._run_dir = name, tracker, run_dir
-        self._hyperparameters, self._warn = hyperparameters, warn
+        self._settings, self._warn = settings, warn
         self._path = RunDir(run_dir).trackers / f"{name}.json"
         # Its digest, since the address of a server may hold a password.
         self._place = digest(tracker.place)
@@ -139,7 +139,9 @@ class TrackerFeed:
         if told is None or told["checksum"] != record["checksum"]:
             written = stamp[1] / 1e9
             self._down = True  # unless it takes this one
-            self._tracker.log(key, tracked_trial(key, record, self._hyperparameters, written))
+            self._tracker.log(
+                key, tracked_trial(key, record, self._settings(key.classifier), written)
+            )
             self._down = False
         self._told[str(key)] = {"checksum": record["checksum"], "file": stamp}
 

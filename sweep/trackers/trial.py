@@ -7,6 +7,9 @@ from typing import Any
 
 from trainables.record import TrialKey
 
+_CURVES = {"val_acc_history": "val/acc", "train_loss_history": "train/loss"}
+"""What trackers call a record's curves."""
+
 
 @dataclass(frozen=True)
 class TrackedTrial:
@@ -38,7 +41,7 @@ class TrackedTrial:
 
 
 def tracked_trial(
-    key: TrialKey, record: dict[str, Any], hyperparameters: dict[str, Any], written: float
+    key: TrialKey, record: dict[str, Any], settings: dict[str, Any], written: float
 ) -> TrackedTrial:
     """What there is to tell of a record.
 
@@ -49,14 +52,13 @@ def tracked_trial(
     return TrackedTrial(
         parameters={
             **key.to_json(),
-            **hyperparameters,
+            **settings,
             "feature_dim": record["feature_dim"],
             "num_layers": record["num_layers"],
         },
-        metrics={name: float(value) for name, value in numbers.items() if value is not None},
+        metrics={name: float(v) for name, v in numbers.items() if isinstance(v, int | float)},
         curves={
-            "val/acc": record["curves"]["val_acc_history"],
-            "train/loss": record["curves"]["train_loss_history"],
+            _CURVES.get(name, name): values for name, values in record["curves"].items() if values
         },
         origin={name: record[name] for name in ("fingerprint", "checksum")},
         began=written - record["timing"]["total_seconds"],

@@ -15,7 +15,7 @@ def pair_counts(grid: Grid, done: Collection[TrialKey]) -> dict[str, tuple[int, 
     counts = {}
     for config in grid.configs:
         complete = [
-            finished.issuperset(grid.keys_of((config, entry.label))) for entry in grid.entries
+            finished.issuperset(grid.keys_of((config, label))) for label in grid.labels_of(config)
         ]
         counts[config] = sum(complete), len(complete)
     return counts

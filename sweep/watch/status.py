@@ -154,7 +154,7 @@ class Status:
         for config in self.grid.configs:
             header = "".join(f"{name:>10}" for name in (*_COLUMNS, "s/trial"))
             lines.append(f"{config:{width}}{header}")
-            for name in self.grid.by_label:
+            for name in self.grid.labels_of(config):
                 numbers = "".join(f"{counts[config, name][column]:>10}" for column in _COLUMNS)
                 first = self.grid.keys_of((config, name))[0]
                 known = any(key.pair == first.pair for key in self.activity.seconds)

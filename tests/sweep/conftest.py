@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from sweep import RuntimeOptions, SweepSpec, run_sweep
-from trainables.hyperparameters import Hyperparameters
 
 ZOO = Path(__file__).parents[2] / "examples" / "digits-zoo"
 
@@ -18,7 +17,7 @@ def zoo_run(local_ray, tmp_path_factory):
         str(ZOO),
         representations=("stats", "matrix_norms", "info_theoretic"),
         num_runs=4,
-        hyper=Hyperparameters(hidden_dim=128, dropout=0.2, lr=3e-3, epochs=25, patience=6),
+        settings={"mlp": dict(hidden_dim=128, dropout=0.2, lr=3e-3, epochs=25, patience=6)},
     )
     return run_sweep(spec, RuntimeOptions(root / "results", cache_dir=root / "cache")).run_dir
 
@@ -31,7 +30,7 @@ def sanity_run(sanity, sanity_cache, tmp_path_factory):
         str(sanity),
         representations=("stats", "matrix_norms"),
         num_runs=2,
-        hyper=Hyperparameters(hidden_dim=16, epochs=3),
+        settings={"mlp": dict(hidden_dim=16, epochs=3)},
     )
     options = RuntimeOptions(
         tmp_path_factory.mktemp("sanity"), cache_dir=sanity_cache, log_to="none"

@@ -20,7 +20,6 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 from sweep import RuntimeOptions, SweepSpec, run_sweep
-from trainables.hyperparameters import Hyperparameters
 
 dataset, out = sys.argv[1], Path(sys.argv[2])
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -37,7 +36,7 @@ thread = threading.Thread(target=lose_node)
 thread.start()
 result = run_sweep(
     SweepSpec(dataset, representations=("matrix_norms",), configs=("all_layers",), num_runs=2,
-              hyper=Hyperparameters(epochs=2500, patience=2500)),
+              settings={"mlp": dict(epochs=2500, patience=2500)}),
     RuntimeOptions(output_dir=out, name="run", cache_dir=out / "cache"),
 )
 thread.join()

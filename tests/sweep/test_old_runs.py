@@ -15,6 +15,7 @@ from sweep import RuntimeOptions, run_sweep
 from sweep.report.build import make_report
 from sweep.sweep_file import read_sweep_file
 from sweep.watch.status import read_status
+from trainables.classifiers.mlp import Mlp
 from trainables.record import TrialKey
 from trainables.run_dir import RunDir
 from zoo.sanity import make_sanity
@@ -39,7 +40,7 @@ def test_it_is_shown_as_it_was(old_run):
 
 
 def test_it_is_shown_as_it_was_when_versions_are_raised(old_run, monkeypatch):
-    monkeypatch.setattr("sweep.sweep_file.TRAINER_VERSION", 999)
+    monkeypatch.setattr(Mlp, "version", 999)
     monkeypatch.setitem(REPRESENTATIONS, "stats", REPRESENTATIONS["simple_stats"])
     assert len(read_status(old_run).done) == 8
     assert make_report([old_run]).exists()

@@ -12,11 +12,10 @@ from typer.testing import CliRunner
 from cli import app
 from features.core.files import sign
 from sweep import RuntimeOptions, SweepSpec, run_sweep
-from trainables.hyperparameters import Hyperparameters
 from trainables.record import TrialKey, write_failure
 from trainables.run_dir import RunDir
 
-QUICK = Hyperparameters(hidden_dim=16, epochs=3)
+QUICK = {"mlp": dict(hidden_dim=16, epochs=3)}
 STRANGE = ['<script>alert("x")</script>', "$\\alpha_1$ & 100 %", "plain"]
 
 FIGURES = {
@@ -227,7 +226,7 @@ def test_many_classes_with_long_names(make_dataset, tmp_path, browser):
         representations=("stats",),
         configs=("all_layers", "visual_only", "text_only"),
         num_runs=2,
-        hyper=QUICK,
+        settings=QUICK,
     )
     options = RuntimeOptions(tmp_path / "results", cache_dir=tmp_path / "cache")
     run_dir = run_sweep(spec, options).run_dir
@@ -255,7 +254,7 @@ def test_strange_class_names_one_seed_and_one_config(make_dataset, tmp_path, bro
         representations=("stats", "spectral"),
         configs=("visual_only",),
         num_runs=1,
-        hyper=QUICK,
+        settings=QUICK,
     )
     options = RuntimeOptions(tmp_path / "results", cache_dir=tmp_path / "cache")
     run_dir = run_sweep(spec, options).run_dir
@@ -283,7 +282,7 @@ def test_several_runs_by_size(make_dataset, zoo_run, written, tmp_path, browser)
             str(make_dataset(f"of-{rows}", rows=rows)),
             representations=("stats",),
             num_runs=2,
-            hyper=QUICK,
+            settings=QUICK,
         )
         run_dirs.append(run_sweep(spec, options).run_dir)
     result = report(run_dirs[1], zoo_run, run_dirs[0])

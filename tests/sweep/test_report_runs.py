@@ -10,7 +10,6 @@ from features.core.errors import UserError
 from features.core.files import sign
 from sweep import RuntimeOptions, SweepSpec, run_sweep
 from sweep.report.runs import load_run
-from trainables.hyperparameters import Hyperparameters
 from trainables.record import TrialKey
 from trainables.run_dir import RunDir
 
@@ -26,7 +25,7 @@ def spec(sanity):
         representations=("stats", "matrix_norms"),
         configs=("all_layers",),
         num_runs=2,
-        hyper=Hyperparameters(hidden_dim=16, epochs=3),
+        settings={"mlp": dict(hidden_dim=16, epochs=3)},
     )
 
 

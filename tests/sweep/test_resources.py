@@ -9,9 +9,8 @@ from features.core.errors import UserError
 from sweep.engine.packing import trial_resources
 from sweep.spec import RuntimeOptions
 from tests.trainables.test_training import toy_data
-from trainables.footprint import device_bytes
-from trainables.hyperparameters import Hyperparameters
-from trainables.training import Training
+from trainables.classifiers.catalogue import CLASSIFIERS
+from trainables.classifiers.mlp_training import Training
 
 
 @pytest.mark.parametrize(
@@ -54,13 +53,12 @@ import sys
 from pathlib import Path
 import ray
 from sweep import RuntimeOptions, SweepSpec, run_sweep
-from trainables.hyperparameters import Hyperparameters
 
 dataset, out = sys.argv[1:]
 ray.init("local", num_cpus=8, num_gpus=2, include_dashboard=False, log_to_driver=False)
 result = run_sweep(
     SweepSpec(dataset, representations=("stats", "matrix_norms"), num_runs=10,
-              hyper=Hyperparameters(hidden_dim=32, epochs=150, patience=150)),
+              settings={"mlp": dict(hidden_dim=32, epochs=150, patience=150)}),
     RuntimeOptions(output_dir=Path(out), cache_dir=Path(out) / "cache", gpus_per_trial=0.25),
 )
 assert result.summary["ran"] == 40, result.summary
@@ -113,17 +111,17 @@ def test_automatic_packing_by_memory_and_cores(available, trial_gb, gpu_gb, expe
 
 
 def test_the_footprint_counts_what_a_trial_holds():
-    hyper = Hyperparameters()
-    small, wide = (device_bytes(50_000, width, 10, hyper) for width in (640, 8576))
+    mlp = CLASSIFIERS["mlp"]
+    small, wide = (mlp.device_bytes(50_000, width, 10, mlp.Config()) for width in (640, 8576))
     matrix = 50_000 * 4 * (8576 - 640)
     weights = 5 * 4 * 512 * (8576 - 640)
     assert wide - small == matrix + weights + 8192 * 4 * (8576 - 640)
-    training = Training(toy_data(), Hyperparameters(hidden_dim=64), seed=0)
+    training = Training(toy_data(), mlp.Config(hidden_dim=64), seed=0)
     tensors = [*training.model.parameters(), *training.optimizer.tensors().values()]
     tensors += [value for value in training.best_state.values() if value.is_floating_point()]
     tensors += [parameter.detach() for parameter in training.model.parameters()]  # gradients
     held = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    own = device_bytes(60, 7, 3, Hyperparameters(hidden_dim=64, batch_size=2))
+    own = mlp.device_bytes(60, 7, 3, mlp.Config(hidden_dim=64, batch_size=2))
     assert 0 < own - held < 1.1 * (1 << 30)
 
 
@@ -133,7 +131,6 @@ from pathlib import Path
 import ray, torch
 import trainables.trial
 from sweep import RuntimeOptions, SweepSpec, run_sweep
-from trainables.hyperparameters import Hyperparameters
 
 class Starving(trainables.trial.TrialWorker):
     needs = {"stats": 0.5, "simple_stats": 9.0}
@@ -150,7 +147,7 @@ dataset, cache, out = sys.argv[1:]
 ray.init("local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
 result = run_sweep(
     SweepSpec(dataset, representations=("stats", "simple_stats", "matrix_norms"), num_runs=1,
-              configs=("all_layers",), hyper=Hyperparameters(hidden_dim=32, epochs=2)),
+              configs=("all_layers",), settings={"mlp": dict(hidden_dim=32, epochs=2)}),
     RuntimeOptions(output_dir=Path(out), cache_dir=Path(cache)),
 )
 assert result.summary["ran"] == 2, result.summary

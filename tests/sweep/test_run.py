@@ -19,19 +19,19 @@ from sweep.dry_run import describe
 from sweep.sweep_file import read_sweep_file
 from sweep.watch.status import read_status
 from sweep.watch.terminal import Reporter
-from trainables.hyperparameters import Hyperparameters
+from trainables.classifiers.mlp import Mlp
 from trainables.record import TrialKey
 from trainables.run_dir import RunDir
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
-QUICK = Hyperparameters(hidden_dim=16, epochs=3)
+QUICK = {"mlp": dict(hidden_dim=16, epochs=3)}
 NAMES = ("stats", "matrix_norms")
 
 
 @pytest.fixture
 def spec(sanity):
-    return SweepSpec(str(sanity), representations=NAMES, num_runs=2, hyper=QUICK)
+    return SweepSpec(str(sanity), representations=NAMES, num_runs=2, settings=QUICK)
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_growing_and_shrinking_the_grid(spec, options, finished, capsys):
 
 @pytest.mark.usefixtures("finished")
 def test_another_spec_is_refused_and_the_difference_named(spec, options):
-    other = replace(spec, hyper=replace(QUICK, lr=0.01))
+    other = replace(spec, settings={"mlp": {**QUICK["mlp"], "lr": 0.01}})
     with pytest.raises(UserError, match=r"mlp.lr 0.001, this run has 0.01: give it"):
         run_sweep(other, options)
     assert summary(run_sweep(spec, options)) == counts(8, 8, 0)
@@ -206,7 +206,7 @@ def test_stale_and_corrupt_records_are_set_aside_and_run_again(
     with Reporter() as reporter:
         describe(spec, options, reporter)
     assert "trials: 7 done, 1 to run" in capsys.readouterr().out
-    monkeypatch.setattr("sweep.sweep_file.TRAINER_VERSION", 999)
+    monkeypatch.setattr(Mlp, "version", 999)
     assert len(read_status(run_dir).done) == 7  # as they were made
     assert summary(run_sweep(spec, options)) == counts(8, 0, 8)
     assert "set aside as *.stale" in capsys.readouterr().out
@@ -243,7 +243,7 @@ def test_no_cache_features_keeps_nothing_behind_and_labels_are_mapped(
 ):
     labels = pa.array([("cat", "ant")[i % 2] for i in range(24)])
     path = make_dataset(rows=24, category_label=labels)
-    spec = SweepSpec(str(path), representations=("stats",), num_runs=1, hyper=QUICK)
+    spec = SweepSpec(str(path), representations=("stats",), num_runs=1, settings=QUICK)
     uncached = replace(options, cache_features=False, cache_dir=tmp_path / "cache")
     result = run_sweep(spec, uncached)
     assert summary(result) == counts(2, 0, 2)
@@ -296,9 +296,8 @@ import sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from pathlib import Path
 from sweep import RuntimeOptions, SweepSpec, run_sweep
-from trainables.hyperparameters import Hyperparameters
 spec = SweepSpec({spec.dataset!r}, representations={NAMES!r}, num_runs=1,
-                 hyper=Hyperparameters(hidden_dim=16, epochs=3))
+                 settings={{"mlp": dict(hidden_dim=16, epochs=3)}})
 options = RuntimeOptions(output_dir=Path({str(options.output_dir)!r}),
                          cache_dir=Path({str(options.cache_dir)!r}))
 assert run_sweep(spec, options).summary["skipped"] == 4
@@ -380,7 +379,7 @@ def test_a_failing_representation_fails_its_trials_only(spec, options, tmp_path,
 
 def test_fresh_full_resume_and_partial_resume(sanity, options, capsys):
     """The three classic cases on the whole 9 × 2 grid."""
-    spec = SweepSpec(str(sanity), num_runs=1, hyper=QUICK)
+    spec = SweepSpec(str(sanity), num_runs=1, settings=QUICK)
     fresh = run_sweep(spec, options)
     assert summary(fresh) == counts(18, 0, 18)
     assert "18/18 (100.0%)" in capsys.readouterr().out

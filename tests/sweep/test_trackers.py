@@ -18,12 +18,11 @@ from features.core.files import sign, write_json
 from sweep import RuntimeOptions, SweepSpec, launch, run_sweep
 from sweep.trackers import TrackedTrial, TrackerFeed, available, make_tracker
 from sweep.watch.terminal import Reporter
-from trainables.hyperparameters import Hyperparameters
 from trainables.record import TrialKey, read_record, write_record
 from trainables.run_dir import RunDir
 
 ROOT = Path(__file__).parents[2]
-QUICK = Hyperparameters(hidden_dim=16, epochs=3)
+QUICK = {"mlp": dict(hidden_dim=16, epochs=3)}
 KEYS = [TrialKey("all_layers", "stats", seed) for seed in (42, 43)]
 
 
@@ -40,7 +39,7 @@ def _nowhere_else(monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def spec(sanity):
     return SweepSpec(
-        str(sanity), representations=("stats",), configs=("all_layers",), num_runs=2, hyper=QUICK
+        str(sanity), representations=("stats",), configs=("all_layers",), num_runs=2, settings=QUICK
     )
 
 

@@ -49,7 +49,17 @@ class Config:
         unknown = sorted(value.keys() - known)
         if unknown:
             raise UserError(f"unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        for item in fields(cls):
+            if item.name in value and not _fits(value[item.name], item.default):
+                kind = type(item.default).__name__
+                raise UserError(f"setting {item.name!r} must be of type {kind}")
         return cls(**value)
+
+
+def _fits(value: Any, default: Any) -> bool:
+    if isinstance(default, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is type(default)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
-"""Training one classifier, epoch by epoch."""
+"""Training the multilayer perceptron, epoch by epoch."""
 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -10,15 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .data import SplitTensors, TrialData
-from .footprint import EVALUATION_ROWS
-from .hyperparameters import Hyperparameters
-from .modules import Dropout, FusedAdam
+from ..data import TrialData
+from ..modules import Dropout, FusedAdam
+from .base import Fit, FitState, Progress
+from .mlp import EVALUATION_ROWS, MlpConfig
 
 _PLATEAU_FACTOR = 0.5
 _PLATEAU_PATIENCE = 10
-
-
 _PLATEAU_STATE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch", "_last_lr")
 
 
@@ -26,18 +26,18 @@ class TrainingDivergedError(RuntimeError):
     """The training loss is no longer finite."""
 
 
-def build_classifier(n_features: int, n_classes: int, hyper: Hyperparameters) -> nn.Sequential:
+def build_classifier(n_features: int, n_classes: int, config: MlpConfig) -> nn.Sequential:
     """Three times Linear → BatchNorm → ReLU → Dropout, then Linear to the classes."""
     layers: list[nn.Module] = []
     width = n_features
     for _ in range(3):
         layers += [
-            nn.Linear(width, hyper.hidden_dim),
-            nn.BatchNorm1d(hyper.hidden_dim),
+            nn.Linear(width, config.hidden_dim),
+            nn.BatchNorm1d(config.hidden_dim),
             nn.ReLU(inplace=True),
-            Dropout(hyper.dropout),
+            Dropout(config.dropout),
         ]
-        width = hyper.hidden_dim
+        width = config.hidden_dim
     return nn.Sequential(*layers, nn.Linear(width, n_classes))
 
 
@@ -50,8 +50,8 @@ def batch_bounds(n: int, batch_size: int) -> list[int]:
     return bounds
 
 
-class Training:
-    """One classifier's way from its seed to its best weights.
+class Training(Fit):
+    """One network's way from its seed to its best weights.
 
     Adam (fused), halved learning rate after 10 epochs without a better validation accuracy, early
     stopping, best weights kept. All randomness comes from `seed`. The host waits for the device
@@ -59,17 +59,17 @@ class Training:
 
     Arguments:
         data: split tensors on one device.
-        hyper: hyperparameters.
+        config: its settings.
         seed: decides initial weights, batch order and dropout.
     """
 
-    def __init__(self, data: TrialData, hyper: Hyperparameters, seed: int) -> None:
-        self.data, self.hyper = data, hyper
+    def __init__(self, data: TrialData, config: MlpConfig, seed: int) -> None:
+        self.data, self.config = data, config
         device = data.train.x.device
         torch.manual_seed(seed)
-        self.model = build_classifier(data.n_features, data.n_classes, hyper).to(device)
+        self.model = build_classifier(data.n_features, data.n_classes, config).to(device)
         self.optimizer = FusedAdam(
-            self.model.parameters(), lr=hyper.lr, weight_decay=hyper.weight_decay
+            self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
         self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimizer, mode="max", factor=_PLATEAU_FACTOR, patience=_PLATEAU_PATIENCE
@@ -89,12 +89,29 @@ class Training:
     @property
     def stopped_early(self) -> bool:
         """Whether patience has run out."""
-        return self.epoch - self.best_epoch >= self.hyper.patience
+        return self.epoch - self.best_epoch >= self.config.patience
 
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to train."""
-        return self.epoch >= self.hyper.epochs or self.stopped_early
+        return self.epoch >= self.config.epochs or self.stopped_early
+
+    @property
+    def curves(self) -> Mapping[str, list[float]]:
+        """Validation accuracy and mean training loss after every epoch."""
+        return {
+            "val_acc_history": self.val_acc_history,
+            "train_loss_history": self.train_loss_history,
+        }
+
+    def advance(self, seconds: float) -> Progress:
+        """Run whole epochs until the time is over, one at least."""
+        began = time.perf_counter()
+        while not self.finished:
+            self.run_epoch()
+            if time.perf_counter() - began >= seconds:
+                break
+        return Progress(self.epoch, self.val_acc_history[-1])
 
     def run_epoch(self) -> None:
         """One pass over the training split and one look at the validation split.
@@ -104,7 +121,7 @@ class Training:
         """
         x, y = self.data.train.x, self.data.train.y
         order = torch.randperm(len(y), generator=self.order).to(x.device)
-        bounds = batch_bounds(len(y), self.hyper.batch_size)
+        bounds = batch_bounds(len(y), self.config.batch_size)
         total = torch.zeros((), device=x.device)
         self.model.train()
         for start, stop in pairwise(bounds):
@@ -117,8 +134,11 @@ class Training:
         correct = (self._logits(val.x).argmax(1) == val.y).sum()
         train_loss, hits = torch.stack([total, correct.float()]).tolist()
         if not math.isfinite(train_loss):
+            cause = "try a smaller --lr"
+            if not x.isfinite().all():
+                cause = "the features hold values that are not finite"
             raise TrainingDivergedError(
-                f"training loss is {train_loss} in epoch {self.epoch + 1}; try a smaller --lr"
+                f"training loss is {train_loss} in epoch {self.epoch + 1}; {cause}"
             )
         self.train_loss_history.append(train_loss / len(y))
         self.val_acc_history.append(hits / len(val.y))
@@ -131,14 +151,14 @@ class Training:
             for name, value in self.model.state_dict().items():
                 self.best_state[name].copy_(value)
 
-    def restore_best(self) -> None:
+    def _restore_best(self) -> None:
         """Put the weights of the best epoch back."""
         self.model.load_state_dict(self.best_state)
 
     # Between two slices
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that decides how training goes on: tensors, and the rest as JSON."""
+    def state(self) -> FitState:
+        """Weights, best weights, Adam's moments, random states; histories and the schedule."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.best_state.items()}
         tensors |= {f"adam.{name}": value for name, value in self.optimizer.tensors().items()}
@@ -147,7 +167,7 @@ class Training:
         if self.data.train.x.is_cuda:
             tensors["rng.cuda"] = torch.cuda.get_rng_state()
         scheduler = self.scheduler.state_dict()
-        return tensors, {
+        rest = {
             "val_acc_history": self.val_acc_history,
             "train_loss_history": self.train_loss_history,
             "best_val_acc": self.best_val_acc,
@@ -155,9 +175,11 @@ class Training:
             "lr": self.optimizer.param_groups[0]["lr"],
             "scheduler": {name: scheduler[name] for name in _PLATEAU_STATE},
         }
+        return FitState(tensors, rest)
 
-    def load_state(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    def load_state(self, state: FitState) -> None:
         """Go on where `state` was taken. The random states of torch are replaced, too."""
+        tensors, rest = state.tensors, state.rest
         self.model.load_state_dict(_part(tensors, "model."))
         for name, value in _part(tensors, "best.").items():
             self.best_state[name].copy_(value)
@@ -166,15 +188,24 @@ class Training:
         torch.set_rng_state(tensors["rng.cpu"])
         if "rng.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng.cuda"])
-        self.val_acc_history = list(state["val_acc_history"])
-        self.train_loss_history = list(state["train_loss_history"])
-        self.best_val_acc, self.best_epoch = state["best_val_acc"], state["best_epoch"]
-        self.optimizer.param_groups[0]["lr"] = state["lr"]
-        self.scheduler.load_state_dict(state["scheduler"])
+        self.val_acc_history = list(rest["val_acc_history"])
+        self.train_loss_history = list(rest["train_loss_history"])
+        self.best_val_acc, self.best_epoch = rest["best_val_acc"], rest["best_epoch"]
+        self.optimizer.param_groups[0]["lr"] = rest["lr"]
+        self.scheduler.load_state_dict(rest["scheduler"])
 
-    def log_probabilities(self, split: SplitTensors) -> np.ndarray:
-        """(n, n_classes) float64 of a split, with the current weights."""
-        return self._logits(split.x).double().log_softmax(1).cpu().numpy()
+    def outcome(self) -> dict[str, Any]:
+        """The best epoch, how many there were, and whether patience ran out."""
+        return {
+            "best_epoch": self.best_epoch,
+            "epochs_run": self.epoch,
+            "stopped_early": self.stopped_early,
+        }
+
+    def log_probabilities(self, x: Tensor) -> np.ndarray:
+        """(n, n_features) float32 -> (n, n_classes) float64, with the weights of the best epoch."""
+        self._restore_best()
+        return self._logits(x).double().log_softmax(1).cpu().numpy()
 
     @torch.no_grad()
     def _logits(self, x: Tensor) -> Tensor:
