@@ -4,14 +4,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from trainables.footprint import device_bytes
+from trainables.training import Training
 
 from features.core.errors import UserError
 from sweep.engine.packing import trial_resources
 from sweep.spec import RuntimeOptions
 from tests.trainables.test_training import toy_data
-from trainables.footprint import device_bytes
 from trainables.hyperparameters import Hyperparameters
-from trainables.training import Training
 
 
 @pytest.mark.parametrize(
