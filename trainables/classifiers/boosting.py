@@ -1,4 +1,4 @@
-"""Gradient-boosted trees (LightGBM), which Unterthiner et al. (2020) fit to statistics of weights."""
+"""Gradient-boosted trees (LightGBM), as Unterthiner et al. (2020) fit to statistics of weights."""
 
 from __future__ import annotations
 
@@ -188,10 +188,12 @@ class BoostingFit(Fit):
         import numpy as np
         from scipy.special import log_softmax
 
-        scores = np.zeros((len(x), 1))
-        if self._booster is not None:
+        if self._booster is None:
+            log_p = np.zeros((len(x), 1))
+        else:
             scores = self._booster.predict(x.numpy(), raw_score=True, num_iteration=self._best)
-        return with_absent_classes(log_softmax(scores, axis=1), self._present, self._data.n_classes)
+            log_p = log_softmax(scores, axis=1)
+        return with_absent_classes(log_p, self._present, self._data.n_classes)
 
     def outcome(self) -> dict[str, Any]:
         """The best round, how many there were, and whether patience ran out."""

@@ -62,12 +62,14 @@ class Linear(Classifier):
     ) -> int:
         """Bytes of main memory at most.
 
-        The Gram matrix, the preconditioner and its factor; L-BFGS's pairs, each with its image;
+        The Gram matrix, the preconditioner and its factor; L-BFGS's pairs;
         logits and their temporaries; a block of samples in float64.
         """
         side = min(n_samples, n_features)
-        gram = 3 * side * side * (8 if n_samples < 2 * n_features else FLOAT)
-        vectors = (4 * MEMORY + 16) * n_classes * (max(side, n_features) + 1) * 8
+        # With fewer samples than features: eigenvectors in float64, their solver's space, twice
+        # scaled, and the same three.
+        gram = side * side * (8 * 8 if n_samples < 2 * n_features else 3 * FLOAT)
+        vectors = (2 * MEMORY + 16) * n_classes * (max(side, n_features) + 1) * 8
         logits = 12 * n_samples * n_classes * 8
         block = 2 * EVALUATION_ROWS * n_features * 8
         return base_host_bytes(n_samples, n_features) + gram + vectors + logits + block

@@ -6,8 +6,8 @@ Hessian is at most ½ XᵀX/n + λI (Böhning 1992), whatever the correlations b
 Along a direction the objective needs no look at the features, so the line search is as good as
 exact. A step reads the training split twice.
 
-With fewer samples than features the weights are XᵀA, and A is what is sought: everything happens
-in the inner product tr(AᵀKB), K = XXᵀ, in which the preconditioner is (κK/n + λI)⁻¹.
+With fewer samples than features the weights are combinations of samples. The eigenvectors of XXᵀ
+then give as many coordinates as there are samples, in which the objective is the same one.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ GRADIENT_TOLERANCE = 1e-6
 
 _MOST_STEPS = 1000
 _ROWS = 4096
+_COLUMNS = 1024
+_SMALLEST_EIGENVALUE = 1e-12
 _SLOPE_LEFT = 0.1
 
 
@@ -122,7 +124,7 @@ class LinearFit(Fit):
 
 
 class _Problem:
-    """The training split, seen from weights or, with fewer samples than features, from A.
+    """The training split, in as few coordinates as it needs.
 
     A point is (n_classes, m + 1) float64: m coordinates and the intercept of every class.
 
@@ -132,62 +134,71 @@ class _Problem:
     """
 
     def __init__(self, x: Tensor, y: Tensor, n_classes: int) -> None:
-        self.x, self.n = x, len(y)
-        self.dual = x.shape[0] < x.shape[1]
-        self.shape = (n_classes, min(x.shape) + 1)
+        self.n = len(y)
         self.truth = torch.nn.functional.one_hot(y, n_classes).double()
+        self._x, self._z = x, x
+        self._back: Tensor | None = None
         self._gram: Tensor | None = None
+        if x.shape[0] < x.shape[1]:
+            self._rotate()
+        self.shape = (n_classes, self._z.shape[1] + 1)
+
+    def _rotate(self) -> None:
+        """Take the coordinates Z = US^½ of XXᵀ = USUᵀ; weights are then XᵀUS^-½ times a point."""
+        products = torch.zeros(self.n, self.n, dtype=torch.float64)
+        for part in self._x.split(_COLUMNS, dim=1):
+            exact = part.double()
+            products.addmm_(exact, exact.T)
+        if not products.isfinite().all():
+            raise RuntimeError("the features hold values that are not finite")
+        values, vectors = torch.linalg.eigh(products)
+        del products
+        # At least one direction is none, since features have mean 0.
+        first = int((values <= _SMALLEST_EIGENVALUE * values[-1]).sum())
+        values, vectors = values[first:], vectors[:, first:]
+        self._z = vectors * values.sqrt()
+        self._back = vectors / values.sqrt()
+        self._gram = values.diag()
 
     @property
     def gram(self) -> Tensor:
-        """XᵀX, of which only the preconditioner is made, or XXᵀ in float64; made when needed."""
+        """ZᵀZ, (m, m); made when first needed. Only the preconditioner is made of it."""
         if self._gram is None:
-            self._gram = (self.x @ self.x.T).double() if self.dual else self.x.T @ self.x
+            self._gram = self._z.T @ self._z
         return self._gram
 
-    def logits(self, point: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, n_classes) float64, and the point's image: what its inner products are taken with."""
-        if not self.dual:
-            return (self.x @ point[:, :-1].float().T).double() + point[:, -1], point
-        product = point[:, :-1] @ self.gram
-        return product.T + point[:, -1], torch.cat([product, point[:, -1:]], 1)
-
-    def image(self, point: Tensor) -> Tensor:
-        """What inner products with the point are taken with, in a plain sum."""
-        return self.logits(point)[1] if self.dual else point
+    def logits(self, point: Tensor) -> Tensor:
+        """(n, n_classes) float64."""
+        return (self._z @ point[:, :-1].to(self._z.dtype).T).double() + point[:, -1]
 
     def gradient(self, logits: Tensor, point: Tensor, strength: float) -> tuple[Tensor, float]:
-        """The objective's gradient as a point, and the largest component by weight."""
-        errors = (logits.softmax(1) - self.truth) / self.n
-        if self.dual:
-            gradient = torch.cat([errors.T, errors.sum(0)[:, None]], 1)
-        else:
-            gradient = self._by_feature(errors.T)
+        """The objective's gradient as a point, and a bound of its largest component by weight."""
+        errors = ((logits.softmax(1) - self.truth) / self.n).T
+        gradient = torch.cat([_combine(errors, self._z, _ROWS), errors.sum(1)[:, None]], 1)
         gradient[:, :-1] += strength * point[:, :-1]
-        by_weight = self._by_feature(gradient[:, :-1]) if self.dual else gradient
-        largest = max(by_weight[:, :-1].abs().max().item(), gradient[:, -1].abs().max().item())
-        return gradient, largest
-
-    def _by_feature(self, by_sample: Tensor) -> Tensor:
-        """(n_classes, n) -> its product with X, (n_classes, n_features), and its sum beside."""
-        total = torch.zeros(len(by_sample), self.x.shape[1] + 1, dtype=torch.float64)
-        for start in range(0, self.n, _ROWS):
-            rows = slice(start, start + _ROWS)
-            # The small factor comes first: the other order is ten times slower.
-            total[:, :-1] += by_sample[:, rows].float() @ self.x[rows]
-        total[:, -1] = by_sample.sum(1)
-        return total
+        # The rotation keeps lengths, not components.
+        bound = gradient.abs().amax() if self._back is None else gradient.norm(dim=1).amax()
+        return gradient, bound.item()
 
     def weights(self, point: Tensor) -> Tensor:
         """(n_classes, n_features + 1) float64: weights and intercepts."""
-        if not self.dual:
+        if self._back is None:
             return point.clone()
-        total = torch.zeros(len(point), self.x.shape[1] + 1, dtype=torch.float64)
+        by_sample = point[:, :-1] @ self._back.T
+        total = torch.zeros(len(point), self._x.shape[1], dtype=torch.float64)
         for start in range(0, self.n, EVALUATION_ROWS):
             rows = slice(start, start + EVALUATION_ROWS)
-            total[:, :-1] += point[:, :-1][:, rows] @ self.x[rows].double()
-        total[:, -1] = point[:, -1]
-        return total
+            total += by_sample[:, rows] @ self._x[rows].double()
+        return torch.cat([total, point[:, -1:]], 1)
+
+
+def _combine(by_sample: Tensor, rows: Tensor, at_a_time: int) -> Tensor:
+    """(k, n) float64 times (n, m) -> (k, m) float64; in the rows' precision within a block."""
+    total = torch.zeros(len(by_sample), rows.shape[1], dtype=torch.float64)
+    for factor, block in zip(by_sample.split(at_a_time, dim=1), rows.split(at_a_time)):
+        # The small factor comes first: the other order is ten times slower.
+        total += factor.to(block.dtype) @ block
+    return total
 
 
 class _Preconditioner:
@@ -221,28 +232,28 @@ class _Preconditioner:
 
 def _minimise(problem: _Problem, at: Tensor, strength: float) -> tuple[Tensor, bool]:
     """The minimum for one strength, from a given point, and whether it was reached."""
-    logits, at_image = problem.logits(at)
+    logits = problem.logits(at)
     gradient, largest = problem.gradient(logits, at, strength)
     if not np.isfinite(largest):
         raise RuntimeError("the features hold values that are not finite")
     fresh = True
     precondition: _Preconditioner | None = None
-    pairs: list[tuple[Tensor, Tensor, Tensor, Tensor, float]] = []
+    pairs: list[tuple[Tensor, Tensor, float]] = []
     for _ in range(_MOST_STEPS):
         if largest <= GRADIENT_TOLERANCE:
             if fresh:
                 return at, True
             # Steps have been added to the logits; the rounding of each stays in them.
-            logits, at_image = problem.logits(at)
+            logits = problem.logits(at)
             gradient, largest = problem.gradient(logits, at, strength)
             fresh = True
             continue
         if precondition is None:
             precondition = _Preconditioner(problem, logits, strength)
         direction = _direction(gradient, precondition, pairs)
-        change, image = problem.logits(direction)
+        change = problem.logits(direction)
         penalty = [
-            strength * (of[:, :-1] * direction[:, :-1]).sum().item() for of in (at_image, image)
+            strength * (of[:, :-1] * direction[:, :-1]).sum().item() for of in (at, direction)
         ]
         step = _search(logits, change, problem.truth, penalty)
         if step is None:
@@ -250,35 +261,30 @@ def _minimise(problem: _Problem, at: Tensor, strength: float) -> tuple[Tensor, b
                 return at, False
             pairs.clear()
             continue
-        at, at_image = at + step * direction, at_image + step * image
-        logits, fresh = logits + step * change, False
+        moved = step * direction
+        at, logits, fresh = at + moved, logits + step * change, False
         before = gradient
         gradient, largest = problem.gradient(logits, at, strength)
         bend = gradient - before
-        bend_image = problem.image(bend)
-        moved, moved_image = step * direction, step * image
-        curvature = (moved_image * bend).sum().item()
+        curvature = (moved * bend).sum().item()
         if curvature > 0:
-            pairs = [
-                *pairs[-MEMORY + 1 :],
-                (moved, moved_image, bend, bend_image, 1 / curvature),
-            ]
+            pairs = [*pairs[-MEMORY + 1 :], (moved, bend, 1 / curvature)]
     return at, False
 
 
 def _direction(
     gradient: Tensor,
     precondition: _Preconditioner,
-    pairs: list[tuple[Tensor, Tensor, Tensor, Tensor, float]],
+    pairs: list[tuple[Tensor, Tensor, float]],
 ) -> Tensor:
     """L-BFGS's two loops (Nocedal & Wright, algorithm 7.4) around the preconditioner."""
     q, weights = gradient.clone(), []
-    for _, moved_image, bend, _, inverse in reversed(pairs):
-        weights.append(inverse * (moved_image * q).sum())
+    for moved, bend, inverse in reversed(pairs):
+        weights.append(inverse * (moved * q).sum())
         q -= weights[-1] * bend
     r = precondition(q)
-    for (moved, _, _, bend_image, inverse), weight in zip(pairs, reversed(weights)):
-        r += (weight - inverse * (bend_image * r).sum()) * moved
+    for (moved, bend, inverse), weight in zip(pairs, reversed(weights)):
+        r += (weight - inverse * (bend * r).sum()) * moved
     return -r
 
 
