@@ -123,6 +123,15 @@ def training(options: argparse.Namespace, work: Path) -> Iterator[Row]:
         )
 
 
+def linear(options: argparse.Namespace, work: Path) -> Iterator[Row]:
+    """A whole linear trial, all strengths, as wide as the widest representation."""
+    from benchmarks.linear import WIDTH, measure_linear
+
+    seconds, gib, note = measure_linear(options.rows)
+    yield Row(f"linear: {options.rows:,} × {WIDTH:,}", seconds, 380, "s", note)
+    yield Row("linear: peak memory of the process", gib, 12, "GiB")
+
+
 def overhead(options: argparse.Namespace, work: Path) -> Iterator[Row]:
     """What a trial costs besides its own work, and whether the driver grows."""
     seeds = -(-options.trials // 18)
@@ -202,6 +211,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace, Path], Iterator[Row]]] = {
     "startup": startup,
     "sanity": sanity,
     "training": training,
+    "linear": linear,
     "features": features,
     "features16": features16,
     "overhead": overhead,

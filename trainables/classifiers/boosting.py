@@ -1,0 +1,210 @@
+"""Gradient-boosted trees (LightGBM), as Unterthiner et al. (2020) fit to statistics of weights."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from features.core.errors import UserError
+
+from . import base
+from .base import Classifier, Fit, Progress, setting
+from .footprint import base_host_bytes
+from .probabilities import with_absent_classes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from ..data import TrialData
+
+MOST_FEATURES = 2048
+"""Trees look at every column for every split; more take too long and are of little use."""
+
+_BINS = 63
+_LIBRARY_BYTES = 256 << 20
+_TREE_BYTES_PER_LEAF = 256
+
+
+@dataclass(frozen=True)
+class BoostingConfig(base.Config):
+    """The trees and how many there are."""
+
+    rounds: int = setting(300, "at most this many rounds, each with one tree per class")
+    patience: int = setting(20, "rounds without a lower validation loss before boosting stops")
+    learning_rate: float = setting(0.1, "how much of a tree counts")
+    leaves: int = setting(15, "leaves of a tree at most, at least 2")
+    samples_per_leaf: int = setting(10, "samples in a leaf at least")
+    sample_share: float = setting(0.8, "share of the samples that a round sees, above 0, up to 1")
+    feature_share: float = setting(0.5, "share of the columns that a tree sees, above 0, up to 1")
+
+    def __post_init__(self) -> None:
+        """Raise a `UserError` naming the first impossible value."""
+        for name, least in (("rounds", 1), ("patience", 1), ("leaves", 2), ("samples_per_leaf", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"--boosting-{name.replace('_', '-')} must be at least {least}")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise UserError(
+                f"--boosting-learning-rate must be a positive number, not {self.learning_rate}"
+            )
+        for name in ("sample_share", "feature_share"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UserError(
+                    f"--boosting-{name.replace('_', '-')} must be above 0 and at most 1, "
+                    f"not {getattr(self, name)}"
+                )
+
+
+class Boosting(Classifier):
+    """Boosted trees, stopped early by the validation loss; on the CPU."""
+
+    name = "boosting"
+    version = 1
+    Config = BoostingConfig
+
+    def refusal(self, n_features: int) -> str | None:
+        """Why it cannot read a matrix of so many columns; None if it can."""
+        if n_features <= MOST_FEATURES:
+            return None
+        return f"boosting reads at most {MOST_FEATURES:,} features, not {n_features:,}"
+
+    def host_bytes(
+        self, n_samples: int, n_features: int, n_classes: int, config: BoostingConfig
+    ) -> int:
+        """Bytes of main memory at most: binned columns, twice while they are made; scores and
+        gradients; a histogram per leaf; the trees; the library."""
+        binned = 2 * n_samples * n_features
+        scores = 8 * n_samples * n_classes * 8
+        histograms = 2 * config.leaves * n_features * (_BINS + 1) * 16
+        trees = config.rounds * n_classes * config.leaves * _TREE_BYTES_PER_LEAF
+        own = binned + scores + histograms + trees + _LIBRARY_BYTES
+        return base_host_bytes(n_samples, n_features) + own
+
+    def start(self, data: TrialData, config: BoostingConfig, seed: int) -> Fit:
+        """Begin a fit."""
+        return BoostingFit(data, config, seed)
+
+
+def parameters(config: BoostingConfig, n_classes: int, seed: int) -> dict[str, Any]:
+    """LightGBM's parameters; the same number of threads gives the same trees."""
+    import torch
+
+    return {
+        "objective": "multiclass",
+        "num_class": n_classes,
+        "metric": "multi_logloss",
+        "learning_rate": config.learning_rate,
+        "num_leaves": config.leaves,
+        "min_data_in_leaf": config.samples_per_leaf,
+        "bagging_fraction": config.sample_share,
+        "bagging_freq": 1,
+        "feature_fraction": config.feature_share,
+        "max_bin": _BINS,
+        "seed": seed,
+        "deterministic": True,
+        "force_col_wise": True,
+        "num_threads": torch.get_num_threads(),
+        "verbosity": -1,
+    }
+
+
+class BoostingFit(Fit):
+    """Boosting round by round; it starts over after a kill.
+
+    The trees know only the classes of the training split. Validation samples of other classes
+    count as wrong, but not in the loss that decides when to stop; where there are no others, the
+    loss of the training split decides.
+    """
+
+    def __init__(self, data: TrialData, config: BoostingConfig, seed: int) -> None:
+        import lightgbm
+        import numpy as np
+
+        self._data, self._config = data, config
+        self._present, target = np.unique(data.train.y.numpy(), return_inverse=True)
+        self._accuracies: list[float] = []
+        self._losses: list[float] = []
+        self._best = 0
+        self._booster: lightgbm.Booster | None = None
+        if len(self._present) == 1:
+            return
+        options = parameters(config, len(self._present), seed)
+        train = lightgbm.Dataset(data.train.x.numpy(), target, params=options)
+        x, y = data.val.x.numpy(), data.val.y.numpy()
+        known = np.isin(y, self._present)
+        self._judged_by_val = bool(known.any())
+        if self._judged_by_val:
+            x, target = x[known], np.searchsorted(self._present, y[known])
+        else:
+            x = data.train.x.numpy()
+        self._booster = lightgbm.Booster(options, train)
+        self._booster.add_valid(lightgbm.Dataset(x, target, reference=train, params=options), "val")
+
+    @property
+    def finished(self) -> bool:
+        """Whether rounds or patience have run out."""
+        done = len(self._accuracies)
+        if self._booster is None:
+            return done > 0
+        return done >= self._config.rounds or self._stopped_early
+
+    @property
+    def _stopped_early(self) -> bool:
+        return len(self._accuracies) - self._best >= self._config.patience
+
+    @property
+    def curves(self) -> Mapping[str, list[float]]:
+        """Accuracy and log loss on the validation split after every round."""
+        return {"val_acc_history": self._accuracies, "val_loss_history": self._losses}
+
+    def advance(self, seconds: float) -> Progress:
+        """Boost for whole rounds until the time is over, one at least."""
+        began = time.perf_counter()
+        while not self.finished:
+            self._round()
+            if time.perf_counter() - began >= seconds:
+                break
+        return Progress(len(self._accuracies), self._accuracies[-1])
+
+    def _round(self) -> None:
+        if self._booster is None:
+            truth = self._data.val.y.numpy()
+            self._accuracies.append(float((truth == self._present[0]).mean()))
+            self._losses.append(0.0)
+            self._best = 1
+            return
+        self._booster.update()
+        loss, hits = (item[2] for item in self._booster.eval_valid(_count_hits))
+        self._accuracies.append(hits / len(self._data.val.y) if self._judged_by_val else 0.0)
+        if self._best == 0 or loss < self._losses[self._best - 1]:
+            self._best = len(self._losses) + 1
+        self._losses.append(loss)
+
+    def log_probabilities(self, x: Tensor) -> np.ndarray:
+        """(n, n_features) float32 -> (n, n_classes) float64, by the trees up to the best round."""
+        import numpy as np
+        from scipy.special import log_softmax
+
+        if self._booster is None:
+            log_p = np.zeros((len(x), 1))
+        else:
+            scores = self._booster.predict(x.numpy(), raw_score=True, num_iteration=self._best)
+            log_p = log_softmax(scores, axis=1)
+        return with_absent_classes(log_p, self._present, self._data.n_classes)
+
+    def outcome(self) -> dict[str, Any]:
+        """The best round, how many there were, and whether patience ran out."""
+        return {
+            "best_epoch": self._best,
+            "epochs_run": len(self._accuracies),
+            "stopped_early": self._booster is not None and self._stopped_early,
+        }
+
+
+def _count_hits(scores: np.ndarray, samples: Any) -> tuple[str, float, bool]:
+    """Right predictions of a data set, as LightGBM asks for a metric."""
+    hits = (scores.argmax(1) == samples.get_label()).sum()
+    return "hits", float(hits), True
