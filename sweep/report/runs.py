@@ -19,6 +19,8 @@ from ..run_dir import SweepFile, read_labels, read_sweep_file
 from .statistics import Scores
 
 Pair = tuple[str, str]
+"""A config, and a label that says which representation and, unless it is the default, which
+classifier. Labels are for display: nothing reads them apart."""
 
 
 @dataclass(frozen=True)
@@ -55,21 +57,38 @@ class RunData:
 
     @cached_property
     def complete(self) -> list[Pair]:
-        """(config, representation) pairs all of whose seeds have a record, in grid order."""
+        """(config, label) pairs all of whose seeds have a record, in grid order."""
         return [pair for pair in self.sweep.grid.pairs if not self.missing(pair)]
+
+    @cached_property
+    def _by_pair(self) -> dict[Pair, dict[int, dict[str, Any]]]:
+        found: dict[Pair, dict[int, dict[str, Any]]] = {}
+        for key, record in self.records.items():
+            found.setdefault(key.pair, {})[key.seed] = record
+        return found
 
     def missing(self, pair: Pair) -> list[int]:
         """Seeds of a pair without a record."""
-        return [s for s in self.sweep.grid.seeds if TrialKey(*pair, s) not in self.records]
+        there = self._by_pair.get(pair, {})
+        return [seed for seed in self.sweep.grid.seeds if seed not in there]
 
     def of_pair(self, pair: Pair) -> list[dict[str, Any]]:
         """A complete pair's records, by seed."""
-        return [self.records[TrialKey(*pair, seed)] for seed in self.sweep.grid.seeds]
+        return [self._by_pair[pair][seed] for seed in self.sweep.grid.seeds]
 
     def metric(self, pair: Pair, name: str) -> NDArray[np.float64]:
-        """(n_seeds,) of a complete pair; NaN where it is undefined."""
-        values = [record["metrics"][name] for record in self.of_pair(pair)]
+        """(n_seeds,) of a complete pair; NaN where it is undefined or not recorded."""
+        return self.number(pair, "metrics", name)
+
+    def number(self, pair: Pair, part: str, name: str) -> NDArray[np.float64]:
+        """(n_seeds,) of a complete pair, as `metric`, from another part of its records."""
+        values = [record.get(part, {}).get(name) for record in self.of_pair(pair)]
         return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+    def test_part(self, pair: Pair, part: str) -> list[Any]:
+        """A part of a complete pair's records, of the test split; of the seeds that have it."""
+        values = [(record.get(part) or {}).get("test") for record in self.of_pair(pair)]
+        return [value for value in values if value is not None]
 
     def scores(self, pairs: list[Pair], split: str = "test") -> Scores:
         """What the classifiers of complete pairs predicted for the adapters of a split."""
