@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 MOST_PANELS = 24
 """Figures with a panel for each label have no more of them, and say so."""
+_FAR = 30
+"""With more rows, the numbers of the x axis stand above them, too."""
 _LONGEST_TITLE = 22
 """Characters of a label that fit above a third of the width; longer ones are set smaller."""
 
@@ -73,6 +76,8 @@ def name_rows(axes: Axes, names: list[str]) -> None:
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0)
+    if len(names) > _FAR:
+        axes.tick_params(axis="x", top=True, labeltop=True)
 
 
 def draw_interval(axes: Axes, y: float, estimate: Estimate, style: Style) -> None:
@@ -138,9 +143,14 @@ def panel_title(axes: Axes, name: str) -> None:
 
 
 def config_panels(
-    configs: Sequence[str], height: float, most: int
+    configs: Sequence[str], height: float, most: int, beside: Sequence[str] = ()
 ) -> tuple[Figure, dict[str, Axes]]:
-    """A figure with a panel for each config, at most `most` in a row; the rows as `height`."""
+    """A figure with a panel for each config, at most `most` in a row.
+
+    Arguments:
+        height: of a row of panels, in inches.
+        beside: names to the left of them all.
+    """
     columns = min(most, len(configs))
     rows = ceil(len(configs) / columns)
     figure = new_figure(height * rows)
@@ -148,9 +158,20 @@ def config_panels(
     for axes in grid.flat[len(configs) :]:
         axes.set_visible(False)
     found = dict(zip(configs, grid.flat))
+    room = (WIDTH - 0.065 * max(map(len, beside), default=4)) / columns - 0.1
     for config, axes in found.items():
-        axes.set_title(config, loc="left")
+        axes.set_title(_wrapped(config, int(room / 0.075)), loc="left")
     return figure, found
+
+
+def _wrapped(name: str, characters: int) -> str:
+    """A name in lines of at most so many characters, broken after underscores where there are."""
+    lines = [""]
+    for part in re.findall(r"[^_]*_|[^_]+$", name):
+        if lines[-1] and len(lines[-1]) + len(part) > characters:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def round_log_ticks(axes: Axes) -> None:

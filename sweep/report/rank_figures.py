@@ -110,7 +110,7 @@ def _rows(analysis: Analysis, rankings: dict[str, Ranking]) -> Figure:
     """A row for each representation, a panel for each config; bars as long as the difference."""
     names, look = display_order(analysis), styles(analysis)
     height = row_figure(len(names), 0.3).get_figheight()
-    drawing, grid = config_panels(list(rankings), height, 5)
+    drawing, grid = config_panels(list(rankings), height, 5, names)
     for config, axes in grid.items():
         ranking, style = rankings[config], look[config]
         half = ranking.critical_difference / 2

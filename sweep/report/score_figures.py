@@ -121,7 +121,7 @@ _SPLIT_MARKS = (
 def splits(analysis: Analysis) -> Figure:
     names = display_order(analysis)
     height = row_figure(len(names), 0.3).get_figheight()
-    drawing, grid = config_panels(analysis.configs, height, 5)
+    drawing, grid = config_panels(analysis.configs, height, 5, names)
     for config, axes in grid.items():
         for result in analysis.of_config(config):
             y = names.index(result.representation)

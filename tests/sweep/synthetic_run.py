@@ -4,7 +4,6 @@ import itertools
 from types import SimpleNamespace
 
 import numpy as np
-from sklearn import metrics
 
 from sweep.report.runs import RunData
 from trainables.record import TrialKey
@@ -74,10 +73,9 @@ def _record(rng, truth, n_classes, skill):
         predicted = np.where(rng.random(len(true)) < skill, true, wrong)
         predictions[split] = predicted.tolist()
         scores[f"{split}_acc"] = float((predicted == true).mean())
-        scores[f"{split}_f1"] = float(metrics.f1_score(true, predicted, average="macro"))
-        confusion[split] = metrics.confusion_matrix(
-            true, predicted, labels=range(n_classes)
-        ).tolist()
+        scores[f"{split}_f1"] = scores[f"{split}_acc"] - 0.01
+        cells = np.bincount(true * n_classes + predicted, minlength=n_classes**2)
+        confusion[split] = cells.reshape(n_classes, n_classes).tolist()
     epochs = int(rng.integers(8, 25))
     reached = 1 - np.exp(-np.arange(1, epochs + 1) / 5)
     confidence = (np.arange(15) + 0.5) / 15
