@@ -128,6 +128,7 @@ def precision_recall(analysis: Analysis) -> Figure:
     names = [name for name in display_order(analysis) if name in drawn]
     shared = len(names) <= len(LINES)
     drawing, grid = config_panels(list(found), 3.6, 3 if shared else 2)
+    drawing.supylabel("precision (%)", fontsize=9)
     lines = {}
     for config, results in found.items():
         axes = grid[config]
@@ -135,8 +136,6 @@ def precision_recall(analysis: Analysis) -> Figure:
             label = result.representation
             dash = LINES[names.index(label) if shared else place]
             lines[label] = _precision_line(analysis, axes, result, dash)
-        if axes.get_subplotspec().is_first_col():
-            axes.set_ylabel("precision (%)")
         axes.set_xlabel("recall (%)")
         axes.set_ylim(0, 102)
         axes.grid()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 REPLICATES = 20_000
-"""So many that Holm's correction over the 190 pairs of twenty representations leaves p-values room."""
+"""So many that Holm's correction over the 190 pairs of twenty leaves p-values room."""
 F1_REPLICATES = 2000
 CONFIDENCE = 0.95
 ALPHA = 0.05
