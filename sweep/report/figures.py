@@ -37,7 +37,13 @@ class ReportFigure:
     draw: Callable[[], Figure]
 
 
-_DECLARED: list[Callable[[Analysis], list[ReportFigure]]] = []
+_DECLARED: dict[str, Callable[[Analysis], list[ReportFigure]]] = {}
+
+
+def _declare(name: str, make: Callable[[Analysis], list[ReportFigure]]) -> None:
+    if name in _DECLARED:
+        raise ValueError(f"two figures are called {name}: one's files would be the other's")
+    _DECLARED[name] = make
 
 
 def figure(
@@ -62,7 +68,7 @@ def figure(
             said = _said(caption, analysis)
             return [ReportFigure(name, section, title, said, lambda: draw(analysis))]
 
-        _DECLARED.append(make)
+        _declare(name, make)
         return draw
 
     return register
@@ -97,7 +103,7 @@ def config_figure(
                 for config in configs(analysis)
             ]
 
-        _DECLARED.append(make)
+        _declare(name, make)
         return draw
 
     return register
@@ -109,9 +115,9 @@ def _said(caption: Caption, analysis: Analysis) -> str:
 
 def run_figures(analysis: Analysis) -> list[ReportFigure]:
     """Every declared figure for which there are numbers."""
-    # Imported, these declare theirs.
+    # Imported, these declare theirs; so must any other module with figures be here.
     from . import class_figures, curve_figures, rank_figures, score_figures  # noqa: F401
 
     if not analysis.pairs:
         return []
-    return [item for make in _DECLARED for item in make(analysis)]
+    return [item for make in _DECLARED.values() for item in make(analysis)]

@@ -10,7 +10,9 @@ from PIL import Image
 
 from sweep.report.build import report_run
 from sweep.report.facts import reproduce_command, run_facts
+from sweep.report.figures import figure
 from sweep.report.page import arrange
+from sweep.report.score_figures import ranking  # noqa: F401 - declares its figures
 from sweep.report.sections import Section
 from sweep.report.style import style_of
 from sweep.report.tables import Table
@@ -151,6 +153,11 @@ def test_nothing_is_of_no_section():
     assert [section.title for section in arrange([], [known])] == ["Width and time"]
     with pytest.raises(KeyError):
         arrange([], [known, Table("Elsewhere", "stray", "A table", [], [])])
+
+
+def test_two_figures_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="two figures"):
+        figure("ranking", Section.RANKING, "Again", "")(lambda analysis: None)
 
 
 def test_results_of_any_configs():
