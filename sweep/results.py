@@ -26,7 +26,7 @@ from .sweep_file import SweepFile
 
 RESULTS_SCHEMA = 1
 
-_SUMMARISED = (
+_METRICS = (
     "train_acc",
     "val_acc",
     "test_acc",
@@ -36,9 +36,8 @@ _SUMMARISED = (
     "test_precision",
     "val_recall",
     "test_recall",
-    "training_time",
-    "best_epoch",
 )
+_SUMMARISED = (*_METRICS, "training_time", "best_epoch")
 
 Records = dict[TrialKey, dict[str, Any]]
 
@@ -77,9 +76,9 @@ def _pair_entry(config: str, pair: Entry, records: list[dict[str, Any]]) -> dict
     runs = [
         {
             "run": i,
-            **{name: record["metrics"][name] for name in _SUMMARISED[:-2]},
-            "training_time": record["timing"]["train_seconds"],
-            "best_epoch": record["metrics"]["best_epoch"],
+            **{name: record["metrics"].get(name) for name in _METRICS},
+            "training_time": record["timing"].get("train_seconds"),
+            "best_epoch": record["metrics"].get("best_epoch"),
             "feature_dim": record["feature_dim"],
         }
         for i, record in enumerate(records)
@@ -93,12 +92,13 @@ def _pair_entry(config: str, pair: Entry, records: list[dict[str, Any]]) -> dict
     for name in _SUMMARISED:
         values = [run[name] for run in runs]
         entry[f"{name}_mean"], entry[f"{name}_std"] = mean_std(values)
-    entry["training_time_total"] = sum(run["training_time"] for run in runs)
+    entry["training_time_total"] = sum(run["training_time"] or 0.0 for run in runs)
     for split in ("train", "val", "test"):
         entry[f"{split}_acc_all_runs"] = [run[f"{split}_acc"] for run in runs]
     entry["per_run_results"] = runs
     entry["learning_curves"] = [
-        {**record["curves"], "best_epoch": record["metrics"]["best_epoch"]} for record in records
+        {**record.get("curves", {}), "best_epoch": record["metrics"].get("best_epoch")}
+        for record in records
     ]
     for split in ("val", "test"):
         entry[f"{split}_confusion_matrices"] = [r["confusion"][split] for r in records]
@@ -172,61 +172,79 @@ def _write_parquet(path: Path, records: Records) -> None:
 
 
 def format_results(results: dict[str, Any]) -> str:
-    """results.txt: a table per config, best first, and the drop from all layers to visual only."""
+    """results.txt: a table per config, best first, and the drop from all layers to each other."""
     chance = 1 / results["num_classes"]
     blocks = [
         f"Dataset {results['dataset']}: {results['num_classes']} classes "
         f"(chance {chance:.1%}), {results['num_runs']} runs per entry, mean ± std over seeds"
     ]
-    for name in [key for key in results if key.endswith("_results")]:
-        config = name.removesuffix("_results")
-        entries = sorted(results[name], key=lambda entry: -entry["test_acc_mean"])
-        if entries:
-            layers = entries[0]["num_layers"]
-            rows = [
-                [
-                    entry["representation"].removesuffix(f"_{config}"),
-                    str(entry["feature_dim"]),
-                    *(_spread(entry, metric) for metric in _TABLE_METRICS),
-                    f"{entry['training_time_mean']:.1f}",
-                ]
-                for entry in entries
-            ]
-            heading = f"{config} ({layers} layer tensors)"
-            blocks.append(heading + "\n" + format_table(_TABLE_HEADER, rows))
-    drops = _drops(results)
-    if drops:
-        blocks.append(
-            "Drop in test accuracy from all_layers to visual_only\n"
-            + format_table(
-                ["representation", "all_layers", "visual_only", "absolute", "relative"], drops
+    entries = {
+        key.removesuffix("_results"): value
+        for key, value in results.items()
+        if key.endswith("_results") and value
+    }
+    blocks += [_config_block(config, of_config) for config, of_config in entries.items()]
+    for config in entries:
+        drops = _drops(entries, config)
+        if config != _WHOLE and drops:
+            header = ["representation", _WHOLE, config, "absolute", "relative"]
+            blocks.append(
+                f"Drop in test accuracy from {_WHOLE} to {config}\n" + format_table(header, drops)
             )
-        )
     if results["failed"]:
         blocks.append("Failed trials\n" + "\n".join(f"  {key}" for key in results["failed"]))
     return "\n\n".join(blocks) + "\n"
 
 
+_WHOLE = "all_layers"
 _TABLE_METRICS = ("train_acc", "val_acc", "test_acc", "test_f1")
 _TABLE_HEADER = ["representation", "features", "train acc", "val acc", "test acc", "test F1", "s"]
 
 
+def _config_block(config: str, entries: list[dict[str, Any]]) -> str:
+    """A config's table, best first; entries without a test accuracy last."""
+
+    def place(entry: dict[str, Any]) -> float:
+        accuracy = entry.get("test_acc_mean")
+        return 1.0 if accuracy is None else -accuracy
+
+    rows = [
+        [
+            entry["representation"].removesuffix(f"_{config}"),
+            str(entry["feature_dim"]),
+            *(_spread(entry, metric) for metric in _TABLE_METRICS),
+            _seconds(entry),
+        ]
+        for entry in sorted(entries, key=place)
+    ]
+    heading = f"{config} ({entries[0]['num_layers']} layer tensors)"
+    return heading + "\n" + format_table(_TABLE_HEADER, rows)
+
+
 def _spread(entry: dict[str, Any], metric: str) -> str:
-    mean, std = entry[f"{metric}_mean"], entry[f"{metric}_std"]
-    return "undefined" if mean is None else f"{mean:.1%} ± {100 * std:.1f}"
+    mean, std = entry.get(f"{metric}_mean"), entry.get(f"{metric}_std")
+    return "undefined" if mean is None or std is None else f"{mean:.1%} ± {100 * std:.1f}"
 
 
-def _drops(results: dict[str, Any]) -> list[list[str]]:
-    """Rows of the drop table; the two configs are paired by representation name."""
-    visual = {
-        entry["representation"].removesuffix("_visual_only"): entry["test_acc_mean"]
-        for entry in results.get("visual_only_results", [])
-    }
-    rows = []
-    for entry in results.get("all_layers_results", []):
-        name = entry["representation"].removesuffix("_all_layers")
-        if name in visual:
-            before, after = entry["test_acc_mean"], visual[name]
+def _seconds(entry: dict[str, Any]) -> str:
+    mean = entry.get("training_time_mean")
+    return "undefined" if mean is None else f"{mean:.1f}"
+
+
+def _drops(entries: dict[str, list[dict[str, Any]]], config: str) -> list[list[str]]:
+    """Rows of a drop table; the two configs are paired by representation name."""
+
+    def accuracies(config: str) -> dict[str, float]:
+        return {
+            entry["representation"].removesuffix(f"_{config}"): entry["test_acc_mean"]
+            for entry in entries.get(config, [])
+            if entry.get("test_acc_mean") is not None
+        }
+
+    others, rows = accuracies(config), []
+    for name, before in accuracies(_WHOLE).items():
+        if name in others:
+            after = others[name]
             relative = f"{(before - after) / before:+.1%}" if before else "undefined"
             rows.append(
                 [name, f"{before:.1%}", f"{after:.1%}", f"{100 * (before - after):+.1f}", relative]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from typing import Any
@@ -11,12 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .pairs import Ablation, Estimate, PairResult, Tested, seeds_interval
 from .runs import Pair, RunData
 from .statistics import (
-    ALPHA,
-    CONFIDENCE,
     Bootstrap,
-    Comparison,
     Floats,
     Ranking,
     Scores,
@@ -28,99 +25,9 @@ from .statistics import (
 )
 
 REFERENCE = "all_layers"
-"""The config that the others are compared with."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class PairResult:
-    """One (config, representation) pair over its seeds.
-
-    Attributes:
-        features: width of the input; layers: number of layer tensors.
-        accuracy, macro_f1: on test, with intervals over seeds and test adapters.
-        accuracy_seeds: the same mean with the t interval over seeds alone: this split only; None
-            with one seed.
-        test: (n_seeds,) test accuracy.
-        train_acc, val_acc: means; gap: mean of train − test accuracy.
-        std: sample standard deviation of the test accuracy; None with one seed.
-        agreement: share of test adapters for which two seeds predict alike, over all two seeds;
-            None with one.
-        ece, log_loss: mean on test.
-        seconds, epochs: mean training time of a trial and epochs it ran.
-    """
-
-    config: str
-    representation: str
-    features: int
-    layers: int
-    accuracy: Estimate
-    accuracy_seeds: Estimate | None
-    macro_f1: Estimate
-    test: Floats
-    train_acc: float
-    val_acc: float
-    gap: float
-    std: float | None
-    agreement: float | None
-    ece: float
-    log_loss: float
-    seconds: float
-    epochs: float
-
-    @property
-    def pair(self) -> Pair:
-        """(config, representation)."""
-        return self.config, self.representation
-
-
-@dataclass(frozen=True)
-class Tested:
-    """A comparison of two pairs with p-values adjusted within its family by Holm's method.
-
-    Attributes:
-        first, second: what is compared; differences are first − second.
-        holm_bootstrap, holm_seeds: adjusted p-values of `Comparison`; None where undefined.
-    """
-
-    first: PairResult
-    second: PairResult
-    test: Comparison
-    holm_bootstrap: float
-    holm_seeds: float | None
-
-    @property
-    def distinguishable(self) -> bool:
-        """Whether the difference shows over seeds and adapters, and over seeds by themselves.
-
-        Both are asked, since a bootstrap of a few seeds understates how much seeds vary. One seed
-        says nothing about others.
-        """
-        over_seeds = self.holm_seeds is None or self.holm_seeds < ALPHA
-        return self.test.n_seeds > 1 and self.holm_bootstrap < ALPHA and over_seeds
-
-
-@dataclass(frozen=True)
-class Ablation(Tested):
-    """What a representation loses from all layers (first) to another config (second).
-
-    Attributes:
-        relative: drop as a share of the accuracy with all layers.
-        retained: share of the accuracy above chance that is kept.
-
-    Both are None unless the accuracy with all layers is above chance: there is nothing to lose.
-    """
-
-    relative: Estimate | None
-    retained: Estimate | None
+"""The config that the others are compared with, where the grid has it."""
+MOST_COMPARED = 20
+"""Of up to so many representations of a config, every two are compared."""
 
 
 class Analysis:
@@ -196,8 +103,8 @@ class Analysis:
             agreement=_agreement(np.array(predictions)),
             ece=float(run.metric(pair, "test_ece").mean()),
             log_loss=float(run.metric(pair, "test_log_loss").mean()),
-            seconds=float(np.mean([record["timing"]["train_seconds"] for record in records])),
-            epochs=float(np.mean([record["timing"]["epochs_run"] for record in records])),
+            seconds=float(run.number(pair, "timing", "train_seconds").mean()),
+            epochs=float(run.number(pair, "timing", "epochs_run").mean()),
         )
 
     def _tests(self, pairs: list[tuple[Pair, Pair]]) -> list[Tested]:
@@ -219,13 +126,24 @@ class Analysis:
             for (a, b), test, p, p_seeds in zip(pairs, found, adjusted, seeds)
         ]
 
+    def compares_all(self, config: str) -> bool:
+        """Whether `comparisons` has every two of a config's representations."""
+        return len(self.of_config(config)) <= MOST_COMPARED
+
     @cached_property
     def comparisons(self) -> dict[str, list[Tested]]:
-        """Config -> every two of its representations, the better one first; a family each."""
-        return {
-            config: self._tests([(a.pair, b.pair) for a, b in combinations(self.ranked(config), 2)])
-            for config in self.configs
-        }
+        """Config -> every two of its representations, the better one first; a family each.
+
+        Of many representations, the best and each of the others.
+        """
+        found = {}
+        for config in self.configs:
+            ranked = [result.pair for result in self.ranked(config)]
+            if self.compares_all(config):
+                found[config] = self._tests(list(combinations(ranked, 2)))
+            else:
+                found[config] = self._tests([(ranked[0], other) for other in ranked[1:]])
+        return found
 
     @cached_property
     def ablations(self) -> dict[str, list[Ablation]]:
@@ -288,24 +206,36 @@ class Analysis:
         shares = np.divide(counts, support, out=np.full_like(counts, np.nan), where=support > 0)
         return shares.mean(axis=0)
 
-    def curves(self, pair: Pair, name: str) -> Floats:
-        """(n_seeds, epochs) of a pair's learning curves, NaN after a seed has stopped."""
-        curves = [record["curves"][name] for record in self.run.of_pair(pair)]
+    def curves(self, pair: Pair, name: str) -> Floats | None:
+        """(n_seeds, epochs) of a pair's learning curves, NaN after a seed has stopped.
+
+        Only of the seeds that have this curve; None if there is none.
+        """
+        found = [record.get("curves", {}).get(name) for record in self.run.of_pair(pair)]
+        curves = [curve for curve in found if curve]
+        if not curves:
+            return None
         padded = np.full((len(curves), max(map(len, curves))), np.nan)
         for row, curve in zip(padded, curves):
             row[: len(curve)] = curve
         return padded
 
-    def precision_recall(self, pair: Pair) -> Floats:
-        """(n_seeds, levels) precision on test at equally spaced recalls from 0 to 1."""
-        return np.array([r["precision_recall"]["test"] for r in self.run.of_pair(pair)])
+    def precision_recall(self, pair: Pair) -> Floats | None:
+        """(n_seeds, levels) precision on test at equally spaced recalls from 0 to 1.
 
-    def calibration(self, pair: Pair) -> tuple[Floats, Floats, NDArray[np.int64]]:
+        Only of the seeds that have it; None if there is none.
+        """
+        found = self.run.test_part(pair, "precision_recall")
+        return np.array(found, dtype=np.float64) if found else None
+
+    def calibration(self, pair: Pair) -> tuple[Floats, Floats, NDArray[np.int64]] | None:
         """(bins,) mean confidence, accuracy and count of all seeds' test predictions together.
 
-        NaN where a bin is empty.
+        NaN where a bin is empty; None if no seed has it.
         """
-        bins = [record["calibration"]["test"] for record in self.run.of_pair(pair)]
+        bins = self.run.test_part(pair, "calibration")
+        if not bins:
+            return None
         count = np.array([b["count"] for b in bins], dtype=np.int64)
 
         def pooled(name: str) -> Floats:
@@ -319,17 +249,6 @@ class Analysis:
 
 def _estimate(values: Floats, replicates: Floats) -> Estimate:
     return Estimate(float(values.mean()), *interval(replicates))
-
-
-def seeds_interval(values: Floats) -> Estimate | None:
-    """Mean and Student's t interval over seeds, within [0, 1]; None with one seed."""
-    if len(values) < 2:
-        return None
-    from scipy import stats
-
-    mean, error = float(values.mean()), float(values.std(ddof=1)) / np.sqrt(len(values))
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * error)
-    return Estimate(mean, max(0.0, mean - reach), min(1.0, mean + reach))
 
 
 def _agreement(predictions: NDArray[np.int64]) -> float | None:

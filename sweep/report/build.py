@@ -16,32 +16,13 @@ from .compare_runs import RunComparison
 from .content import run_tables
 from .facts import run_facts
 from .figures import ReportFigure, run_figures
-from .page import GENERATOR, Page, PageFigure, Section, render
+from .page import GENERATOR, Page, PageFigure, arrange, render
 from .runs import RunData, load_run
 from .style import figure_style, inline_svg, save, settle
 from .tables import Table
 from .words import findings
 
 Progress = Callable[[int, int], None]
-
-# Title, and what the names of its figures and tables begin with.
-_SECTIONS = (
-    ("Runs", ("runs",)),
-    ("Size of the dataset", ("size", "growth")),
-    ("Ranking", ("ranking", "comparisons")),
-    ("Ablation", ("ablation",)),
-    ("Critical difference", ("critical_difference", "ranks")),
-    ("Overfitting", ("splits",)),
-    ("Learning curves", ("learning_curves", "training_loss")),
-    ("Precision and recall", ("precision_recall",)),
-    ("Calibration", ("calibration",)),
-    ("Confusion", ("confusion_", "confusions_")),
-    ("Classes", ("classes", "class_drop", "class_counts")),
-    ("Width and time", ("cost",)),
-    ("Information retained", ("retained",)),
-    ("Stability", ("stability",)),
-    ("Missing", ("missing",)),
-)
 
 
 def make_report(
@@ -64,7 +45,7 @@ def make_report(
         raise UserError("a run cannot be compared with itself: name every run directory once")
     runs = [load_run(run_dir) for run_dir in run_dirs]
     if len(runs) == 1:
-        return _report_run(runs[0], out or RunDir(run_dirs[0]).report, on_progress)
+        return report_run(runs[0], out or RunDir(run_dirs[0]).report, on_progress)
     names = [run_dir.name for run_dir in run_dirs]
     if len(set(names)) < len(names):
         names = [str(run_dir) for run_dir in run_dirs]
@@ -73,7 +54,8 @@ def make_report(
     return _report_several(names, runs, out, on_progress)
 
 
-def _report_run(run: RunData, out: Path, on_progress: Progress) -> Path:
+def report_run(run: RunData, out: Path, on_progress: Progress = lambda done, total: None) -> Path:
+    """Write the report of a run that is read already; otherwise as `make_report`."""
     analysis = Analysis(run)
     return _write(
         out,
@@ -116,7 +98,7 @@ def _write(
     _prepare(out)
     for table in tables:
         table.write(out / "tables")
-    sections = _arrange(_draw(list(figures), out / "figures", on_progress), tables)
+    sections = arrange(_draw(list(figures), out / "figures", on_progress), tables)
     write_text(out / "report.html", render(Page(sections=sections, **page)))
     return out / "report.html"
 
@@ -177,19 +159,6 @@ def _draw(figures: list[ReportFigure], folder: Path, on_progress: Progress) -> l
             settle(figure)
             save(figure, folder, item.name)
             svg = inline_svg(figure, item.name, item.title)
-            drawn.append(PageFigure(item.name, item.title, item.caption, svg))
+            drawn.append(PageFigure(item.name, item.section, item.title, item.caption, svg))
     on_progress(len(drawn), len(figures))
     return drawn
-
-
-def _arrange(figures: list[PageFigure], tables: list[Table]) -> list[Section]:
-    """Figures and tables under their headings; sections with neither are left out."""
-    sections = [
-        Section(
-            title,
-            [figure for figure in figures if figure.name.startswith(names)],
-            [table for table in tables if table.name.startswith(names)],
-        )
-        for title, names in _SECTIONS
-    ]
-    return [section for section in sections if section.figures or section.tables]

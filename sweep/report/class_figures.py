@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .analysis import REFERENCE, Analysis
-from .parts import display_order
+from .figures import config_figure, figure
+from .parts import MOST_PANELS, best_only, display_order, panel_title
+from .sections import Section
 from .style import WIDTH, new_figure
 
 if TYPE_CHECKING:
@@ -22,21 +24,44 @@ _MOST_LABELLED_CLASSES = 12
 _MOST_ROWS = 30
 """With more classes, other heat maps name every nth and show colours only."""
 _LONGEST_NAME = 16
+_CELL = 0.21
+"""Inches: cells of other heat maps are no narrower, so that three digits fit."""
 
 
+def _best_labels(analysis: Analysis) -> list[str]:
+    return display_order(analysis)[:MOST_PANELS]
+
+
+def _left_out(analysis: Analysis, where: str) -> str:
+    return best_only(len(_best_labels(analysis)), len(display_order(analysis)), where)
+
+
+@config_figure(
+    "confusion_{config}",
+    Section.CONFUSION,
+    "Confusion on test, {config}",
+    lambda analysis: (
+        "Share (%) of a true class's adapters (row) that were given each class "
+        "(column), mean over seeds. Rows of classes without test adapters are empty."
+        + _left_out(analysis, "the table has the others' most frequent confusions")
+    ),
+    configs=lambda analysis: [
+        c for c in analysis.configs if any((c, n) in analysis.pairs for n in _best_labels(analysis))
+    ],
+)
 def confusion(analysis: Analysis, config: str) -> Figure:
-    names = [n for n in display_order(analysis) if (config, n) in analysis.pairs]
+    names = [n for n in _best_labels(analysis) if (config, n) in analysis.pairs]
     classes = _class_labels(analysis)
     columns = min(3, len(names))
     rows = ceil(len(names) / columns)
-    figure = new_figure(0.4 + rows * WIDTH / 3)
-    grid = figure.subplots(rows, columns, squeeze=False)
+    drawing = new_figure(0.4 + rows * WIDTH / 3)
+    grid = drawing.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
     for place, (axes, name) in enumerate(zip(grid.flat, names)):
         shares = 100 * analysis.confusion((config, name))
         image = _heat(axes, shares, "Blues", (0, 100))
-        axes.set_title(name, loc="left")
+        panel_title(axes, name)
         small = 6 if max(map(len, classes)) < 4 else 5
         if len(classes) <= _MOST_LABELLED_CLASSES:
             axes.set_xticks(range(len(classes)), classes, fontsize=small)
@@ -55,8 +80,8 @@ def confusion(analysis: Analysis, config: str) -> Figure:
         if place >= len(names) - columns:
             axes.set_xlabel("predicted")
     if len(classes) > _MOST_LABELLED_CLASSES:
-        figure.colorbar(image, ax=grid, shrink=0.4, label="share of the true class (%)")
-    return figure
+        drawing.colorbar(image, ax=grid, shrink=0.4, label="share of the true class (%)")
+    return drawing
 
 
 def _class_labels(analysis: Analysis) -> list[str]:
@@ -88,6 +113,15 @@ def _write_cells(
             axes.text(j, i, text, ha="center", va="center", fontsize=5.5, color=colour)
 
 
+@figure(
+    "classes",
+    Section.CLASSES,
+    "Accuracy on each class",
+    lambda analysis: (
+        "Mean over seeds, from the confusion matrices. Few test adapters make a class "
+        "uncertain; the table has their number." + _left_out(analysis, "the tables have the others")
+    ),
+)
 def classes(analysis: Analysis) -> Figure:
     columns = {
         config: {
@@ -99,14 +133,21 @@ def classes(analysis: Analysis) -> Figure:
     return _class_heat(analysis, columns, "Blues", (0, 100))
 
 
+@figure(
+    "class_drop",
+    Section.CLASSES,
+    "Drop in accuracy on each class",
+    lambda analysis: (
+        f"From {REFERENCE}, in percentage points, mean over seeds; negative is a gain."
+        + _left_out(analysis, "the tables have the others")
+    ),
+    when=lambda analysis: bool(analysis.ablations),
+)
 def class_drop(analysis: Analysis) -> Figure:
     columns = {
         config: {
             row.first.representation: 100
-            * (
-                analysis.class_accuracy((REFERENCE, row.first.representation))
-                - analysis.class_accuracy((config, row.first.representation))
-            )
+            * (analysis.class_accuracy(row.first.pair) - analysis.class_accuracy(row.second.pair))
             for row in rows
         }
         for config, rows in analysis.ablations.items()
@@ -120,22 +161,29 @@ def _class_heat(
     colours: str,
     limits: tuple[float, float],
 ) -> Figure:
-    """Classes × representations, a panel for each config."""
-    order = display_order(analysis)
+    """Classes × representations, a panel for each config; as many in a row as stay readable."""
+    order = _best_labels(analysis)
+    shown = {c: [n for n in order if n in values] for c, values in columns.items()}
+    shown = {config: names for config, names in shown.items() if names}
     classes = _class_labels(analysis)
-    figure = new_figure(1.5 + min(0.24 * len(classes), 7))
-    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
-    for axes, (config, values) in zip(panels, columns.items()):
-        names = [name for name in order if name in values]
-        table = np.column_stack([values[name] for name in names])
+    widest = max(map(len, shown.values()))
+    across = max(1, min(len(shown), int((WIDTH - 0.9) / (_CELL * widest + 0.1))))
+    down = ceil(len(shown) / across)
+    names_height = 0.045 * max(len(n) for names in shown.values() for n in names)
+    drawing = new_figure((0.6 + max(0.9, names_height) + min(0.24 * len(classes), 7)) * down)
+    grid = drawing.subplots(down, across, sharey=True, squeeze=False)
+    for axes in grid.flat[len(shown) :]:
+        axes.set_visible(False)
+    step = ceil(len(classes) / _MOST_ROWS)
+    for axes, (config, names) in zip(grid.flat, shown.items()):
+        table = np.column_stack([columns[config][name] for name in names])
         image = _heat(axes, table, colours, limits)
-        step = ceil(len(classes) / _MOST_ROWS)
         axes.set_yticks(range(0, len(classes), step), classes[::step])
         if step == 1:
             _write_cells(axes, table, limits, zeros=True)
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_title(config, loc="left")
     if len(classes) > _MOST_ROWS:
-        figure.colorbar(image, ax=panels, shrink=0.6, label="%")
-    figure.supylabel("class", fontsize=9)
-    return figure
+        drawing.colorbar(image, ax=grid, shrink=0.6 / down, label="%")
+    drawing.supylabel("class", fontsize=9)
+    return drawing

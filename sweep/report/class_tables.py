@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .analysis import REFERENCE, Analysis
+from .sections import Section
 from .statistics import Floats
 from .tables import Column, Table, Value, percent, signed_percent
 
@@ -16,6 +17,7 @@ _MOST_CONFUSED = 5
 def class_table(analysis: Analysis, config: str) -> Table:
     """Accuracy on every class."""
     return Table(
+        Section.CLASSES,
         f"classes_{config}",
         f"Accuracy on the test adapters of each class (%), {config}, mean over seeds",
         *_by_class(
@@ -29,6 +31,7 @@ def class_table(analysis: Analysis, config: str) -> Table:
 def class_drop_table(analysis: Analysis, config: str) -> Table:
     """What every class loses from all layers to another config."""
     return Table(
+        Section.CLASSES,
         f"class_drop_{config}",
         f"Drop in accuracy on each class from {REFERENCE} to {config} (percentage points)",
         *_by_class(
@@ -78,6 +81,7 @@ def confusion_table(analysis: Analysis, config: str) -> Table:
             if share > 0:
                 rows.append([result.representation, names[true], names[predicted], share])
     return Table(
+        Section.CONFUSION,
         f"confusions_{config}",
         f"The most frequent confusions on test, {config}, mean over seeds",
         [
@@ -96,6 +100,7 @@ def class_count_table(analysis: Analysis) -> Table:
     splits = list(analysis.run.truth)
     counts = [_class_counts(analysis, split) for split in splits]
     return Table(
+        Section.CLASSES,
         "class_counts",
         "Adapters of each class in each split",
         [Column("class", "class"), *(Column(split, split) for split in splits)],

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .analysis import Analysis, Estimate
+from .analysis import Analysis
 from .figures import ReportFigure
-from .parts import round_log_ticks
+from .pairs import Estimate
+from .parts import (
+    MOST_PANELS,
+    best_only,
+    config_legend,
+    display_order,
+    panels,
+    round_log_ticks,
+)
 from .runs import Pair
+from .sections import Section
 from .statistics import ALPHA, bootstrap_p, holm, interval, welch_p
-from .style import CONFIG_COLOUR, CONFIG_MARKER, MUTED, new_figure
+from .style import MUTED, style_of
 from .tables import (
     Column,
     Table,
@@ -63,8 +71,8 @@ class RunComparison:
         shared = set.intersection(*(set(counts) for counts in layers))
         for what, values in (
             ("classes", [a.run.sweep.frozen["classes"] for a in self.analyses]),
-            ("label columns", [d["label_column"] for d in data]),
-            ("LoRA ranks", [d["lora_rank"] for d in data]),
+            ("label columns", [d.get("label_column") for d in data]),
+            ("LoRA ranks", [d.get("lora_rank") for d in data]),
             ("layer tensors", [{c: counts[c] for c in shared} for counts in layers]),
             ("seeds", [a.run.sweep.grid.seeds for a in self.analyses]),
             ("splits", [d["split"] for d in decides]),
@@ -152,6 +160,7 @@ class RunComparison:
 
     def _run_table(self) -> Table:
         return Table(
+            Section.RUNS,
             "runs",
             "The runs",
             [
@@ -198,6 +207,7 @@ class RunComparison:
                     ]
                 )
         return Table(
+            Section.SIZE,
             "size",
             "Test accuracy and macro F1 (%) by size of the dataset",
             [
@@ -216,6 +226,7 @@ class RunComparison:
 
     def _growth_table(self) -> Table:
         return Table(
+            Section.SIZE,
             "growth",
             "Gain in test accuracy from the smallest to the largest dataset (percentage points)",
             [
@@ -259,52 +270,53 @@ class RunComparison:
     def figures(self) -> Iterator[ReportFigure]:
         """The comparison's figures."""
         if self.pairs:
+            labels = self._labels()
             yield ReportFigure(
                 "size",
+                Section.SIZE,
                 "Test accuracy by size of the dataset",
                 "Bars are 95 % intervals over seeds and test adapters together; dashed lines are "
-                "guessing.",
+                "guessing."
+                + best_only(min(len(labels), MOST_PANELS), len(labels), "the table has the others"),
                 self._draw,
             )
 
+    def _labels(self) -> list[str]:
+        """Every representation that is complete in a run, the best of the largest run first."""
+        found = [name for a in reversed(self.analyses) for name in display_order(a)]
+        return list(dict.fromkeys(found))
+
     def _draw(self) -> Figure:
-        names = list(dict.fromkeys(name for _, name in self.pairs))
-        columns = min(3, len(names))
-        rows = ceil(len(names) / columns)
-        figure = new_figure(0.6 + 1.9 * rows)
-        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        for axes in grid.flat[len(names) :]:
-            axes.set_visible(False)
-        lines = {}
-        for axes, name in zip(grid.flat, names):
-            for config in dict.fromkeys(c for c, n in self.pairs if n == name):
-                runs = [a for _, a in self.with_pair((config, name))]
-                estimates = [a.pairs[config, name].accuracy for a in runs]
-                middle = np.array([e.value for e in estimates])
-                reach = [middle - [e.low for e in estimates], [e.high for e in estimates] - middle]
-                lines[config] = axes.errorbar(
-                    [_size(a) for a in runs],
-                    100 * middle,
-                    100 * np.array(reach),
-                    color=CONFIG_COLOUR[config],
-                    marker=CONFIG_MARKER[config],
-                    markersize=4,
-                    linewidth=1.4,
-                )
+        figure, grid = panels(self._labels()[:MOST_PANELS], 1.9)
+        asked = [c for a in self.analyses for c in a.run.sweep.grid.configs]
+        look = style_of(dict.fromkeys(asked))
+        for config, name in self.pairs:
+            if name not in grid:
+                continue
+            runs = [a for _, a in self.with_pair((config, name))]
+            estimates = [a.pairs[config, name].accuracy for a in runs]
+            middle = np.array([e.value for e in estimates])
+            reach = [middle - [e.low for e in estimates], [e.high for e in estimates] - middle]
+            grid[name].errorbar(
+                [_size(a) for a in runs],
+                100 * middle,
+                100 * np.array(reach),
+                color=look[config].colour,
+                marker=look[config].marker,
+                markersize=4,
+                linewidth=1.4,
+            )
+        for axes in grid.values():
             for chance in {a.chance for a in self.analyses}:
                 axes.axhline(100 * chance, color=MUTED, linestyle="--", linewidth=1, zorder=0)
-            axes.set_title(name, loc="left")
             axes.set_ylim(0, 103)
             axes.grid()
             round_log_ticks(axes)
             axes.margins(x=0.1)
-        for axes in grid.flat[max(0, len(names) - columns) : len(names)]:
-            axes.tick_params(axis="x", labelbottom=True)
         figure.supxlabel("adapters", fontsize=9)
         figure.supylabel("test accuracy (%)", fontsize=9)
-        figure.legend(
-            list(lines.values()), list(lines), loc="outside upper center", ncols=len(lines)
-        )
+        configs = list(dict.fromkeys(config for config, _ in self.pairs))
+        config_legend(figure, next(iter(grid.values())), configs, look)
         return figure
 
 

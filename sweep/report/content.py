@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from .analysis import Analysis, Estimate, Tested
+from .analysis import Analysis
 from .class_tables import class_count_table, class_drop_table, class_table, confusion_table
-from .statistics import ALPHA
-from .tables import (
-    Column,
-    Table,
-    Value,
-    decimal,
-    interval_of,
-    p_value,
-    percent,
-    signed_percent,
-    yes_no,
-)
-
-_CONFIG = Column("config", "config")
-_REPRESENTATION = Column("representation", "representation")
+from .columns import CONFIG, REPRESENTATION, ends, interval_column
+from .difference_tables import ablation_table, comparison_table, rank_table
+from .sections import Section
+from .tables import Column, Table, Value, decimal, percent, signed_percent, yes_no
 
 
 def run_tables(analysis: Analysis) -> list[Table]:
@@ -44,31 +31,24 @@ def run_tables(analysis: Analysis) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def _interval(name: str, heading: str = "95 % interval", explain: str = "") -> Column:
-    return Column(name, heading, interval_of(percent), explain or "95 % interval", interval=True)
-
-
-def _ends(estimate: Estimate | None) -> Value:
-    return (estimate.low, estimate.high) if estimate else None
-
-
 def ranking_table(analysis: Analysis) -> Table:
     """Test accuracy and macro F1 of every pair, best first within its config."""
     return Table(
+        Section.RANKING,
         "ranking",
         "Test accuracy and macro F1 (%), best first",
         [
-            _CONFIG,
+            CONFIG,
             Column("rank", "rank"),
-            _REPRESENTATION,
+            REPRESENTATION,
             Column("features", "features", explain="width of the classifier's input"),
             Column("test_accuracy", "test acc", percent),
-            _interval("test_accuracy", "acc, 95 %"),
-            _interval(
+            interval_column("test_accuracy", "acc, 95 %"),
+            interval_column(
                 "test_accuracy_seeds", "seeds only", "t interval over seeds: this split only"
             ),
             Column("macro_f1", "macro F1", percent),
-            _interval("macro_f1", "F1, 95 %"),
+            interval_column("macro_f1", "F1, 95 %"),
             Column("above_chance", "above chance", yes_no, "both intervals lie above both"),
         ],
         [
@@ -78,10 +58,10 @@ def ranking_table(analysis: Analysis) -> Table:
                 r.representation,
                 r.features,
                 r.accuracy.value,
-                _ends(r.accuracy),
-                _ends(r.accuracy_seeds),
+                ends(r.accuracy),
+                ends(r.accuracy_seeds),
                 r.macro_f1.value,
-                _ends(r.macro_f1),
+                ends(r.macro_f1),
                 analysis.above_chance(r),
             ]
             for config in analysis.configs
@@ -94,123 +74,15 @@ def ranking_table(analysis: Analysis) -> Table:
     )
 
 
-_TESTS = [
-    Column("difference", "difference", signed_percent, "mean over seeds, percentage points"),
-    _interval("difference"),
-    Column("p_bootstrap", "p", p_value, "hierarchical bootstrap: new seeds and new adapters"),
-    Column("p_bootstrap_holm", "p, Holm", p_value, "the same, adjusted for the whole table"),
-    Column("p_seeds", "p, seeds", p_value, "paired t-test over seeds: this test split only"),
-    Column("p_seeds_holm", "p, seeds, Holm", p_value, "the same, adjusted for the whole table"),
-    Column("p_wilcoxon", "p, Wilcoxon", p_value, "signed-rank test over seeds, not adjusted"),
-    Column("cohens_d", "d", decimal(1), "Cohen's d of the paired differences over seeds"),
-    Column("distinguishable", "distinguishable", yes_no, f"p, Holm and p, seeds, Holm < {ALPHA}"),
-]
-_TEST_NOTE = (
-    "p resamples seeds and test adapters together (hierarchical bootstrap): would the difference "
-    "show again with new seeds and new adapters? “seeds” tests vary the seed alone: they hold for "
-    "this test split. With few seeds the first is too sure, with few adapters the second: what is "
-    "distinguishable passes both."
-)
-
-
-def _tests(tested: Sequence[Tested]) -> list[list[Value]]:
-    return [
-        [
-            t.test.difference,
-            (t.test.low, t.test.high),
-            t.test.p_bootstrap,
-            t.holm_bootstrap,
-            t.test.p_seeds,
-            t.holm_seeds,
-            t.test.p_wilcoxon,
-            t.test.effect,
-            t.distinguishable,
-        ]
-        for t in tested
-    ]
-
-
-def ablation_table(analysis: Analysis, config: str) -> Table:
-    """What every representation loses from all layers to another config."""
-    rows = analysis.ablations[config]
-    return Table(
-        f"ablation_{config}",
-        f"Drop in test accuracy from all_layers to {config} (percentage points)",
-        [
-            _REPRESENTATION,
-            Column("all_layers", "all_layers", percent),
-            Column(config, config, percent),
-            *_TESTS[:2],
-            Column("relative", "relative", signed_percent, "share of the accuracy with all layers"),
-            _interval("relative", "relative, 95 %"),
-            *_TESTS[2:],
-        ],
-        [
-            [
-                row.first.representation,
-                row.first.accuracy.value,
-                row.second.accuracy.value,
-                *tests[:2],
-                row.relative.value if row.relative else None,
-                _ends(row.relative),
-                *tests[2:],
-            ]
-            for row, tests in zip(rows, _tests(rows))
-        ],
-        f"{_TEST_NOTE} Relative drops stand where the accuracy with all layers is above chance.",
-    )
-
-
-def comparison_table(analysis: Analysis, config: str) -> Table:
-    """Every two representations of a config."""
-    rows = analysis.comparisons[config]
-    return Table(
-        f"comparisons_{config}",
-        f"Every two representations compared by test accuracy, {config}: first − second",
-        [Column("first", "first"), Column("second", "second"), *_TESTS],
-        [
-            [row.first.representation, row.second.representation, *tests]
-            for row, tests in zip(rows, _tests(rows))
-        ],
-        _TEST_NOTE,
-    )
-
-
-def rank_table(analysis: Analysis) -> Table:
-    """Average ranks over seeds."""
-    rows: list[list[Value]] = []
-    for config, ranking in analysis.rankings.items():
-        if ranking is not None:
-            ranked = zip(ranking.ranks, analysis.of_config(config))
-            rows += [
-                [config, r.representation, float(rank), ranking.critical_difference,
-                 ranking.p_friedman]
-                for rank, r in sorted(ranked, key=lambda item: item[0])
-            ]  # fmt: skip
-    return Table(
-        "ranks",
-        "Average rank over seeds (1 is best)",
-        [
-            _CONFIG,
-            _REPRESENTATION,
-            Column("mean_rank", "mean rank", decimal(2)),
-            Column("critical_difference", "critical difference", decimal(2), "Nemenyi, α = 0.05"),
-            Column("p_friedman", "p, Friedman", p_value, "that all rank alike"),
-        ],
-        rows,
-        "Ranks less than the critical difference apart are not distinguishable on this test split; "
-        "the blocks of the test are seeds, not datasets.",
-    )
-
-
 def split_table(analysis: Analysis) -> Table:
     """Train, validation and test accuracy side by side."""
     return Table(
+        Section.OVERFITTING,
         "splits",
         "Accuracy on train, validation and test (%), mean over seeds",
         [
-            _CONFIG,
-            _REPRESENTATION,
+            CONFIG,
+            REPRESENTATION,
             Column("train_accuracy", "train", percent),
             Column("val_accuracy", "validation", percent),
             Column("test_accuracy", "test", percent),
@@ -226,11 +98,12 @@ def split_table(analysis: Analysis) -> Table:
 def cost_table(analysis: Analysis) -> Table:
     """Accuracy beside width and training time."""
     return Table(
+        Section.COST,
         "cost",
         "Width of the features and training time",
         [
-            _CONFIG,
-            _REPRESENTATION,
+            CONFIG,
+            REPRESENTATION,
             Column("features", "features"),
             Column("values_per_tensor", "per tensor", explain="values per layer tensor"),
             Column("test_accuracy", "test acc", percent),
@@ -256,16 +129,17 @@ def cost_table(analysis: Analysis) -> Table:
 def retained_table(analysis: Analysis) -> Table:
     """How much of the accuracy above chance a config keeps."""
     return Table(
+        Section.RETAINED,
         "retained",
         "Information retained: share of the accuracy above chance that a layer config keeps (%)",
         [
-            _CONFIG,
-            _REPRESENTATION,
+            CONFIG,
+            REPRESENTATION,
             Column("retained", "retained", percent),
-            _interval("retained"),
+            interval_column("retained"),
         ],
         [
-            [config, row.first.representation, row.retained.value, _ends(row.retained)]
+            [config, row.first.representation, row.retained.value, ends(row.retained)]
             for config, rows in analysis.ablations.items()
             for row in rows
             if row.retained
@@ -279,11 +153,12 @@ def retained_table(analysis: Analysis) -> Table:
 def stability_table(analysis: Analysis) -> Table:
     """How much the seed matters."""
     return Table(
+        Section.STABILITY,
         "stability",
         "Test accuracy over seeds (%)",
         [
-            _CONFIG,
-            _REPRESENTATION,
+            CONFIG,
+            REPRESENTATION,
             Column("mean", "mean", percent),
             Column("std", "std", percent, "sample standard deviation"),
             Column("lowest", "lowest", percent),
@@ -309,11 +184,12 @@ def stability_table(analysis: Analysis) -> Table:
 def calibration_table(analysis: Analysis) -> Table:
     """How far confidence is from accuracy."""
     return Table(
+        Section.CALIBRATION,
         "calibration",
         "Calibration on test, mean over seeds",
         [
-            _CONFIG,
-            _REPRESENTATION,
+            CONFIG,
+            REPRESENTATION,
             Column("ece", "ECE (%)", percent, "expected calibration error, 15 bins"),
             Column("log_loss", "log loss", decimal(3), "nats"),
         ],
@@ -332,11 +208,12 @@ def missing_table(analysis: Analysis) -> Table:
             finished = len(run.sweep.grid.seeds) - len(missing)
             rows.append([*pair, finished, len(missing) - len(failed), len(failed)])
     return Table(
+        Section.MISSING,
         "missing",
         "Left out of this report: not all of their seeds are finished",
         [
-            _CONFIG,
-            _REPRESENTATION,
+            CONFIG,
+            REPRESENTATION,
             Column("finished", "seeds finished"),
             Column("to_do", "to do"),
             Column("failed", "failed"),

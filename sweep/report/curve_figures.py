@@ -7,68 +7,192 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .analysis import Analysis
-from .parts import config_legend, display_order, panels
-from .style import CONFIG_COLOUR, CONFIG_MARKER, LINES, MUTED, new_figure
+from .figures import figure
+from .pairs import PairResult
+from .parts import (
+    MOST_PANELS,
+    best_only,
+    config_legend,
+    config_panels,
+    display_order,
+    legend,
+    panels,
+    styles,
+)
+from .sections import Section
+from .style import LINES, MUTED
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-def learning_curves(analysis: Analysis, name: str, label: str, scale: float) -> Figure:
-    figure, grid = panels(analysis, 1.5)
-    for (config, representation), _ in analysis.pairs.items():
-        curves = scale * analysis.curves((config, representation), name)
-        axes = grid[representation]
+def _having(analysis: Analysis, name: str) -> list[str]:
+    """Representations with this learning curve in some config, best first."""
+    having = {pair[1] for pair in analysis.pairs if analysis.curves(pair, name) is not None}
+    return [label for label in display_order(analysis) if label in having]
+
+
+def _without(analysis: Analysis, name: str) -> str:
+    """What a caption says of the representations that are not drawn."""
+    having, there = len(_having(analysis, name)), len(display_order(analysis))
+    lacking = f" {there - having} of {there} have no such curve." if having < there else ""
+    drawn = min(having, MOST_PANELS)
+    return lacking + best_only(drawn, having, "the others' curves are in their records")
+
+
+def _of_seeds(analysis: Analysis) -> str:
+    seeds = len(analysis.run.sweep.grid.seeds)
+    return f"over {seeds} seeds" if seeds > 1 else "of one seed"
+
+
+@figure(
+    "learning_curves",
+    Section.LEARNING_CURVES,
+    "Validation accuracy by epoch",
+    lambda analysis: (
+        f"Mean {_of_seeds(analysis)}; the band reaches from the lowest to the highest "
+        "seed. A line ends where fewer than half of the seeds were still training."
+        + _without(analysis, "val_acc_history")
+    ),
+    when=lambda analysis: bool(_having(analysis, "val_acc_history")),
+)
+def learning_curves(analysis: Analysis) -> Figure:
+    return _curves(analysis, "val_acc_history", "validation accuracy (%)", 100)
+
+
+@figure(
+    "training_loss",
+    Section.LEARNING_CURVES,
+    "Training loss by epoch",
+    lambda analysis: (
+        f"Cross-entropy in nats, mean {_of_seeds(analysis)}; bands and ends as above."
+        + _without(analysis, "train_loss_history")
+    ),
+    when=lambda analysis: bool(_having(analysis, "train_loss_history")),
+)
+def training_loss(analysis: Analysis) -> Figure:
+    return _curves(analysis, "train_loss_history", "training loss", 1)
+
+
+def _curves(analysis: Analysis, name: str, label: str, scale: float) -> Figure:
+    labels, look = _having(analysis, name)[:MOST_PANELS], styles(analysis)
+    drawing, grid = panels(labels, 1.5)
+    for config, representation in analysis.pairs:
+        curves = analysis.curves((config, representation), name)
+        if curves is None or representation not in grid:
+            continue
+        axes, style = grid[representation], look[config]
         training = (~np.isnan(curves)).sum(axis=0)
         length = int((training * 2 >= len(curves)).sum())
-        curves, epochs = curves[:, :length], np.arange(1, length + 1)
+        curves, epochs = scale * curves[:, :length], np.arange(1, length + 1)
         low, high = np.nanmin(curves, axis=0), np.nanmax(curves, axis=0)
-        colour = CONFIG_COLOUR[config]
-        axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
-        axes.plot(epochs, np.nanmean(curves, axis=0), color=colour, linewidth=1.4)
+        axes.fill_between(epochs, low, high, color=style.colour, alpha=0.2, linewidth=0)
+        axes.plot(
+            epochs, np.nanmean(curves, axis=0),
+            color=style.colour, linestyle=style.dashes, linewidth=1.4,
+        )  # fmt: skip
     for axes in grid.values():
         axes.grid()
         axes.set_ylim(bottom=0)
-    figure.supxlabel("epoch", fontsize=9)
-    figure.supylabel(label, fontsize=9)
-    config_legend(figure, next(iter(grid.values())), analysis.configs)
-    return figure
+    drawing.supxlabel("epoch", fontsize=9)
+    drawing.supylabel(label, fontsize=9)
+    config_legend(drawing, next(iter(grid.values())), analysis.configs, look, lines=True)
+    return drawing
 
 
+def _with_precision(analysis: Analysis, config: str) -> list[PairResult]:
+    """A config's pairs that have the curve, best first."""
+    return [r for r in analysis.ranked(config) if analysis.precision_recall(r.pair) is not None]
+
+
+def _precision_left_out(analysis: Analysis) -> str:
+    most = max(len(_with_precision(analysis, config)) for config in analysis.configs)
+    return best_only(min(most, len(LINES)), most, "each config has its own, under its panel")
+
+
+@figure(
+    "precision_recall",
+    Section.PRECISION_RECALL,
+    "Precision and recall on test",
+    lambda analysis: (
+        "Micro-averaged over classes, mean over seeds: the highest precision of any "
+        "threshold with at least that recall." + _precision_left_out(analysis)
+    ),
+    when=lambda analysis: any(_with_precision(analysis, c) for c in analysis.configs),
+)
 def precision_recall(analysis: Analysis) -> Figure:
-    names = display_order(analysis)
-    figure = new_figure(3.6)
-    all_axes = figure.subplots(1, len(analysis.configs), sharey=True, squeeze=False)[0]
+    found = {c: _with_precision(analysis, c) for c in analysis.configs}
+    found = {config: of[: len(LINES)] for config, of in found.items() if of}
+    drawn = {r.representation for of in found.values() for r in of}
+    names = [name for name in display_order(analysis) if name in drawn]
+    shared = len(names) <= len(LINES)
+    drawing, grid = config_panels(list(found), 3.6, 3 if shared else 2)
+    drawing.supylabel("precision (%)", fontsize=9)
     lines = {}
-    for axes, config in zip(all_axes, analysis.configs):
-        for result in analysis.of_config(config):
-            precision = analysis.precision_recall((config, result.representation)).mean(axis=0)
-            recall = np.linspace(0, 1, len(precision))
-            colour, dash = LINES[names.index(result.representation) % len(LINES)]
-            (lines[result.representation],) = axes.plot(
-                100 * recall, 100 * precision, color=colour, linestyle=dash, linewidth=1.4
-            )
+    for config, results in found.items():
+        axes = grid[config]
+        for place, result in enumerate(results):
+            label = result.representation
+            dash = LINES[names.index(label) if shared else place]
+            lines[label] = _precision_line(analysis, axes, result, dash)
         axes.set_xlabel("recall (%)")
-        axes.set_title(config, loc="left")
         axes.set_ylim(0, 102)
         axes.grid()
-    all_axes[0].set_ylabel("precision (%)")
-    figure.legend(
-        [lines[n] for n in names], names, loc="outside upper center", ncols=min(5, len(names))
-    )
-    return figure
+        if not shared:
+            axes.legend(
+                loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=6.5, handlelength=3
+            )
+    if shared:
+        legend(drawing, [lines[n] for n in names], names)
+    return drawing
 
 
+def _precision_line(analysis: Analysis, axes: Axes, result: PairResult, look: tuple) -> object:
+    curves = analysis.precision_recall(result.pair)
+    assert curves is not None  # only those with one are asked for
+    precision, (colour, dash) = curves.mean(axis=0), look
+    return axes.plot(
+        100 * np.linspace(0, 1, len(precision)), 100 * precision,
+        color=colour, linestyle=dash, linewidth=1.4, label=result.representation,
+    )[0]  # fmt: skip
+
+
+def _calibrated(analysis: Analysis) -> list[str]:
+    """Representations with calibration bins in some config, best first."""
+    having = {pair[1] for pair in analysis.pairs if analysis.calibration(pair) is not None}
+    return [label for label in display_order(analysis) if label in having]
+
+
+def _calibration_left_out(analysis: Analysis) -> str:
+    there = len(_calibrated(analysis))
+    return best_only(min(there, MOST_PANELS), there, "the table has the others")
+
+
+@figure(
+    "calibration",
+    Section.CALIBRATION,
+    "Calibration on test",
+    lambda analysis: (
+        "Accuracy against confidence in 15 bins, all seeds together; the area of a "
+        "mark shows how many predictions it stands for. Below the diagonal is overconfident."
+        + _calibration_left_out(analysis)
+    ),
+    when=lambda analysis: bool(_calibrated(analysis)),
+)
 def calibration(analysis: Analysis) -> Figure:
-    figure, grid = panels(analysis, 2.1)
-    for (config, representation), _ in analysis.pairs.items():
-        confidence, accuracy, count = analysis.calibration((config, representation))
-        axes = grid[representation]
-        colour = CONFIG_COLOUR[config]
-        axes.plot(100 * confidence, 100 * accuracy, color=colour, linewidth=0.8)
+    look = styles(analysis)
+    drawing, grid = panels(_calibrated(analysis)[:MOST_PANELS], 2.1)
+    for config, representation in analysis.pairs:
+        bins = analysis.calibration((config, representation))
+        if bins is None or representation not in grid:
+            continue
+        confidence, accuracy, count = bins
+        axes, style = grid[representation], look[config]
+        axes.plot(100 * confidence, 100 * accuracy, color=style.colour, linewidth=0.8)
         axes.scatter(
             100 * confidence, 100 * accuracy, s=120 * count / count.sum() + 2,
-            color=colour, marker=CONFIG_MARKER[config], linewidth=0, alpha=0.8,
+            color=style.colour, marker=style.marker, linewidth=0, alpha=0.8,
         )  # fmt: skip
     for axes in grid.values():
         axes.plot([0, 100], [0, 100], color=MUTED, linestyle="--", linewidth=1, zorder=0)
@@ -76,7 +200,7 @@ def calibration(analysis: Analysis) -> Figure:
         axes.set_ylim(0, 102)
         axes.set_aspect("equal")
         axes.grid()
-    figure.supxlabel("confidence (%)", fontsize=9)
-    figure.supylabel("accuracy (%)", fontsize=9)
-    config_legend(figure, next(iter(grid.values())), analysis.configs)
-    return figure
+    drawing.supxlabel("confidence (%)", fontsize=9)
+    drawing.supylabel("accuracy (%)", fontsize=9)
+    config_legend(drawing, next(iter(grid.values())), analysis.configs, look)
+    return drawing

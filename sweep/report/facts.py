@@ -28,7 +28,9 @@ def run_facts(run: RunData) -> Facts:
     data = environment["dataset"]
     sizes = ", ".join(f"{name} {len(truth)}" for name, truth in run.truth.items())
     skipped = len(frozen["skipped_samples"])
-    layers = [f"{config} ({environment['layers'][config]} tensors)" for config in grid.configs]
+    layers = [
+        f"{config} ({environment['layers'].get(config, '?')} tensors)" for config in grid.configs
+    ]
     host = f"{environment['host']}, {environment['cores']} cores, {environment['platform']}"
     facts = [
         ("command", reproduce_command(sweep)),
@@ -110,9 +112,9 @@ def _reason(run: RunData, key: Any) -> str:
 
 
 def _training_time(run: RunData) -> str:
-    timing = [record["timing"] for record in run.records.values()]
-    training = sum(t["train_seconds"] for t in timing)
-    loading = sum(t["load_seconds"] for t in timing)
+    timing = [record.get("timing", {}) for record in run.records.values()]
+    training = sum(t.get("train_seconds") or 0.0 for t in timing)
+    loading = sum(t.get("load_seconds") or 0.0 for t in timing)
     return (
         f"{format_seconds(training)} in all trials together "
         f"({training / len(timing):.2f} s each), {format_seconds(loading)} of loading features"
@@ -138,12 +140,20 @@ def _wall_time(run: RunData) -> str:
 
 def _machines(run: RunData) -> str:
     """On what the trials were trained; more than one if the sweep moved."""
-    counts = Counter(
-        "{host}: {device} {device_name}, {threads} thread(s), torch {torch}".format(
-            **record["environment"]
-        )
-        for record in run.records.values()
-    )
+    counts = Counter(_machine(record.get("environment", {})) for record in run.records.values())
     if len(counts) == 1:
         return next(iter(counts))
     return "; ".join(f"{machine} ({count} trials)" for machine, count in counts.most_common())
+
+
+def _machine(environment: dict[str, Any]) -> str:
+    """A machine in words; what a record does not say about it is left out."""
+    known = {name: str(value) for name, value in environment.items()}
+    device = " ".join(known[name] for name in ("device", "device_name") if name in known)
+    parts = [
+        device,
+        f"{known['threads']} thread(s)" if "threads" in known else "",
+        f"torch {known['torch']}" if "torch" in known else "",
+    ]
+    about = ", ".join(filter(None, parts)) or "unknown"
+    return f"{known['host']}: {about}" if "host" in known else about

@@ -9,6 +9,7 @@ from importlib.resources import files
 from urllib.parse import quote
 
 from .facts import Facts
+from .sections import Section
 from .style import DARK
 from .tables import Table
 
@@ -18,16 +19,17 @@ GENERATOR = '<meta name="generator" content="lorasweep">'
 
 @dataclass(frozen=True)
 class PageFigure:
-    """A drawn figure: its name, title and caption, and the <svg> element."""
+    """A drawn figure: its name, section, title and caption, and the <svg> element."""
 
     name: str
+    section: Section
     title: str
     caption: str
     svg: str
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """A part of the page with its figures and tables."""
 
     title: str
@@ -38,6 +40,25 @@ class Section:
     def anchor(self) -> str:
         """Its id in the page."""
         return re.sub(r"[^a-z]+", "-", self.title.lower()).strip("-")
+
+
+def arrange(figures: Sequence[PageFigure], tables: Sequence[Table]) -> list[PageSection]:
+    """Figures and tables under their headings; sections with neither are left out.
+
+    Raises:
+        KeyError: a figure or table is of no section.
+    """
+    drawn: dict[Section, list[PageFigure]] = {section: [] for section in Section}
+    listed: dict[Section, list[Table]] = {section: [] for section in Section}
+    for figure in figures:
+        drawn[figure.section].append(figure)
+    for table in tables:
+        listed[table.section].append(table)
+    return [
+        PageSection(section.value, drawn[section], listed[section])
+        for section in Section
+        if drawn[section] or listed[section]
+    ]
 
 
 @dataclass(frozen=True)
@@ -54,7 +75,7 @@ class Page:
     subtitle: str
     notices: Sequence[str]
     findings: Sequence[str]
-    sections: Sequence[Section]
+    sections: Sequence[PageSection]
     facts: dict[str, Facts]
 
 

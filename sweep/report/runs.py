@@ -70,9 +70,18 @@ class RunData:
         return [self.records[key] for key in (keys if len(keys) == seeds else keys * seeds)]
 
     def metric(self, pair: Pair, name: str) -> NDArray[np.float64]:
-        """(n_seeds,) of a complete pair; NaN where it is undefined."""
-        values = [record["metrics"][name] for record in self.of_pair(pair)]
+        """(n_seeds,) of a complete pair; NaN where it is undefined or not recorded."""
+        return self.number(pair, "metrics", name)
+
+    def number(self, pair: Pair, part: str, name: str) -> NDArray[np.float64]:
+        """(n_seeds,) of a complete pair, as `metric`, from another part of its records."""
+        values = [record.get(part, {}).get(name) for record in self.of_pair(pair)]
         return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+    def test_part(self, pair: Pair, part: str) -> list[Any]:
+        """A part of a complete pair's records, of the test split; of the seeds that have it."""
+        values = [(record.get(part) or {}).get("test") for record in self.of_pair(pair)]
+        return [value for value in values if value is not None]
 
     def scores(self, pairs: list[Pair], split: str = "test") -> Scores:
         """What the classifiers of complete pairs predicted for the adapters of a split."""

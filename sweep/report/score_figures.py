@@ -2,58 +2,98 @@
 
 from __future__ import annotations
 
-from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .analysis import REFERENCE, Ablation, Analysis
-from .parts import config_legend, display_order, draw_interval, name_rows, offsets, round_log_ticks
-from .style import CONFIG_COLOUR, CONFIG_MARKER, GRID, INK, MUTED, SERIES, new_figure
+from .analysis import REFERENCE, Analysis
+from .figures import config_figure, figure
+from .parts import (
+    config_legend,
+    config_panels,
+    display_order,
+    draw_interval,
+    legend,
+    name_rows,
+    offsets,
+    round_log_ticks,
+    row_figure,
+    styles,
+)
+from .sections import Section
+from .style import GRID, MARKERS, MUTED, SERIES, new_figure
+from .tables import percent
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
+def _bars(analysis: Analysis) -> str:
+    return f"Bars are 95 % intervals that resample {analysis.resampled}"
+
+
+@figure(
+    "ranking",
+    Section.RANKING,
+    "Test accuracy and macro F1",
+    lambda analysis: (
+        f"{_bars(analysis)}. The dashed line is guessing ({percent(analysis.chance)} "
+        "%), the dotted one always answering the commonest class "
+        f"({percent(analysis.majority)} % accuracy)."
+    ),
+)
 def ranking(analysis: Analysis) -> Figure:
-    names = display_order(analysis)
-    figure = new_figure(0.8 + 0.32 * len(names))
-    left, right = figure.subplots(1, 2, sharey=True)
+    names, look = display_order(analysis), styles(analysis)
+    drawing = row_figure(len(names), 0.32, len(analysis.configs))
+    left, right = drawing.subplots(1, 2, sharey=True)
     for axes, metric, label in ((left, "accuracy", "accuracy"), (right, "macro_f1", "macro F1")):
         for shift, config in zip(offsets(len(analysis.configs)), analysis.configs):
             for result in analysis.of_config(config):
-                estimate = getattr(result, metric)
-                draw_interval(axes, names.index(result.representation) + shift, estimate, config)
+                y = names.index(result.representation) + shift
+                draw_interval(axes, y, getattr(result, metric), look[config])
         axes.set_xlabel(f"test {label} (%)")
         axes.set_xlim(0, 100)
         name_rows(axes, names)
     left.axvline(100 * analysis.chance, color=MUTED, linestyle="--", linewidth=1, zorder=0)
     left.axvline(100 * analysis.majority, color=MUTED, linestyle=":", linewidth=1, zorder=0)
-    config_legend(figure, left, analysis.configs)
-    return figure
+    config_legend(drawing, left, analysis.configs, look)
+    return drawing
 
 
-def ablation(analysis: Analysis, config: str, rows: list[Ablation]) -> Figure:
-    names = [
-        n for n in display_order(analysis) if any(n == row.first.representation for row in rows)
-    ]
-    figure = new_figure(0.8 + 0.32 * len(names))
-    left, right = figure.subplots(1, 2, sharey=True)
-    for row in rows:
-        y = names.index(row.first.representation)
+@config_figure(
+    "ablation_{config}",
+    Section.ABLATION,
+    f"From {REFERENCE} to {{config}}",
+    lambda analysis: (
+        "Left: test accuracy with all layers and with {config}. Right: the drop. "
+        f"{_bars(analysis)}; filled where the drop is distinguishable from none after Holm's "
+        "correction."
+    ),
+    configs=lambda analysis: analysis.ablations,
+)
+def ablation(analysis: Analysis, config: str) -> Figure:
+    rows = {row.first.representation: row for row in analysis.ablations[config]}
+    names = [name for name in display_order(analysis) if name in rows]
+    look = styles(analysis)
+    drawing = row_figure(len(names), 0.32)
+    left, right = drawing.subplots(1, 2, sharey=True)
+    for y, row in enumerate(rows[name] for name in names):
         ends = [100 * row.first.accuracy.value, 100 * row.second.accuracy.value]
         left.plot(ends, [y, y], color=GRID, linewidth=3, zorder=1)
         for result, x in zip((row.first, row.second), ends):
+            style = look[result.config]
             left.plot(
                 [x], [y],
-                color=CONFIG_COLOUR[result.config], marker=CONFIG_MARKER[result.config],
-                linestyle="none", markersize=6,
+                color=style.colour, marker=style.marker, linestyle="none", markersize=6,
             )  # fmt: skip
-        colour = CONFIG_COLOUR[config]
-        right.plot([100 * row.test.low, 100 * row.test.high], [y, y], color=colour, linewidth=1.6)
+        style = look[config]
+        right.plot(
+            [100 * row.test.low, 100 * row.test.high], [y, y], color=style.colour, linewidth=1.6
+        )
         right.plot(
             [100 * row.test.difference], [y],
-            marker=CONFIG_MARKER[config], markersize=6, linestyle="none", color=colour,
+            marker=style.marker, markersize=6, linestyle="none", color=style.colour,
             fillstyle="full" if row.distinguishable else "none",
         )  # fmt: skip
     left.axvline(100 * analysis.chance, color=MUTED, linestyle="--", linewidth=1, zorder=0)
@@ -63,83 +103,8 @@ def ablation(analysis: Analysis, config: str, rows: list[Ablation]) -> Figure:
     right.set_xlabel("drop (percentage points)")
     for axes in (left, right):
         name_rows(axes, names)
-    config_legend(figure, left, [REFERENCE, config])
-    return figure
-
-
-def critical_difference(analysis: Analysis) -> Figure:
-    """Demšar's diagram, a panel for each config."""
-    rankings = {c: r for c, r in analysis.rankings.items() if r is not None}
-    most = max(len(ranking.ranks) for ranking in rankings.values())
-    figure = new_figure((1.15 + 0.11 * most) * len(rankings))
-    for axes, (config, ranking) in zip(
-        figure.subplots(len(rankings), 1, squeeze=False)[:, 0], rankings.items()
-    ):
-        names = [result.representation for result in analysis.of_config(config)]
-        order = [int(i) for i in np.argsort(ranking.ranks, kind="stable")]
-        count, half = len(order), ceil(len(order) / 2)
-        for group, members in enumerate(ranking.groups):
-            ends = [ranking.ranks[members[0]] - 0.05, ranking.ranks[members[-1]] + 0.05]
-            y = 0.35 + 0.3 * group
-            axes.plot(ends, [y, y], color=INK, linewidth=3, solid_capstyle="butt")
-        below = 0.5 + 0.3 * len(ranking.groups)
-        for place, index in enumerate(order):
-            leftwards = place < half
-            rank = ranking.ranks[index]
-            y = below + 0.5 * (place if leftwards else count - 1 - place)
-            edge = 1 - 0.35 if leftwards else count + 0.35
-            axes.plot([rank, rank, edge], [0, y, y], color=MUTED, linewidth=0.8)
-            axes.plot([rank], [0], marker="o", markersize=3.5, color=CONFIG_COLOUR[config])
-            text = f"{names[index]} ({rank:.1f})" if leftwards else f"({rank:.1f}) {names[index]}"
-            axes.text(
-                edge, y, text,
-                ha="right" if leftwards else "left", va="center", fontsize=8,
-            )  # fmt: skip
-        axes.plot([1, count], [0, 0], color=INK, linewidth=1)
-        for rank in range(1, count + 1):
-            axes.text(rank, -0.3, str(rank), ha="center", va="center", fontsize=8)
-        axes.plot([1, 1 + ranking.critical_difference], [-0.95, -0.95], color=INK, linewidth=1.2)
-        axes.text(
-            1 + ranking.critical_difference + 0.1, -0.95,
-            f"critical difference {ranking.critical_difference:.2f}", va="center", fontsize=8,
-        )  # fmt: skip
-        axes.set_xlim(1 - 2.6, count + 2.6)
-        axes.set_ylim(below + 0.5 * half, -1.3)
-        axes.spines[["left", "bottom"]].set_visible(False)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.set_title(config, loc="left")
-    return figure
-
-
-def splits(analysis: Analysis) -> Figure:
-    names = display_order(analysis)
-    figure = new_figure(0.8 + 0.3 * len(names))
-    all_axes = figure.subplots(1, len(analysis.configs), sharey=True, squeeze=False)[0]
-    for axes, config in zip(all_axes, analysis.configs):
-        for result in analysis.of_config(config):
-            y = names.index(result.representation)
-            values = [result.train_acc, result.val_acc, result.accuracy.value]
-            axes.plot(
-                [100 * min(values), 100 * max(values)], [y, y], color=GRID, linewidth=3, zorder=1
-            )
-            for value, (split, colour, marker) in zip(values, _SPLIT_MARKS):
-                axes.plot(
-                    [100 * value], [y],
-                    marker=marker, color=colour, linestyle="none", markersize=6,
-                    label=split if y == 0 else None,
-                )  # fmt: skip
-        axes.axvline(100 * analysis.chance, color=MUTED, linestyle="--", linewidth=1, zorder=0)
-        axes.set_xlim(0, 103)
-        axes.set_xlabel("accuracy (%)")
-        axes.set_title(config, loc="left")
-        name_rows(axes, names)
-    handles = [
-        all_axes[0].plot([], [], marker=m, color=c, linestyle="none", markersize=6)[0]
-        for _, c, m in _SPLIT_MARKS
-    ]
-    figure.legend(handles, [s for s, _, _ in _SPLIT_MARKS], loc="outside upper center", ncols=3)
-    return figure
+    config_legend(drawing, left, [REFERENCE, config], look)
+    return drawing
 
 
 _SPLIT_MARKS = (
@@ -147,20 +112,73 @@ _SPLIT_MARKS = (
 )  # fmt: skip
 
 
-def cost(analysis: Analysis) -> Figure:
+@figure(
+    "splits",
+    Section.OVERFITTING,
+    "Accuracy on train, validation and test",
+    "Mean over seeds. The distance between the train and the test mark is overfitting.",
+)
+def splits(analysis: Analysis) -> Figure:
     names = display_order(analysis)
-    figure = new_figure(3.8)
-    left, right = figure.subplots(1, 2, sharey=True)
+    height = row_figure(len(names), 0.3).get_figheight()
+    drawing, grid = config_panels(analysis.configs, height, 5, names)
+    for config, axes in grid.items():
+        for result in analysis.of_config(config):
+            y = names.index(result.representation)
+            values = [result.train_acc, result.val_acc, result.accuracy.value]
+            known = [100 * value for value in values if not np.isnan(value)]
+            axes.plot([min(known), max(known)], [y, y], color=GRID, linewidth=3, zorder=1)
+            for value, (_, colour, marker) in zip(values, _SPLIT_MARKS):
+                axes.plot(
+                    [100 * value], [y],
+                    marker=marker, color=colour, linestyle="none", markersize=6,
+                )  # fmt: skip
+        axes.axvline(100 * analysis.chance, color=MUTED, linestyle="--", linewidth=1, zorder=0)
+        axes.set_xlim(0, 103)
+        if len(grid) > 3:
+            axes.set_xticks([0, 50, 100])
+        axes.set_xlabel("accuracy (%)")
+        name_rows(axes, names)
+    first = next(iter(grid.values()))
+    handles = [
+        first.plot([], [], marker=m, color=c, linestyle="none", markersize=6)[0]
+        for _, c, m in _SPLIT_MARKS
+    ]
+    legend(drawing, handles, [s for s, _, _ in _SPLIT_MARKS])
+    return drawing
+
+
+def _one_shape(analysis: Analysis) -> str:
+    if len(display_order(analysis)) <= len(MARKERS):
+        return ""
+    return " Colour and shape tell the configs apart; the table names every representation."
+
+
+@figure(
+    "cost",
+    Section.COST,
+    "Accuracy against feature width and training time",
+    lambda analysis: (
+        f"{_bars(analysis)}. Times are means of a trial's training on the machine of "
+        "this run." + _one_shape(analysis)
+    ),
+)
+def cost(analysis: Analysis) -> Figure:
+    names, look = display_order(analysis), styles(analysis)
+    shapes = dict(zip(names, MARKERS)) if len(names) <= len(MARKERS) else {}
+    drawing = new_figure(3.8)
+    left, right = drawing.subplots(1, 2, sharey=True)
     for axes, of in ((left, "features"), (right, "seconds")):
         for result in analysis.pairs.values():
-            x, colour = getattr(result, of), CONFIG_COLOUR[result.config]
+            x, style = getattr(result, of), look[result.config]
             axes.plot(
                 [x, x], [100 * result.accuracy.low, 100 * result.accuracy.high],
-                color=colour, linewidth=1, alpha=0.6,
+                color=style.colour, linewidth=1, alpha=0.6 if shapes else 0.2,
             )  # fmt: skip
             axes.plot(
                 [x], [100 * result.accuracy.value],
-                marker=_MARKERS[names.index(result.representation)], color=colour, markersize=6.5,
+                marker=shapes.get(result.representation, style.marker), color=style.colour,
+                markersize=6.5 if shapes else 4, linestyle="none",
             )  # fmt: skip
         axes.axhline(100 * analysis.chance, color=MUTED, linestyle="--", linewidth=1, zorder=0)
         axes.set_ylim(0, 103)
@@ -170,60 +188,82 @@ def cost(analysis: Analysis) -> Figure:
     right.set_xlim(left=0)
     right.set_xlabel("training time of a trial (s)")
     left.set_ylabel("test accuracy (%)")
-    shapes = [
-        left.plot([], [], marker=_MARKERS[i], color=MUTED, linestyle="none", markersize=6)[0]
-        for i in range(len(names))
+    if shapes:
+        _shape_legend(drawing, left, analysis, shapes)
+    else:
+        config_legend(drawing, left, analysis.configs, look)
+    return drawing
+
+
+def _shape_legend(drawing: Figure, axes: Axes, analysis: Analysis, shapes: dict[str, str]) -> None:
+    """Shapes are representations, colours are configs."""
+    look = styles(analysis)
+    marks = [
+        axes.plot([], [], marker=marker, color=MUTED, linestyle="none", markersize=6)[0]
+        for marker in shapes.values()
     ]
     colours = [
-        left.plot([], [], color=CONFIG_COLOUR[config], linewidth=4)[0]
-        for config in analysis.configs
+        axes.plot([], [], color=look[config].colour, linewidth=4)[0] for config in analysis.configs
     ]
-    figure.legend(
-        [*shapes, *colours], [*names, *analysis.configs], loc="outside upper center", ncols=6
-    )
-    return figure
+    legend(drawing, [*marks, *colours], [*shapes, *analysis.configs])
 
 
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p")
-
-
+@figure(
+    "retained",
+    Section.RETAINED,
+    "Information retained",
+    lambda analysis: (
+        f"Share of the accuracy above chance that is kept. {_bars(analysis)}. "
+        "Representations that are not above chance with all layers are left out."
+    ),
+    when=lambda analysis: any(r.retained for rows in analysis.ablations.values() for r in rows),
+)
 def retained(analysis: Analysis) -> Figure:
     kept = {
         config: {r.first.representation: r.retained for r in rows if r.retained}
         for config, rows in analysis.ablations.items()
     }
     names = [n for n in display_order(analysis) if any(n in found for found in kept.values())]
-    figure = new_figure(0.9 + 0.32 * len(names))
-    axes = figure.subplots()
+    look = styles(analysis)
+    drawing = row_figure(len(names), 0.32, len(kept), extra=0.9)
+    axes = drawing.subplots()
     for shift, (config, found) in zip(offsets(len(kept)), kept.items()):
         for name, estimate in found.items():
-            draw_interval(axes, names.index(name) + shift, estimate, config)
+            draw_interval(axes, names.index(name) + shift, estimate, look[config])
     axes.axvline(0, color=MUTED, linestyle="--", linewidth=1, zorder=0)
     axes.axvline(100, color=MUTED, linestyle="--", linewidth=1, zorder=0)
     axes.set_xlabel("share of the accuracy above chance that is kept (%)")
     name_rows(axes, names)
-    config_legend(figure, axes, list(kept))
-    return figure
+    config_legend(drawing, axes, list(kept), look)
+    return drawing
 
 
+@figure(
+    "stability",
+    Section.STABILITY,
+    "Test accuracy of every seed",
+    "A mark is a seed, the line their mean.",
+    when=lambda analysis: len(analysis.run.sweep.grid.seeds) > 1,
+)
 def stability(analysis: Analysis) -> Figure:
-    names = display_order(analysis)
-    figure = new_figure(0.8 + 0.36 * len(names))
-    axes = figure.subplots()
+    names, look = display_order(analysis), styles(analysis)
+    drawing = row_figure(len(names), 0.36, len(analysis.configs))
+    axes = drawing.subplots()
+    reach = min(0.13, 0.35 / len(analysis.configs))
     for shift, config in zip(offsets(len(analysis.configs)), analysis.configs):
+        style = look[config]
         for result in analysis.of_config(config):
             y = names.index(result.representation) + shift
-            colour = CONFIG_COLOUR[config]
             axes.plot(
                 100 * result.test, np.full(len(result.test), y),
-                marker=CONFIG_MARKER[config], color=colour, linestyle="none", markersize=3.5,
+                marker=style.marker, color=style.colour, linestyle="none", markersize=3.5,
                 alpha=0.6, markeredgewidth=0,
             )  # fmt: skip
             middle = 100 * result.accuracy.value
-            axes.plot([middle, middle], [y - 0.13, y + 0.13], color=colour, linewidth=1.8)
+            axes.plot([middle, middle], [y - reach, y + reach], color=style.colour, linewidth=1.8)
     axes.axvline(100 * analysis.chance, color=MUTED, linestyle="--", linewidth=1, zorder=0)
     axes.set_xlim(0, 102)
     axes.set_xlabel("test accuracy (%)")
     name_rows(axes, names)
-    config_legend(figure, axes, analysis.configs)
-    return figure
+    config_legend(drawing, axes, analysis.configs, look)
+    return drawing

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
 WIDTH = 7.2
 """Inches: a page's text width in most journals' one-column layout."""
+
+_TALLEST = 300
+"""Inches: at 200 dpi more is too much for a PNG of Matplotlib's."""
 
 INK, MUTED, GRID = "#1d1d20", "#6b6b73", "#dcdce2"
 
@@ -31,12 +36,40 @@ DARK = {
     "#4d4d52": "#c0c0c8", "#8c6bb1": "#b196d4",
 }  # fmt: skip
 
-CONFIG_COLOUR = {"all_layers": SERIES[0], "visual_only": SERIES[1], "text_only": SERIES[2]}
-CONFIG_MARKER = {"all_layers": "o", "visual_only": "s", "text_only": "^"}
-
-_DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)))
-LINES = [(colour, _DASHES[i % len(_DASHES)]) for i, colour in enumerate((*SERIES, INK))]
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p")
+_DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
+LINES = [(colour, _DASHES[i % 3]) for i, colour in enumerate((*SERIES, INK))]
 """(colour, dashes) of up to nine lines: told apart without colour, too."""
+
+_FIRST = ("all_layers", "visual_only", "text_only")
+"""Configs that look the same in every report."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a config is drawn, told apart without colour, too."""
+
+    colour: str
+    marker: str
+    dashes: Any
+
+
+def style_of(configs: Iterable[str]) -> dict[str, Style]:
+    """Config -> its style, by its place among all configs of a report.
+
+    The first 24 differ as lines, the first 72 as marks.
+    """
+    places = itertools.count(len(_FIRST))
+    return {c: _style(_FIRST.index(c) if c in _FIRST else next(places)) for c in configs}
+
+
+def _style(place: int) -> Style:
+    return Style(
+        SERIES[place % len(SERIES)],
+        MARKERS[place % len(MARKERS)],
+        _DASHES[place // 3 % len(_DASHES)],
+    )
+
 
 _RC: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -79,7 +112,7 @@ def new_figure(height: float) -> Figure:
     """An empty figure of the page's width; `height` in inches."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(WIDTH, height), layout="constrained")
+    return Figure(figsize=(WIDTH, min(height, _TALLEST)), layout="constrained")
 
 
 def settle(figure: Figure) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from features.core.files import write_text
 
 from ..results import format_table
+from .sections import Section
 
 Value = str | int | float | bool | tuple[float, float] | None
 """A pair is an interval: its two ends."""
@@ -43,12 +44,14 @@ class Table:
     """A table.
 
     Attributes:
+        section: where on the page it stands.
         name: of its files.
         title: one line.
         rows: values as they are computed; shares are not percentages.
         note: what a reader must know to read it right.
     """
 
+    section: Section
     name: str
     title: str
     columns: Sequence[Column]

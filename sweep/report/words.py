@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from .analysis import REFERENCE, Ablation, Analysis, Estimate
+from .analysis import REFERENCE, Analysis
+from .pairs import Ablation, Estimate
 from .tables import percent
+
+_MOST_LISTED, _FIRST_LISTED = 12, 8
 
 
 def findings(analysis: Analysis) -> list[str]:
@@ -19,7 +22,9 @@ def findings(analysis: Analysis) -> list[str]:
 
 
 def listed(names: list[str]) -> str:
-    """a, b and c."""
+    """a, b and c; of more than a dozen, the first ones and how many more there are."""
+    if len(names) > _MOST_LISTED:
+        names = [*names[:_FIRST_LISTED], f"{len(names) - _FIRST_LISTED} more"]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

@@ -1,0 +1,134 @@
+"""The report's tables of differences: ablations, comparisons, ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .analysis import MOST_COMPARED, REFERENCE, Analysis
+from .columns import CONFIG, REPRESENTATION, ends, interval_column
+from .pairs import Tested
+from .sections import Section
+from .statistics import ALPHA
+from .tables import Column, Table, Value, decimal, p_value, percent, signed_percent, yes_no
+
+_TESTS = [
+    Column("difference", "difference", signed_percent, "mean over seeds, percentage points"),
+    interval_column("difference"),
+    Column("p_bootstrap", "p", p_value, "hierarchical bootstrap: new seeds and new adapters"),
+    Column("p_bootstrap_holm", "p, Holm", p_value, "the same, adjusted for the whole table"),
+    Column("p_seeds", "p, seeds", p_value, "paired t-test over seeds: this test split only"),
+    Column("p_seeds_holm", "p, seeds, Holm", p_value, "the same, adjusted for the whole table"),
+    Column("p_wilcoxon", "p, Wilcoxon", p_value, "signed-rank test over seeds, not adjusted"),
+    Column("cohens_d", "d", decimal(1), "Cohen's d of the paired differences over seeds"),
+    Column("distinguishable", "distinguishable", yes_no, f"p, Holm and p, seeds, Holm < {ALPHA}"),
+]
+_TEST_NOTE = (
+    "p resamples seeds and test adapters together (hierarchical bootstrap): would the difference "
+    "show again with new seeds and new adapters? “seeds” tests vary the seed alone: they hold for "
+    "this test split. With few seeds the first is too sure, with few adapters the second: what is "
+    "distinguishable passes both."
+)
+
+
+def _tests(tested: Sequence[Tested]) -> list[list[Value]]:
+    return [
+        [
+            t.test.difference,
+            (t.test.low, t.test.high),
+            t.test.p_bootstrap,
+            t.holm_bootstrap,
+            t.test.p_seeds,
+            t.holm_seeds,
+            t.test.p_wilcoxon,
+            t.test.effect,
+            t.distinguishable,
+        ]
+        for t in tested
+    ]
+
+
+def ablation_table(analysis: Analysis, config: str) -> Table:
+    """What every representation loses from all layers to another config."""
+    rows = analysis.ablations[config]
+    return Table(
+        Section.ABLATION,
+        f"ablation_{config}",
+        f"Drop in test accuracy from {REFERENCE} to {config} (percentage points)",
+        [
+            REPRESENTATION,
+            Column(REFERENCE, REFERENCE, percent),
+            Column(config, config, percent),
+            *_TESTS[:2],
+            Column("relative", "relative", signed_percent, "share of the accuracy with all layers"),
+            interval_column("relative", "relative, 95 %"),
+            *_TESTS[2:],
+        ],
+        [
+            [
+                row.first.representation,
+                row.first.accuracy.value,
+                row.second.accuracy.value,
+                *tests[:2],
+                row.relative.value if row.relative else None,
+                ends(row.relative),
+                *tests[2:],
+            ]
+            for row, tests in zip(rows, _tests(rows))
+        ],
+        f"{_TEST_NOTE} Relative drops stand where the accuracy with all layers is above chance.",
+    )
+
+
+def comparison_table(analysis: Analysis, config: str) -> Table:
+    """Every two representations of a config; of many, the best and each of the others."""
+    rows = analysis.comparisons[config]
+    every = analysis.compares_all(config)
+    what = "Every two representations compared" if every else "The best representation compared"
+    against = "" if every else " with every other"
+    fewer = (
+        ""
+        if every
+        else (
+            f" Of more than {MOST_COMPARED} representations, only the best is compared with the "
+            "others, a family of its own; that it is the best was seen in these same scores."
+        )
+    )
+    return Table(
+        Section.RANKING,
+        f"comparisons_{config}",
+        f"{what}{against} by test accuracy, {config}: first − second",
+        [Column("first", "first"), Column("second", "second"), *_TESTS],
+        [
+            [row.first.representation, row.second.representation, *tests]
+            for row, tests in zip(rows, _tests(rows))
+        ],
+        _TEST_NOTE + fewer,
+    )
+
+
+def rank_table(analysis: Analysis) -> Table:
+    """Average ranks over seeds."""
+    rows: list[list[Value]] = []
+    for config, ranking in analysis.rankings.items():
+        if ranking is not None:
+            ranked = zip(ranking.ranks, analysis.of_config(config))
+            rows += [
+                [config, r.representation, float(rank), ranking.critical_difference,
+                 ranking.p_friedman]
+                for rank, r in sorted(ranked, key=lambda item: item[0])
+            ]  # fmt: skip
+    return Table(
+        Section.CRITICAL_DIFFERENCE,
+        "ranks",
+        "Average rank over seeds (1 is best)",
+        [
+            CONFIG,
+            REPRESENTATION,
+            Column("mean_rank", "mean rank", decimal(2)),
+            Column("critical_difference", "critical difference", decimal(2), "Nemenyi, α = 0.05"),
+            Column("p_friedman", "p, Friedman", p_value, "that all rank alike"),
+        ],
+        rows,
+        "Ranks less than the critical difference apart are not distinguishable on this test split; "
+        "the blocks of the test are seeds, not datasets.",
+    )

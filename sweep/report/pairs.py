@@ -1,0 +1,116 @@
+"""What is known of one (config, representation) pair, and of two of them compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .runs import Pair
+from .statistics import ALPHA, CONFIDENCE, Comparison, Floats
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """One (config, representation) pair over its seeds.
+
+    Attributes:
+        representation: the pair's label.
+        features: width of the input; layers: number of layer tensors.
+        accuracy, macro_f1: on test, with intervals over seeds and test adapters.
+        accuracy_seeds: the same mean with the t interval over seeds alone: this split only; None
+            with one seed.
+        test: (n_seeds,) test accuracy.
+        train_acc, val_acc: means; gap: mean of train − test accuracy.
+        std: sample standard deviation of the test accuracy; None with one seed.
+        agreement: share of test adapters for which two seeds predict alike, over all two seeds;
+            None with one.
+        ece, log_loss: mean on test.
+        seconds, epochs: mean training time of a trial and epochs it ran.
+
+    What a record lacks is NaN.
+    """
+
+    config: str
+    representation: str
+    features: int
+    layers: int
+    accuracy: Estimate
+    accuracy_seeds: Estimate | None
+    macro_f1: Estimate
+    test: Floats
+    train_acc: float
+    val_acc: float
+    gap: float
+    std: float | None
+    agreement: float | None
+    ece: float
+    log_loss: float
+    seconds: float
+    epochs: float
+
+    @property
+    def pair(self) -> Pair:
+        """(config, representation)."""
+        return self.config, self.representation
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A comparison of two pairs with p-values adjusted within its family by Holm's method.
+
+    Attributes:
+        first, second: what is compared; differences are first − second.
+        holm_bootstrap, holm_seeds: adjusted p-values of `Comparison`; None where undefined.
+    """
+
+    first: PairResult
+    second: PairResult
+    test: Comparison
+    holm_bootstrap: float
+    holm_seeds: float | None
+
+    @property
+    def distinguishable(self) -> bool:
+        """Whether the difference shows over seeds and adapters, and over seeds by themselves.
+
+        Both are asked, since a bootstrap of a few seeds understates how much seeds vary. One seed
+        says nothing about others.
+        """
+        over_seeds = self.holm_seeds is None or self.holm_seeds < ALPHA
+        return self.test.n_seeds > 1 and self.holm_bootstrap < ALPHA and over_seeds
+
+
+@dataclass(frozen=True)
+class Ablation(Tested):
+    """What a representation loses from all layers (first) to another config (second).
+
+    Attributes:
+        relative: drop as a share of the accuracy with all layers.
+        retained: share of the accuracy above chance that is kept.
+
+    Both are None unless the accuracy with all layers is above chance: there is nothing to lose.
+    """
+
+    relative: Estimate | None
+    retained: Estimate | None
+
+
+def seeds_interval(values: Floats) -> Estimate | None:
+    """Mean and Student's t interval over seeds, within [0, 1]; None with one seed."""
+    if len(values) < 2:
+        return None
+    from scipy import stats
+
+    mean, error = float(values.mean()), float(values.std(ddof=1)) / np.sqrt(len(values))
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * error)
+    return Estimate(mean, max(0.0, mean - reach), min(1.0, mean + reach))

@@ -1,0 +1,25 @@
+"""The parts of a report's page. Every figure and table says to which of them it belongs."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Section(Enum):
+    """A heading of the page, in the order of the page; those with nothing in them are left out."""
+
+    RUNS = "Runs"
+    SIZE = "Size of the dataset"
+    RANKING = "Ranking"
+    ABLATION = "Ablation"
+    CRITICAL_DIFFERENCE = "Critical difference"
+    OVERFITTING = "Overfitting"
+    LEARNING_CURVES = "Learning curves"
+    PRECISION_RECALL = "Precision and recall"
+    CALIBRATION = "Calibration"
+    CONFUSION = "Confusion"
+    CLASSES = "Classes"
+    COST = "Width and time"
+    RETAINED = "Information retained"
+    STABILITY = "Stability"
+    MISSING = "Missing"
