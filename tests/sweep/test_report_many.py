@@ -125,7 +125,7 @@ def test_what_records_lack_is_left_out(tmp_path):
 def test_the_command_names_what_this_version_does_not_know(tmp_path):
     run = made_up_run(tmp_path / "run", FEW)
     command = reproduce_command(run.sweep)
-    assert "--hidden-dim 16 --epochs 12 --temperature 0.5" in command
+    assert "--hidden-dim 16 --epochs 12 --set mlp.temperature=0.5" in command
     assert "--patience" not in command
     del run.sweep.frozen["decides"]["hyperparameters"]
     assert "--hidden-dim" not in reproduce_command(run.sweep)
