@@ -10,6 +10,7 @@ from features.scan import DatasetScan
 from features.sources import Source
 from trainables.events import EventLog
 
+from .lock import DriverLock
 from .run_dir import SweepFile
 from .spec import RuntimeOptions, SweepSpec
 from .watch.prometheus import SweepMetrics
@@ -32,5 +33,6 @@ class Invocation:
     name: str
     install_handlers: Callable[[], None]
     metrics: SweepMetrics
+    lock: DriverLock
     feature_seconds: float = 0.0
     train_seconds: float = 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 import time
 from collections.abc import Iterator
@@ -74,6 +73,7 @@ def run_sweep(
 
     Raises:
         UserError: the spec, the dataset or the run directory cannot be used.
+        LockLostError: another driver took the run directory over; nothing more was written.
         KeyboardInterrupt: it was interrupted; finished trials are kept.
     """
     began = time.perf_counter()
@@ -82,11 +82,11 @@ def run_sweep(
     spec.validate()
     options.validate()
     run_dir = options.run_dir(spec.dataset)
-    with interruptible() as install_handlers:
+    with interruptible() as interruption:
         source, scan = open_dataset(spec, options, run_dir, reporter)
         sweep = make_sweep_file(spec, source, scan, options.cache_dir)
         make_folder(run_dir)
-        with driver_lock(run_dir, on_lost=_thread.interrupt_main):
+        with driver_lock(run_dir, interruption.wake, on_wait=reporter.say) as lock:
             repair_sweep_file(run_dir, reporter.warn)
             write_sweep_file(run_dir, sweep)
             write_labels(run_dir, scan.kept_labels)
@@ -105,8 +105,9 @@ def run_sweep(
                     began,
                     events,
                     invocation,
-                    install_handlers,
+                    interruption.install,
                     SweepMetrics(run_dir),
+                    lock,
                 )
             )
 
@@ -122,6 +123,7 @@ def _carry_out(run: Invocation) -> SweepResult:
             tell(everything)
         return _end(run, everything, everything, [], results)
     state = read_records(run.run_dir, fingerprints)
+    run.lock.check()
     for line in set_aside(run.run_dir, state):
         run.reporter.warn(line)
     _tell_plan(run, state.done, state.todo)
@@ -134,6 +136,7 @@ def _carry_out(run: Invocation) -> SweepResult:
                 run.metrics.planned(state.records, state.todo, failed)
                 run_trials(run, fingerprints, state.todo, tell)
     except KeyboardInterrupt:
+        run.lock.check()
         run.events.write("interrupted")
         _conclude(run, state.done, read_records(run.run_dir, fingerprints))
         raise
@@ -188,6 +191,7 @@ def _conclude(run: Invocation, before: list[TrialKey], state: RecordState) -> Sw
     """Derive the results from the records and end."""
     failed = failed_trials(run.run_dir, state.todo)
     stamp = records_digest(run.run_dir, run.sweep.fingerprints)
+    run.lock.check()
     results = write_results(run.run_dir, run.sweep, state.records, failed, stamp)
     return _end(run, before, state.done, failed, results)
 
@@ -212,6 +216,7 @@ def _end(
         "feature_seconds": run.feature_seconds,
         "train_seconds": run.train_seconds,
     }
+    run.lock.check()
     write_json(run_dir / "summary.json", summary)
     run.events.write("done", **summary)
     _tell_end(run, done, failed, summary)

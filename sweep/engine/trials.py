@@ -77,6 +77,7 @@ def _prepare_features(
     _, report = ensure_features(
         run.source, run.scan, names, cache, run.reporter, on_progress=on_progress
     )
+    run.lock.check()
     run.feature_seconds = report.seconds
     run.metrics.computed_all(run.scan.num_samples, report.seconds - report.waited)
     run.events.write("features", seconds=report.seconds, failed=list(report.failed))
@@ -100,6 +101,7 @@ def _train(run: Invocation, cache: Path, points: dict[TrialKey, str], tell: Tell
 
     options = run.options
     while points:
+        run.lock.check()
         resources = _trial_resources(run, list(points), options)
         outcomes = _fit(run, cache, points, resources, tell)
         failed = {key for key, outcome in outcomes.items() if outcome == "failed"}
@@ -186,6 +188,8 @@ def _fit(
     ended: dict[TrialKey, Outcome] = {}
 
     def on_trial(key: TrialKey, news: News, result: dict[str, Any]) -> None:
+        if run.lock.lost.is_set():  # the main thread is interrupted; another is stopped here
+            raise run.lock.error()
         run.metrics.heard(key, news, result)
         if news == "running" or news == "waiting":
             return

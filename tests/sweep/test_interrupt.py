@@ -25,9 +25,10 @@ except KeyboardInterrupt:
 """
 
 SCRIPT = """
+rm -f ready
 trap "" $1
 "$2" -c "$3" > ready &
-until grep -q ready ready; do sleep 0.05; done
+until grep -qs ready ready; do sleep 0.05; done
 kill -$0 $!
 wait $!
 """
