@@ -132,8 +132,8 @@ def _carry_out(run: Invocation) -> SweepResult:
             tell(state.done)
             if state.todo:
                 remove_leftovers(run.run_dir, state.done)
-                failed = failed_trials(run.run_dir, state.todo)
-                run.metrics.planned(state.records, state.todo, failed)
+                todo = {key: fingerprints[key] for key in state.todo}
+                run.metrics.planned(state.records, state.todo, failed_trials(run.run_dir, todo))
                 run_trials(run, fingerprints, state.todo, tell)
     except KeyboardInterrupt:
         run.lock.check()
@@ -189,8 +189,9 @@ def _tracking(run: Invocation) -> Iterator[Tell]:
 
 def _conclude(run: Invocation, before: list[TrialKey], state: RecordState) -> SweepResult:
     """Derive the results from the records and end."""
-    failed = failed_trials(run.run_dir, state.todo)
-    stamp = records_digest(run.run_dir, run.sweep.fingerprints)
+    fingerprints = run.sweep.fingerprints
+    failed = failed_trials(run.run_dir, {key: fingerprints[key] for key in state.todo})
+    stamp = records_digest(run.run_dir, fingerprints)
     run.lock.check()
     results = write_results(run.run_dir, run.sweep, state.records, failed, stamp)
     return _end(run, before, state.done, failed, results)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from features.core.files import DamagedFileError, digest, file_stamp
+from features.core.files import DamagedFileError, digest, file_stamp, read_signed_json
 from trainables.record import TrialKey, failure_path, read_record, record_path, slot_path
 
 _LEFTOVER_SECONDS = 60.0
@@ -122,6 +123,14 @@ def count_other_records(run_dir: Path, fingerprints: dict[TrialKey, str]) -> int
     return sum(path not in inside for path in (run_dir / "checkpoints").glob("*/*/seed-*.json"))
 
 
-def failed_trials(run_dir: Path, keys: list[TrialKey]) -> list[TrialKey]:
-    """Those of the trials whose failure is recorded."""
-    return [key for key in keys if failure_path(run_dir, key).exists()]
+def failed_trials(run_dir: Path, fingerprints: Mapping[TrialKey, str]) -> list[TrialKey]:
+    """Those of the trials whose failure is recorded; damaged files and older versions' are none."""
+    return [key for key, fingerprint in fingerprints.items() if _failed(run_dir, key, fingerprint)]
+
+
+def _failed(run_dir: Path, key: TrialKey, fingerprint: str) -> bool:
+    try:
+        failure = read_signed_json(failure_path(run_dir, key))
+    except (OSError, DamagedFileError):
+        return False
+    return failure.get("key") == key.to_json() and failure.get("fingerprint") == fingerprint
