@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+import cli
 from tests.conftest import NAMES, random_matrices
 from zoo.sd15 import matrix_column
 
@@ -149,6 +150,18 @@ def test_unwritable_folders_are_named(sanity, tmp_path):
             "run", "--dataset", sanity, option, tmp_path / "file/x", other, tmp_path / "ok", *SMALL
         )
         check_refused(result, f"cannot make {tmp_path / 'file/x'}")
+
+
+def test_trials_that_were_not_reached_are_no_success(sanity, tmp_path, monkeypatch, capsys):
+    """Tune may end without having run everything."""
+    monkeypatch.setattr("sweep.launch.run_trials", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    args = ["--dataset", sanity, "--name", "run", "--log-to", "none", *SMALL]
+    for command in (["run", *args], ["restore", "ray_results/run", "--log-to", "none"]):
+        with pytest.raises(SystemExit) as end:
+            cli.app([str(word) for word in command])
+        assert end.value.code == 1
+        assert capsys.readouterr().err == "2 trials were not reached: give the same command again\n"
 
 
 @pytest.mark.parametrize("command", ["status", "restore", "dashboard"])
