@@ -42,7 +42,11 @@ def run_trials(
     try:
         with (
             ray_session(
-                run.options, run.run_dir / "logs", run.run_dir.name, run.install_handlers
+                run.options,
+                run.run_dir / "logs",
+                run.run_dir.name,
+                run.install_handlers,
+                run.reporter.warn,
             ) as dashboard,
             run.metrics.exporting(),
         ):
