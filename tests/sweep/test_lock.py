@@ -252,6 +252,39 @@ def test_a_driver_that_lost_its_lock_writes_nothing(trials, thread, sanity, tmp_
     assert {"done", "interrupted"}.isdisjoint(e["event"] for e in read_events(run_dir))
 
 
+@pytest.mark.slow
+def test_a_training_driver_that_loses_its_lock_ends_in_one_line(sanity, tmp_path):
+    """Started by a script with `&`: SIGINT is ignored from the start."""
+    sweep = command(
+        sanity, tmp_path, "--representations", "stats", "--configs", "all_layers",
+        "--num-runs", "2", "--epochs", "100000", "--patience", "100000", "--log-to", "none",
+    )  # fmt: skip
+    run_dir = tmp_path / "run"
+    with open(tmp_path / "log", "w") as log:
+        driver = subprocess.Popen(
+            ["bash", "-c", '"$@" & wait $!', "script", *sweep], stdout=log, stderr=log
+        )
+    try:
+        deadline = time.monotonic() + 200
+        while len(list((run_dir / "inflight").rglob("seed-*.safetensors"))) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        pid = read_lock(run_dir)["pid"]
+        write_lock(run_dir, host="elsewhere", token="other")
+        assert driver.wait(timeout=90) == 2
+        assert not Path(f"/proc/{pid}").exists()
+    finally:
+        driver.kill()
+        driver.wait()
+    last = (tmp_path / "log").read_text().splitlines()[-1]
+    assert last.startswith(f"error: {run_dir} was taken over by process")
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    assert not (run_dir / "summary.json").exists()
+    assert not (run_dir / "results.json").exists()
+    assert read_lock(run_dir)["token"] == "other"
+    assert {"done", "interrupted"}.isdisjoint(e["event"] for e in read_events(run_dir))
+
+
 def contents(run_dir):
     return {
         str(path.relative_to(run_dir)): path.read_bytes()
