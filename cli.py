@@ -348,6 +348,10 @@ def _run(spec: Any, options: Any, *, dry_run: bool = False) -> None:
         shown = "\n".join(f"  {key}" for key in result.failed)
         where = RunDir(result.run_dir).failure(result.failed[0]).parents[2]
         typer.echo(f"{len(result.failed)} trials failed (why: {where}):\n{shown}", err=True)
+    left = result.summary["not_reached"]
+    if left:
+        typer.echo(f"{left} trials were not reached: give the same command again", err=True)
+    if result.failed or left:
         raise typer.Exit(1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -14,39 +14,56 @@ _PATIENCE_SECONDS = 30.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-@contextmanager
-def interruptible() -> Iterator[Callable[[], None]]:
-    """Turn the first signal into KeyboardInterrupt and let the second end the process at once.
+class Interruption:
+    """Handlers that turn the first signal into KeyboardInterrupt and let the second end the process
+    at once. Outside the main thread, where Python allows none, nothing is done.
 
-    Yields a function that installs the handlers again: `ray.init` replaces that of SIGTERM.
-    A SIGHUP that is ignored, as under nohup, stays ignored. Outside the main thread, where Python
-    allows no handlers, nothing is changed.
+    A SIGHUP that is ignored, as under nohup, stays ignored; SIGINT does not, which a script's
+    `command &` starts with ignored.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    caught = [number for number in _SIGNALS if before[number] is not signal.SIG_IGN]
-    interrupted = False
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal interrupted
-        if interrupted:
+    def __init__(self) -> None:
+        self._interrupted = False
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.getsignal(number) for number in _SIGNALS}
+            if self._before[signal.SIGHUP] is signal.SIG_IGN:
+                del self._before[signal.SIGHUP]
+        # Whatever hangs after a signal must not keep a machine that is being taken away.
+        self._watchdog = threading.Timer(_PATIENCE_SECONDS, os._exit, [EXIT_CODE])
+        self._watchdog.daemon = True
+
+    def install(self) -> None:
+        """Install the handlers, once more after `ray.init`, which replaces that of SIGTERM."""
+        for number in self._before:
+            signal.signal(number, self._handle)
+
+    def remove(self) -> None:
+        """Install what there was before."""
+        self._watchdog.cancel()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def wake(self) -> None:
+        """From another thread: interrupt the main thread, whatever it waits for, once."""
+        main = threading.main_thread().ident
+        if self._before and not self._interrupted and main is not None:
+            signal.pthread_kill(main, signal.SIGINT)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._interrupted:
             os._exit(EXIT_CODE)
-        interrupted = True
-        # Whatever hangs from here on must not keep a machine that is being taken away.
-        watchdog = threading.Timer(_PATIENCE_SECONDS, os._exit, [EXIT_CODE])
-        watchdog.daemon = True
-        watchdog.start()
+        self._interrupted = True
+        self._watchdog.start()
         raise KeyboardInterrupt(signal.Signals(number).name)
 
-    def install() -> None:
-        for number in caught:
-            signal.signal(number, handle)
 
-    install()
+@contextmanager
+def interruptible() -> Iterator[Interruption]:
+    """Have signals end the block with KeyboardInterrupt, and a second one the process."""
+    interruption = Interruption()
+    interruption.install()
     try:
-        yield install
+        yield interruption
     finally:
-        for number in caught:
-            signal.signal(number, before[number])
+        interruption.remove()

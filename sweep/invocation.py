@@ -11,6 +11,7 @@ from features.sources import Source
 from trainables.events import EventLog
 
 from .declared import Declared
+from .lock import DriverLock
 from .spec import RuntimeOptions, SweepSpec
 from .sweep_file import SweepFile
 from .watch.prometheus import SweepMetrics
@@ -34,5 +35,6 @@ class Invocation:
     name: str
     install_handlers: Callable[[], None]
     metrics: SweepMetrics
+    lock: DriverLock
     feature_seconds: float = 0.0
     train_seconds: float = 0.0

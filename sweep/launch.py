@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 import time
 from collections.abc import Iterator
@@ -72,6 +71,7 @@ def run_sweep(
 
     Raises:
         UserError: the spec, the dataset or the run directory cannot be used.
+        LockLostError: another driver took the run directory over; nothing more was written.
         KeyboardInterrupt: it was interrupted; finished trials are kept.
     """
     began = time.perf_counter()
@@ -80,12 +80,12 @@ def run_sweep(
     spec.validate()
     options.validate()
     run_dir = options.run_dir(spec.dataset)
-    with interruptible() as install_handlers:
+    with interruptible() as interruption:
         source, scan = open_dataset(spec, options, run_dir, reporter)
         declared = declared_by(spec)
         make_sweep_file(spec, declared, source, scan, options.cache_dir)  # refused before a folder
         make_folder(run_dir)
-        with driver_lock(run_dir, on_lost=_thread.interrupt_main):
+        with driver_lock(run_dir, interruption.wake, on_wait=reporter.say) as lock:
             repair_sweep_file(run_dir, reporter.warn)
             declared = declared.copied(RunDir(run_dir).plugins)
             sweep = make_sweep_file(spec, declared, source, scan, options.cache_dir)
@@ -107,8 +107,9 @@ def run_sweep(
                     began,
                     events,
                     invocation,
-                    install_handlers,
+                    interruption.install,
                     SweepMetrics(run_dir),
+                    lock,
                 )
             )
 
@@ -124,6 +125,7 @@ def _carry_out(run: Invocation) -> SweepResult:
             tell(everything)
         return _end(run, everything, everything, [], results)
     state = read_records(run.run_dir, fingerprints)
+    run.lock.check()
     for line in set_aside(run.run_dir, state):
         run.reporter.warn(line)
     _tell_plan(run, state.done, state.todo)
@@ -132,10 +134,11 @@ def _carry_out(run: Invocation) -> SweepResult:
             tell(state.done)
             if state.todo:
                 remove_leftovers(run.run_dir, state.done)
-                failed = failed_trials(run.run_dir, state.todo)
-                run.metrics.planned(state.records, state.todo, failed)
+                todo = {key: fingerprints[key] for key in state.todo}
+                run.metrics.planned(state.records, state.todo, failed_trials(run.run_dir, todo))
                 run_trials(run, fingerprints, state.todo, tell)
     except KeyboardInterrupt:
+        run.lock.check()
         run.events.write("interrupted")
         _conclude(run, state.done, read_records(run.run_dir, fingerprints))
         raise
@@ -188,8 +191,10 @@ def _tracking(run: Invocation) -> Iterator[Tell]:
 
 def _conclude(run: Invocation, before: list[TrialKey], state: RecordState) -> SweepResult:
     """Derive the results from the records and end."""
-    failed = failed_trials(run.run_dir, state.todo)
-    stamp = records_digest(run.run_dir, run.sweep.fingerprints)
+    fingerprints = run.sweep.fingerprints
+    failed = failed_trials(run.run_dir, {key: fingerprints[key] for key in state.todo})
+    stamp = records_digest(run.run_dir, fingerprints)
+    run.lock.check()
     results = write_results(run.run_dir, run.sweep, state.records, failed, stamp)
     return _end(run, before, state.done, failed, results)
 
@@ -214,6 +219,7 @@ def _end(
         "feature_seconds": run.feature_seconds,
         "train_seconds": run.train_seconds,
     }
+    run.lock.check()
     write_json(RunDir(run_dir).summary, summary)
     run.events.write("done", **summary)
     _tell_end(run, done, failed, summary)

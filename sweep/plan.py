@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from features.core.files import DamagedFileError, digest, file_stamp
+from features.core.files import DamagedFileError, digest, file_stamp, read_signed_json
 from trainables.record import TrialKey, read_record
 from trainables.run_dir import RunDir
 
@@ -123,6 +124,15 @@ def count_other_records(run_dir: Path, fingerprints: dict[TrialKey, str]) -> int
     return sum(path not in inside for path in RunDir(run_dir).records())
 
 
-def failed_trials(run_dir: Path, keys: list[TrialKey]) -> list[TrialKey]:
-    """Those of the trials whose failure is recorded."""
-    return [key for key in keys if RunDir(run_dir).failure(key).exists()]
+def failed_trials(run_dir: Path, fingerprints: Mapping[TrialKey, str]) -> list[TrialKey]:
+    """Those of the trials whose failure is recorded; damaged files and older versions' are none."""
+    return [key for key, fingerprint in fingerprints.items() if _failed(run_dir, key, fingerprint)]
+
+
+def _failed(run_dir: Path, key: TrialKey, fingerprint: str) -> bool:
+    try:
+        failure = read_signed_json(RunDir(run_dir).failure(key))
+        of = TrialKey.from_json(failure["key"])
+    except (OSError, DamagedFileError, KeyError, TypeError):
+        return False
+    return of == key and failure.get("fingerprint") == fingerprint

@@ -178,6 +178,18 @@ def test_a_refusal_is_the_same_in_a_process_of_its_own(sanity, tmp_path):
     assert (result.stdout, result.stderr) == (invoke(*args).stdout, invoke(*args).stderr)
 
 
+def test_trials_that_were_not_reached_are_no_success(sanity, tmp_path, monkeypatch, capsys):
+    """Tune may end without having run everything."""
+    monkeypatch.setattr("sweep.launch.run_trials", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    args = ["--dataset", sanity, "--name", "run", "--log-to", "none", *SMALL]
+    for command in (["run", *args], ["restore", "ray_results/run", "--log-to", "none"]):
+        with pytest.raises(SystemExit) as end:
+            cli.app([str(word) for word in command])
+        assert end.value.code == 1
+        assert capsys.readouterr().err == "2 trials were not reached: give the same command again\n"
+
+
 @pytest.mark.parametrize("command", ["status", "restore", "dashboard", "report"])
 def test_what_is_no_run_directory_is_refused(command, tmp_path):
     check_refused(invoke(command, tmp_path), "is no run directory")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from trainables.record import TrialKey
 from trainables.run_dir import RunDir
 
 from ..spec import RuntimeOptions
+from .borrowed import environment
 from .packing import TrialResources
 
 if TYPE_CHECKING:
@@ -52,14 +52,17 @@ def run_experiment(
     """
     from .listener import TrialListener
 
-    # Let Tune ask for all workers at once; by default it waits for one to come up (see
-    # TrialWorker._wait_for_workers for the other half of the cure).
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(resources.slots)
-    # Ctrl-C is the driver's to handle.
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    tuner = _restore(job, points, resources, options) or _start(job, points, resources, options)
-    with TrialListener(job.run_dir).telling(on_trial), _uncounted_callbacks():
-        tuner.fit()
+    variables = {
+        # Let Tune ask for all workers at once; by default it waits for one to come up (see
+        # TrialWorker._wait_for_workers for the other half of the cure).
+        "TUNE_MAX_PENDING_TRIALS_PG": str(resources.slots),
+        # Ctrl-C is the driver's to handle.
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    }
+    with environment(variables):
+        tuner = _restore(job, points, resources, options) or _start(job, points, resources, options)
+        with TrialListener(job.run_dir).telling(on_trial), _uncounted_callbacks():
+            tuner.fit()
 
 
 @contextmanager

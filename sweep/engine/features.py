@@ -106,7 +106,8 @@ def features_only(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) 
     plan = _plan_features(scan, wanted, cache)
     report = StageReport()
     if plan.computed:
-        with ray_session(options, cache / "logs", f"features of {source.label}"):
+        name = f"features of {source.label}"
+        with ray_session(options, cache / "logs", name, warn=reporter.warn):
             plan, report = ensure_features(source, scan, wanted, cache, reporter)
     if report.failed:
         name, trace = next(iter(report.failed.items()))

@@ -14,6 +14,7 @@ from pathlib import Path
 from features.core.errors import UserError
 
 from ..spec import RuntimeOptions
+from .borrowed import bare_loggers, environment, root_handlers
 
 
 @contextmanager
@@ -22,38 +23,57 @@ def ray_session(
     log_dir: Path,
     name: str,
     install_handlers: Callable[[], None] | None = None,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> Iterator[str | None]:
     """Ray for the duration of the block; yields the dashboard's address, if there is one.
 
-    A Ray that is already initialised in this process is used and left running.
+    A Ray that is already initialised in this process is used and left running. After the block
+    the process's environment and logging are what they were.
 
     Arguments:
         log_dir: where ray.log goes.
         name: what the dashboard calls the job, after "lorasweep".
         install_handlers: called once Ray runs, since it replaces signal handlers.
+        warn: told, in one line, what could not be had.
 
     Raises:
         UserError: the cluster to join cannot be reached.
     """
-    # A worker that must be restarted for other variables costs seconds; these are inherited.
-    # Ray Data's workers run their tasks in threads, whose own malloc arenas give memory back at
-    # once; see features/core/memory.py for why that is slow.
-    os.environ.setdefault("MALLOC_ARENA_MAX", "1")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # A Ray that need not be found by other machines listens on loopback only. Ray has this switch
-    # for other systems than Linux, and reads it when it is imported.
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "1" if options.address else "0"
-    import ray
+    with environment(
+        # A Ray that need not be found by other machines listens on loopback only. Ray has this
+        # switch for other systems than Linux, and reads it when it is imported.
+        {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1" if options.address else "0"},
+        # A worker that must be restarted for other variables costs seconds; these are inherited.
+        # Ray Data's workers run their tasks in threads, whose own malloc arenas give memory back at
+        # once; see features/core/memory.py for why that is slow.
+        unless_set={
+            "MALLOC_ARENA_MAX": "1",
+            "RAY_AIR_NEW_OUTPUT": "0",
+            "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        },
+    ):
+        import ray
 
-    _quiet(options, log_dir)
-    if ray.is_initialized():
-        yield None
-        return
-    quiet = nullcontext() if options.verbose else _native_stderr_into(log_dir / "ray.log")
-    with quiet, _initialised(options, name, install_handlers) as dashboard:
-        yield dashboard
+        with nullcontext() if options.verbose else _quiet(log_dir):
+            if ray.is_initialized():
+                yield None
+                return
+            if not options.address and _listens_everywhere():
+                warn(
+                    "Ray was imported before this run: its ports are open to other machines; "
+                    "import it later, or set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before"
+                )
+            quiet = nullcontext() if options.verbose else _native_stderr_into(log_dir / "ray.log")
+            with quiet, _initialised(options, name, install_handlers) as dashboard:
+                yield dashboard
+
+
+def _listens_everywhere() -> bool:
+    """Whether a Ray started here would listen on all interfaces, as read at its import."""
+    from ray._private import ray_constants
+
+    return getattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
 
 
 @contextmanager
@@ -110,23 +130,24 @@ def _own_packages() -> list[str]:
     return [str(Path(module.__path__[0])) for module in (features, sweep, trainables)]
 
 
-def _quiet(options: RuntimeOptions, log_dir: Path) -> None:
-    """Send what Ray, Ray Data and Tune log to a file; with `verbose`, leave it on the terminal."""
-    if options.verbose:
-        return
+@contextmanager
+def _quiet(log_dir: Path) -> Iterator[None]:
+    """Send what Ray, Ray Data and Tune log to a file for the duration of the block."""
     import ray.data  # these configure handlers of their own when first imported
     import ray.tune
 
     # ray.init() removes the handlers of the "ray" logger, so the file hangs on the root logger.
     log_dir.mkdir(parents=True, exist_ok=True)
-    _replace_root_handlers(log_dir / "ray.log")
-    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "ray"]
-    for name in names:
-        logger = logging.getLogger(name)
-        logger.handlers = []
-        logger.propagate = True
+    log = _RunLog(log_dir / "ray.log", delay=True)
+    log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+    bars = context.enable_progress_bars
+    with root_handlers(log, _OthersOnTerminal()), bare_loggers("ray"):
+        context.enable_progress_bars = False
+        try:
+            yield
+        finally:
+            context.enable_progress_bars = bars
 
 
 @contextmanager
@@ -153,18 +174,6 @@ def _native_stderr_into(path: Path) -> Iterator[None]:
         os.dup2(terminal, 2)
         os.close(terminal)
         os.close(log)
-
-
-def _replace_root_handlers(path: Path) -> None:
-    """Log everything to a file, and on the terminal only others' warnings."""
-    for handler in list(logging.root.handlers):
-        if isinstance(handler, _RunLog | _OthersOnTerminal):
-            logging.root.removeHandler(handler)
-            handler.close()
-    log = _RunLog(path, delay=True)
-    log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.root.addHandler(log)
-    logging.root.addHandler(_OthersOnTerminal())
 
 
 class _RunLog(logging.FileHandler):

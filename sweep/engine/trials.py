@@ -43,7 +43,11 @@ def run_trials(
     try:
         with (
             ray_session(
-                run.options, RunDir(run.run_dir).logs, run.run_dir.name, run.install_handlers
+                run.options,
+                RunDir(run.run_dir).logs,
+                run.run_dir.name,
+                run.install_handlers,
+                run.reporter.warn,
             ) as dashboard,
             run.metrics.exporting(),
         ):
@@ -79,6 +83,7 @@ def _prepare_features(
     _, report = ensure_features(
         run.source, run.scan, wanted, cache, run.reporter, on_progress=on_progress
     )
+    run.lock.check()
     run.feature_seconds = report.seconds
     run.metrics.computed_all(run.scan.num_samples, report.seconds - report.waited)
     run.events.write("features", seconds=report.seconds, failed=list(report.failed))
@@ -118,6 +123,7 @@ def _train_alike(run: Invocation, cache: Path, points: dict[TrialKey, str], tell
 
     options = run.options
     while points:
+        run.lock.check()
         resources = _trial_resources(run, list(points), options)
         outcomes = _fit(run, cache, points, resources, tell)
         failed = {key for key, outcome in outcomes.items() if outcome == "failed"}
@@ -236,6 +242,8 @@ def _fit(
     ended: dict[TrialKey, Outcome] = {}
 
     def on_trial(key: TrialKey, news: News, result: dict[str, Any]) -> None:
+        if run.lock.lost.is_set():  # the main thread is interrupted; another is stopped here
+            raise run.lock.error()
         run.metrics.heard(key, news, result)
         if news == "running" or news == "waiting":
             return

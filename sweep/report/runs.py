@@ -98,11 +98,12 @@ def load_run(run_dir: Path) -> RunData:
     """
     run_dir = run_dir.absolute()
     sweep = read_sweep_file(run_dir)
-    state = read_records(run_dir, sweep.fingerprints)
+    fingerprints = sweep.fingerprints
+    state = read_records(run_dir, fingerprints)
     if not state.records:
         raise UserError(f"{run_dir} has no finished trial yet")
     labels = np.array(read_labels(run_dir), dtype=np.int64)
-    failed = failed_trials(run_dir, state.todo)
+    failed = failed_trials(run_dir, {key: fingerprints[key] for key in state.todo})
     run = RunData(run_dir, sweep, state.records, failed, labels)
     for key, record in state.records.items():
         for split in ("val", "test"):

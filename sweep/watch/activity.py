@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -101,27 +103,54 @@ class Activity:
 
 
 def read_activity(run_dir: Path) -> Activity:
-    """Read the event files of a run directory."""
+    """Read the event files of a run directory, once."""
+    return ActivityReader(run_dir).read()
+
+
+class ActivityReader:
+    """Reads event files again and again, of each only what was appended since the last time.
+
+    Arguments:
+        run_dir: the run directory.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self._folder = RunDir(run_dir).events
+        self._files: dict[Path, _EventFile] = {}
+
+    def read(self) -> Activity:
+        """What all events tell by now."""
+        before, self._files = self._files, {}
+        for path in sorted(self._folder.glob("*.jsonl")):
+            file = before.get(path) or _EventFile(path)
+            try:
+                self._files[path] = file.follow()
+            except FileNotFoundError:
+                continue
+        return _combine(list(self._files.values()))
+
+
+def _combine(files: list[_EventFile]) -> Activity:
+    """What the files tell together."""
     activity = Activity()
-    files = {path: read_events(path) for path in sorted(RunDir(run_dir).events.glob("*.jsonl"))}
-    starts = {
-        path: max(event["time"] for event in events if event["event"] == "started")
-        for path, events in files.items()
-        if any(event["event"] == "started" for event in events)
-    }
-    latest = max(starts, key=starts.__getitem__, default=None)
-    if latest is not None:
-        activity.invocation = _invocation(latest)
-        _follow_driver(activity, files[latest])
+    driver = max((f for f in files if f.started is not None), key=_started, default=None)
+    if driver is not None:
+        activity.invocation = driver.invocation
+        activity.stage, activity.dashboard = driver.stage, driver.dashboard
+        activity.features, activity.workers = driver.features, driver.workers
     taken: dict[TrialKey, RunningTrial] = {}
     ended: dict[TrialKey, float] = {}
-    for path, events in files.items():
-        mine = _invocation(path) == activity.invocation
-        worker = ":".join(path.stem.split("-", 3)[-1].rsplit("-", 1))
-        for trial in _follow_worker(activity, events, worker, ended, mine):
-            # Of a trial whose worker died, the worker that took it next counts.
-            if trial.key not in taken or taken[trial.key].since < trial.since:
-                taken[trial.key] = trial
+    for file in files:
+        activity.seconds |= file.seconds
+        for key, at in file.ended.items():
+            ended[key] = max(ended.get(key, 0.0), at)
+        if file.invocation != activity.invocation:
+            continue
+        activity.finished_at += file.finished_at
+        trial = file.running
+        # Of a trial whose worker died, the worker that took it next counts.
+        if trial and (trial.key not in taken or taken[trial.key].since < trial.since):
+            taken[trial.key] = trial
     activity.running = sorted(
         (trial for trial in taken.values() if ended.get(trial.key, 0.0) < trial.since),
         key=lambda trial: trial.since,
@@ -130,67 +159,100 @@ def read_activity(run_dir: Path) -> Activity:
     return activity
 
 
-def _invocation(path: Path) -> str:
-    """What the names of an invocation's event files begin with: <day>-<time>-<process>."""
-    return "-".join(path.stem.split("-")[:3])
+def _started(file: _EventFile) -> float:
+    return file.started or 0.0
 
 
-def _follow_driver(activity: Activity, events: list[dict[str, Any]]) -> None:
-    for event in events:
-        kind = event["event"]
-        if kind in ("started", "planned"):
-            activity.stage = "starting"
-        elif kind == "dashboard":
-            activity.dashboard = event["url"]
-        elif kind == "features_progress":
-            activity.stage = "computing features"
-            activity.features = event["done"], event["total"]
-        elif kind == "features":
-            activity.features = None
-        elif kind == "experiment":
-            activity.stage, activity.workers = "training", event["workers"]
-        elif kind in ("interrupted", "done"):
-            activity.stage = kind
+class _EventFile:
+    """One process's events so far: how much of the file was read, and what that came to.
 
-
-def _follow_worker(
-    activity: Activity,
-    events: list[dict[str, Any]],
-    worker: str,
-    ended: dict[TrialKey, float],
-    mine: bool,
-) -> list[RunningTrial]:
-    """Take in one process's events; returns the trial it did not end, if any.
-
-    Arguments:
-        ended: trial -> when it ended last, updated.
-        mine: whether the process belongs to the latest invocation.
+    Attributes:
+        invocation: what the names of its files begin with: <day>-<time>-<process>.
+        started: when the process started an invocation, if it is a driver.
+        stage, dashboard, features, workers: see `Activity`; a driver's.
+        running: the trial it took and did not end.
+        ended: trial -> when it ended last.
+        finished_at: when trials finished.
+        seconds: of every finished trial.
     """
-    running: RunningTrial | None = None
-    for event in events:
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._worker = ":".join(path.stem.split("-", 3)[-1].rsplit("-", 1))
+        self.invocation = "-".join(path.stem.split("-")[:3])
+        self._forget()
+
+    def _forget(self) -> None:
+        self._read = 0
+        self.started: float | None = None
+        self.stage = ""
+        self.dashboard: str | None = None
+        self.features: tuple[int, int] | None = None
+        self.workers = 0
+        self.running: RunningTrial | None = None
+        self.ended: dict[TrialKey, float] = {}
+        self.finished_at: list[float] = []
+        self.seconds: dict[TrialKey, float] = {}
+
+    def follow(self) -> _EventFile:
+        """Take in the whole lines that were appended; a line without its end is left for later."""
+        with open(self._path, "rb") as file:
+            if os.fstat(file.fileno()).st_size < self._read:
+                self._forget()
+            file.seek(self._read)
+            lines = file.read()
+        lines = lines[: lines.rfind(b"\n") + 1]
+        self._read += len(lines)
+        for event in parse_events(lines):
+            # An event of another version may lack what this one looks for.
+            with suppress(KeyError, TypeError):
+                self._take(event)
+        return self
+
+    def _take(self, event: dict[str, Any]) -> None:
         kind = event["event"]
-        if kind not in _OF_TRIALS:
-            continue
-        key = TrialKey.from_json(event["key"])
+        if kind in _OF_TRIALS:
+            self._take_trial(kind, TrialKey.from_json(event["key"]), event)
+        elif kind in ("started", "planned"):
+            self.stage = "starting"
+            if kind == "started":
+                self.started = max(self.started or 0.0, event["time"])
+        elif kind == "dashboard":
+            self.dashboard = event["url"]
+        elif kind == "features_progress":
+            self.stage = "computing features"
+            self.features = event["done"], event["total"]
+        elif kind == "features":
+            self.features = None
+        elif kind == "experiment":
+            self.stage, self.workers = "training", event["workers"]
+        elif kind in ("interrupted", "done"):
+            self.stage = kind
+
+    def _take_trial(self, kind: str, key: TrialKey, event: dict[str, Any]) -> None:
         if kind == "trial_started":
-            running = RunningTrial(key, event["time"], 0, None, worker)
+            self.running = RunningTrial(key, event["time"], 0, None, self._worker)
         elif kind == "trial_progress":
-            if running is not None:
-                running = RunningTrial(key, running.since, event["epoch"], event["val_acc"], worker)
+            if self.running is not None:
+                since, epoch, accuracy = self.running.since, event["epoch"], event["val_acc"]
+                self.running = RunningTrial(key, since, epoch, accuracy, self._worker)
         else:
-            running = None
-            ended[key] = max(ended.get(key, 0.0), event["time"])
+            self.running = None
+            self.ended[key] = max(self.ended.get(key, 0.0), event["time"])
             if kind == "trial_finished":
-                activity.seconds[key] = event["seconds"]
-                if mine:
-                    activity.finished_at.append(event["time"])
-    return [running] if mine and running is not None else []
+                self.seconds[key] = event["seconds"]
+                self.finished_at.append(event["time"])
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
     """The events of one file; a line being written now, or torn by a crash, is left out."""
+    return parse_events(path.read_bytes())
+
+
+def parse_events(lines: bytes) -> list[dict[str, Any]]:
+    """The events that are whole among lines."""
     events = []
-    for line in path.read_bytes().splitlines():
+    for line in lines.splitlines():
         try:
             event = json.loads(line)
             if isinstance(event["event"], str) and isinstance(event["time"], float):

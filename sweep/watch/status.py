@@ -14,10 +14,10 @@ from trainables.record import TrialKey
 from trainables.run_dir import RunDir
 
 from ..grid import Grid
-from ..lock import is_alive, read_lock
+from ..lock import HolderWatch, is_alive, read_lock
 from ..plan import Known, count_other_records, failed_trials, read_records
 from ..sweep_file import read_sweep_file
-from .activity import Activity, read_activity
+from .activity import Activity, ActivityReader
 from .counts import pair_counts, summary_lines
 from .terminal import format_seconds
 
@@ -134,7 +134,7 @@ class Status:
         if self.driver is None or not self.alive:
             how = {"done": "ended", "interrupted": "was interrupted", "": "never ran"}
             return f"not running; it {how.get(stage, f'died while {stage}')}"
-        ago = max(0, round(self.at - self.driver["heartbeat"]))
+        ago = max(0, round(self.at - self.driver["written"]))
         where = f"process {self.driver['pid']} on {self.driver['host']}"
         return f"{stage or 'starting'} ({where}, last heard of {ago} s ago)"
 
@@ -223,22 +223,39 @@ class Status:
         }
 
 
-def read_status(run_dir: Path, known: Known | None = None) -> Status:
+class Memory:
+    """What whoever looks at a run directory again and again keeps from earlier looks.
+
+    Attributes:
+        records: those already read.
+        events: reads what was appended.
+        driver: sees whether its heartbeat changes.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.records: Known = {}
+        self.events = ActivityReader(run_dir.absolute())
+        self.driver = HolderWatch()
+
+
+def read_status(run_dir: Path, memory: Memory | None = None) -> Status:
     """Look at a run directory.
 
     Arguments:
-        known: see `read_records`.
+        memory: of earlier looks at it; updated.
 
     Raises:
         UserError: it is none.
     """
     run_dir = run_dir.absolute()
+    memory = memory or Memory(run_dir)
     sweep = read_sweep_file(run_dir)
-    state = read_records(run_dir, sweep.fingerprints, known)
-    failed = failed_trials(run_dir, state.todo)
+    fingerprints = sweep.fingerprints
+    state = read_records(run_dir, fingerprints, memory.records)
+    failed = failed_trials(run_dir, {key: fingerprints[key] for key in state.todo})
     driver = read_lock(run_dir)
-    alive = driver is not None and is_alive(driver)
-    activity = read_activity(run_dir)
+    alive = driver is not None and is_alive(driver, memory.driver)
+    activity = memory.events.read()
     if not alive:
         activity.running = []
     scores = [
@@ -257,7 +274,7 @@ def read_status(run_dir: Path, known: Known | None = None) -> Status:
         done=state.done,
         failed=failed,
         todo=[key for key in state.todo if key not in failed],
-        outside=count_other_records(run_dir, sweep.fingerprints),
+        outside=count_other_records(run_dir, fingerprints),
         latest=latest,
         driver=driver,
         alive=alive,
@@ -277,14 +294,14 @@ def watch(run_dir: Path, seconds: float) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    known: Known = {}
+    memory = Memory(run_dir)
     console = Console(highlight=False, soft_wrap=False)
-    status = read_status(run_dir, known)
+    status = read_status(run_dir, memory)
     if not console.is_terminal:
         print("\n".join(status.lines()), flush=True)
         while status.alive:
             time.sleep(seconds)
-            status = read_status(run_dir, known)
+            status = read_status(run_dir, memory)
             print("\n" + "\n".join(status.lines()), flush=True)
         return
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
@@ -293,7 +310,7 @@ def watch(run_dir: Path, seconds: float) -> None:
             if not status.alive:
                 return
             time.sleep(seconds)
-            status = read_status(run_dir, known)
+            status = read_status(run_dir, memory)
 
 
 def _size(folder: Path) -> int:

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,8 +15,6 @@ import pytest
 from typer.testing import CliRunner
 
 import cli
-from features.core.errors import UserError
-from sweep.lock import driver_lock, is_alive, read_lock
 from tests.chaos import Chaos, command, compare, read_events, torment
 from tests.damage import Victim
 
@@ -200,77 +197,6 @@ def test_damaged_files_are_repaired_and_no_number_changes(tmp_path):
     rng = random.Random(1)
     kinds = {victim.case(rng) for _ in range(8)}
     assert len(kinds) > 4
-
-
-def test_a_live_driver_keeps_others_out(tmp_path):
-    lost = []
-    other = subprocess.Popen(["sleep", "60"])
-    try:
-        with driver_lock(tmp_path, lambda: lost.append(1)):
-            holder = read_lock(tmp_path)
-            assert holder["pid"] == os.getpid()
-            assert is_alive(holder)
-            with (
-                pytest.raises(UserError, match=f"process {os.getpid()} on {holder['host']}"),
-                driver_lock(tmp_path, lambda: None),
-            ):
-                pass
-        assert read_lock(tmp_path) is None
-    finally:
-        other.kill()
-        other.wait()
-    assert lost == []
-
-
-def lock_file(**changes):
-    return {
-        "host": socket.gethostname(),
-        "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
-        "pid": os.getpid(),
-        "process_start": 1,
-        "token": "x",
-        "heartbeat": time.time() - changes.pop("age", 0),
-        **changes,
-    }
-
-
-@pytest.mark.parametrize(
-    ("lock", "alive"),
-    [
-        ({}, False),  # the process id was given to another process
-        ({"pid": 2**22 + 1}, False),
-        ({"boot_id": "before"}, False),
-        ({"host": "elsewhere"}, True),
-        ({"host": "elsewhere", "age": 31}, False),
-    ],
-)
-def test_a_dead_drivers_lock_is_taken_over(lock, alive, tmp_path):
-    lock = lock_file(**lock)
-    (tmp_path / "driver.lock").write_text(json.dumps(lock))
-    assert is_alive(lock) is alive
-    if alive:
-        with pytest.raises(UserError, match="on elsewhere"), driver_lock(tmp_path, lambda: None):
-            pass
-    else:
-        with driver_lock(tmp_path, lambda: None):
-            assert read_lock(tmp_path)["process_start"] > 1
-
-
-def test_a_damaged_lock_holds_nobody_up(tmp_path):
-    (tmp_path / "driver.lock").write_text('{"host": ')
-    with driver_lock(tmp_path, lambda: None):
-        assert read_lock(tmp_path)["pid"] == os.getpid()
-
-
-def test_a_second_driver_is_refused_on_the_command_line(sanity, tmp_path):
-    out = tmp_path / "out"
-    run_dir = out / "run"
-    run_dir.mkdir(parents=True)
-    lock = lock_file(host="another-host")
-    (run_dir / "driver.lock").write_text(json.dumps(lock))
-    done = subprocess.run(command(sanity, out, *LONG), capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {run_dir} is in use by process {os.getpid()} on another")
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from sweep.watch.activity import RATE_SECONDS, read_activity
+from sweep.watch.activity import RATE_SECONDS, ActivityReader, read_activity
 from sweep.watch.prometheus import read_targets
-from sweep.watch.status import format_bytes, read_status
+from sweep.watch.status import Memory, format_bytes, read_status
 from tests.chaos import ROOT, command
 from trainables.record import TrialKey
 
@@ -127,6 +128,55 @@ def test_torn_lines_are_skipped(run_dir, line):
     with open(run_dir / "events" / f"{LATEST}-a-host-8.jsonl", "ab") as file:
         file.write(line)
     assert read_activity(run_dir) == before
+
+
+def test_looking_again_reads_only_what_was_appended(run_dir):
+    reader = ActivityReader(run_dir)
+    assert reader.read() == read_activity(run_dir)
+    train(run_dir)
+    whole = reader.read()
+    assert whole == read_activity(run_dir)
+    for path in (run_dir / "events").iterdir():
+        path.write_bytes(b" " * path.stat().st_size)
+    assert reader.read() == whole
+
+
+def test_a_torn_line_is_completed_later(run_dir):
+    train(run_dir)
+    path = run_dir / "events" / f"{LATEST}-other-9.jsonl"
+    content, reader = path.read_bytes(), ActivityReader(run_dir)
+    for cut in range(len(content) - 40, len(content) + 1):
+        path.write_bytes(content[:cut])
+        activity = reader.read()
+        assert (KEYS[2] in activity.seconds) is (cut == len(content))
+    assert activity == read_activity(run_dir)
+
+
+def test_a_file_that_shrank_is_read_anew_and_one_that_went_forgotten(run_dir):
+    train(run_dir)
+    reader = ActivityReader(run_dir)
+    assert KEYS[2] in reader.read().seconds
+    path = run_dir / "events" / f"{LATEST}-other-9.jsonl"
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    assert [trial.key for trial in reader.read().running] == [KEYS[2], KEYS[3]]
+    path.unlink()
+    assert reader.read() == read_activity(run_dir)
+
+
+def test_strange_events_are_skipped(run_dir):
+    before = read_activity(run_dir)
+    write_events(run_dir, f"{LATEST}-a-host-8", {"event": "trial_started", "time": 1, "key": 3})
+    write_events(run_dir, f"{LATEST}-a-host-7", {"event": "dashboard", "time": 1})
+    assert read_activity(run_dir) == before
+
+
+def test_watching_keeps_what_it_has_read(zoo_run, tmp_path):
+    run_dir = shutil.copytree(zoo_run, tmp_path / "run")
+    memory = Memory(run_dir)
+    first = read_status(run_dir, memory)
+    for path in (run_dir / "events").iterdir():
+        path.write_bytes(b" " * path.stat().st_size)
+    assert read_status(run_dir, memory).activity == first.activity
 
 
 def test_sizes_are_shown_in_powers_of_ten():

@@ -1,0 +1,293 @@
+"""One driver per run directory, and what becomes of one that lost it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from trainables.hyperparameters import Hyperparameters
+
+from features.core.errors import UserError
+from sweep import RuntimeOptions, SweepSpec, run_sweep
+from sweep.interrupt import interruptible
+from sweep.lock import (
+    DriverLock,
+    HolderWatch,
+    LockLostError,
+    LockTimes,
+    driver_lock,
+    is_alive,
+    read_lock,
+)
+from tests.chaos import command, read_events
+
+FAST = LockTimes(heartbeat=0.05, dead_after=0.5, poll=0.02)
+PATIENT = LockTimes(heartbeat=0.05, dead_after=60, poll=0.02)
+
+
+def lock_file(**changes):
+    return {
+        "host": socket.gethostname(),
+        "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        "pid": os.getpid(),
+        "process_start": 1,
+        "token": "x",
+        "heartbeat": time.time(),
+        **changes,
+    }
+
+
+def write_lock(run_dir, **changes):
+    """Replace the lock, as its driver does."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / ".new").write_text(json.dumps(lock_file(**changes)))
+    os.replace(run_dir / ".new", run_dir / "driver.lock")
+
+
+@contextmanager
+def beating(run_dir):
+    """A driver on another host, whose clock is an hour behind."""
+    stop = threading.Event()
+
+    def beat():
+        while not stop.wait(0.05):
+            write_lock(run_dir, host="elsewhere", heartbeat=time.time() - 3600)
+
+    write_lock(run_dir, host="elsewhere", heartbeat=time.time() - 3600)
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+# Taking it
+
+
+def test_a_live_driver_keeps_others_out(tmp_path):
+    lost = []
+    with driver_lock(tmp_path, lambda: lost.append(1)):
+        holder = read_lock(tmp_path)
+        assert holder["pid"] == os.getpid()
+        assert is_alive(holder)
+        with (
+            pytest.raises(UserError, match=f"process {os.getpid()} on {holder['host']}"),
+            driver_lock(tmp_path, lambda: None),
+        ):
+            pass
+    assert read_lock(tmp_path) is None
+    assert lost == []
+
+
+@pytest.mark.parametrize(
+    "lock",
+    [
+        {},  # the process id was given to another process
+        {"pid": 2**22 + 1},
+        {"boot_id": "before"},
+    ],
+)
+def test_a_dead_drivers_lock_is_taken_over_at_once_on_the_same_host(lock, tmp_path):
+    write_lock(tmp_path, **lock)
+    assert not is_alive(read_lock(tmp_path))
+    waits = []
+    with driver_lock(tmp_path, lambda: None, on_wait=waits.append):
+        assert read_lock(tmp_path)["process_start"] > 1
+    assert waits == []
+
+
+def test_a_driver_on_another_host_lives_while_its_heartbeat_changes(tmp_path):
+    waits = []
+    with (
+        beating(tmp_path),
+        pytest.raises(UserError, match="on elsewhere: wait for it"),
+        driver_lock(tmp_path, lambda: None, on_wait=waits.append, times=PATIENT),
+    ):
+        pass
+    (line,) = waits
+    assert f"held by process {os.getpid()} on elsewhere: looking for a sign of life" in line
+
+
+@pytest.mark.parametrize("ahead", [-3600, 0, 3600])
+def test_a_dead_driver_on_another_host_is_waited_for_whatever_its_clock_says(ahead, tmp_path):
+    write_lock(tmp_path, host="elsewhere", heartbeat=time.time() + ahead)
+    waits = []
+    with driver_lock(tmp_path, lambda: None, on_wait=waits.append, times=FAST):
+        assert read_lock(tmp_path)["host"] == socket.gethostname()
+    assert len(waits) == 1
+
+
+def test_a_lock_that_is_released_meanwhile_is_taken(tmp_path):
+    write_lock(tmp_path, host="elsewhere")
+    release = (tmp_path / "driver.lock").unlink
+    with driver_lock(tmp_path, lambda: None, on_wait=lambda line: release(), times=PATIENT):
+        assert read_lock(tmp_path)["host"] == socket.gethostname()
+
+
+def test_a_damaged_lock_holds_nobody_up(tmp_path):
+    (tmp_path / "driver.lock").write_text('{"host": ')
+    with driver_lock(tmp_path, lambda: None):
+        assert read_lock(tmp_path)["pid"] == os.getpid()
+
+
+def test_one_look_at_another_host_goes_by_the_file_and_several_by_the_heartbeat(tmp_path):
+    now = 0.0
+    watch = HolderWatch(clock=lambda: now)
+    write_lock(tmp_path, host="elsewhere", heartbeat=7.0)
+    assert is_alive(read_lock(tmp_path), watch)
+    os.utime(tmp_path / "driver.lock", (0, time.time() - 31))
+    assert not is_alive(read_lock(tmp_path))
+    write_lock(tmp_path, host="elsewhere", heartbeat=8.0)
+    os.utime(tmp_path / "driver.lock", (0, time.time() - 31))
+    now = 5.0
+    assert is_alive(read_lock(tmp_path), watch), "it has changed, whatever the clocks say"
+    now = 36.0
+    os.utime(tmp_path / "driver.lock")
+    assert not is_alive(read_lock(tmp_path), watch), "it has not changed for long"
+
+
+def test_a_second_driver_is_refused_on_the_command_line(sanity, tmp_path):
+    out = tmp_path / "out"
+    with beating(out / "run"):
+        done = subprocess.run(
+            command(sanity, out, "--num-runs", "1"), capture_output=True, text=True, cwd=tmp_path
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {out / 'run'} is in use by process {os.getpid()} on els")
+    assert "looking for a sign of life" in done.stdout
+
+
+# Losing it
+
+
+@pytest.fixture
+def sigint_ignored():
+    """As in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint_ignored")
+def test_the_main_thread_is_woken_when_the_lock_is_lost(tmp_path):
+    def hold_and_wait():
+        with (
+            interruptible() as interruption,
+            driver_lock(tmp_path, interruption.wake, times=FAST),
+        ):
+            write_lock(tmp_path, host="elsewhere", pid=12, token="other")
+            time.sleep(60)
+
+    with pytest.raises(LockLostError, match="taken over by process 12 on elsewhere"):
+        hold_and_wait()
+    assert read_lock(tmp_path)["token"] == "other"
+
+
+def test_a_lost_lock_is_noticed_where_something_would_be_written(tmp_path):
+    lock = DriverLock(tmp_path)
+    lock.take(print, FAST)
+    lock.check()
+    write_lock(tmp_path, host="elsewhere", token="other")
+    with pytest.raises(LockLostError):
+        lock.check()
+    assert lock.lost.is_set()
+    lock.beat()
+    lock.release()
+    assert read_lock(tmp_path)["token"] == "other"
+
+
+def nothing_more(run, *_):
+    """In place of the trials: another driver takes the run directory."""
+    write_lock(run.run_dir, host="elsewhere", token="other")
+
+
+def interrupted(run, *_):
+    nothing_more(run)
+    raise KeyboardInterrupt
+
+
+def fails(run, *_):
+    nothing_more(run)
+    raise RuntimeError("Tune's wrapping of what became of it")
+
+
+@pytest.mark.parametrize("thread", [False, True])
+@pytest.mark.parametrize("trials", [nothing_more, interrupted, fails])
+def test_a_driver_that_lost_its_lock_writes_nothing(trials, thread, sanity, tmp_path, monkeypatch):
+    before = {}
+
+    def run_trials(run, *_):
+        before.update(contents(run.run_dir))
+        trials(run)
+
+    monkeypatch.setattr("sweep.launch.run_trials", run_trials)
+    spec = SweepSpec(str(sanity), representations=("stats",), num_runs=1, hyper=Hyperparameters())
+    options = RuntimeOptions(tmp_path, "run", cache_dir=tmp_path / "cache", log_to="none")
+    raised = []
+
+    def run():
+        try:
+            run_sweep(spec, options)
+        except BaseException as error:
+            raised.append(error)
+
+    if thread:
+        other = threading.Thread(target=run)
+        other.start()
+        other.join()
+    else:
+        run()
+    run_dir = tmp_path / "run"
+    assert [type(error) for error in raised] == [LockLostError]
+    assert read_lock(run_dir)["token"] == "other"
+    assert contents(run_dir) == before
+    assert {"done", "interrupted"}.isdisjoint(e["event"] for e in read_events(run_dir))
+
+
+@pytest.mark.slow
+def test_a_training_driver_that_loses_its_lock_ends_in_one_line(sanity, tmp_path):
+    """Started by a script with `&`: SIGINT is ignored from the start."""
+    sweep = command(
+        sanity, tmp_path, "--representations", "stats", "--configs", "all_layers",
+        "--num-runs", "2", "--epochs", "100000", "--patience", "100000", "--log-to", "none",
+    )  # fmt: skip
+    run_dir = tmp_path / "run"
+    with open(tmp_path / "log", "w") as log:
+        driver = subprocess.Popen(
+            ["bash", "-c", '"$@" & wait $!', "script", *sweep], stdout=log, stderr=log
+        )
+    try:
+        deadline = time.monotonic() + 200
+        while len(list((run_dir / "inflight").rglob("seed-*.safetensors"))) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        pid = read_lock(run_dir)["pid"]
+        write_lock(run_dir, host="elsewhere", token="other")
+        assert driver.wait(timeout=90) == 2
+        assert not Path(f"/proc/{pid}").exists()
+    finally:
+        driver.kill()
+        driver.wait()
+    last = (tmp_path / "log").read_text().splitlines()[-1]
+    assert last.startswith(f"error: {run_dir} was taken over by process")
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    assert not (run_dir / "summary.json").exists()
+    assert not (run_dir / "results.json").exists()
+    assert read_lock(run_dir)["token"] == "other"
+    assert {"done", "interrupted"}.isdisjoint(e["event"] for e in read_events(run_dir))
+
+
+def contents(run_dir):
+    return {
+        str(path.relative_to(run_dir)): path.read_bytes()
+        for path in sorted(run_dir.rglob("*"))
+        if path.is_file() and path.name != "driver.lock"
+    }

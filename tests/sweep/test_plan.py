@@ -1,0 +1,17 @@
+"""What counts as done, failed or still to do."""
+
+from sweep.plan import failed_trials
+from trainables.record import TrialKey, failure_path, write_failure
+
+KEYS = [TrialKey("all_layers", "stats", seed) for seed in (1, 2, 3, 4)]
+NOW = dict.fromkeys(KEYS, "now")
+
+
+def test_a_failure_counts_for_the_version_it_happened_to_and_if_it_is_whole(tmp_path):
+    for key, fingerprint in zip(KEYS, ("now", "earlier", "now")):
+        write_failure(tmp_path, key, fingerprint, "why")
+    damaged = failure_path(tmp_path, KEYS[2])
+    damaged.write_text(damaged.read_text()[:-5])
+    assert failed_trials(tmp_path, NOW) == [KEYS[0]]
+    failure_path(tmp_path, KEYS[0]).replace(failure_path(tmp_path, KEYS[3]))
+    assert failed_trials(tmp_path, NOW) == [], "another trial's"
