@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from trainables.hyperparameters import Hyperparameters
 
 from features.core.errors import UserError
 from sweep import RuntimeOptions, SweepSpec, run_sweep
@@ -229,7 +228,7 @@ def test_a_driver_that_lost_its_lock_writes_nothing(trials, thread, sanity, tmp_
         trials(run)
 
     monkeypatch.setattr("sweep.launch.run_trials", run_trials)
-    spec = SweepSpec(str(sanity), representations=("stats",), num_runs=1, hyper=Hyperparameters())
+    spec = SweepSpec(str(sanity), representations=("stats",), num_runs=1, settings={})
     options = RuntimeOptions(tmp_path, "run", cache_dir=tmp_path / "cache", log_to="none")
     raised = []
 

@@ -1,7 +1,8 @@
 """What counts as done, failed or still to do."""
 
 from sweep.plan import failed_trials
-from trainables.record import TrialKey, failure_path, write_failure
+from trainables.record import TrialKey, write_failure
+from trainables.run_dir import RunDir
 
 KEYS = [TrialKey("all_layers", "stats", seed) for seed in (1, 2, 3, 4)]
 NOW = dict.fromkeys(KEYS, "now")
@@ -10,8 +11,8 @@ NOW = dict.fromkeys(KEYS, "now")
 def test_a_failure_counts_for_the_version_it_happened_to_and_if_it_is_whole(tmp_path):
     for key, fingerprint in zip(KEYS, ("now", "earlier", "now")):
         write_failure(tmp_path, key, fingerprint, "why")
-    damaged = failure_path(tmp_path, KEYS[2])
+    damaged = RunDir(tmp_path).failure(KEYS[2])
     damaged.write_text(damaged.read_text()[:-5])
     assert failed_trials(tmp_path, NOW) == [KEYS[0]]
-    failure_path(tmp_path, KEYS[0]).replace(failure_path(tmp_path, KEYS[3]))
+    RunDir(tmp_path).failure(KEYS[0]).replace(RunDir(tmp_path).failure(KEYS[3]))
     assert failed_trials(tmp_path, NOW) == [], "another trial's"

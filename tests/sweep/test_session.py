@@ -35,12 +35,11 @@ def now():
     }
 
 from sweep import RuntimeOptions, SweepSpec, run_sweep
-from trainables.hyperparameters import Hyperparameters
 logging.root.addHandler(logging.NullHandler())
 os.environ["MALLOC_ARENA_MAX"] = "3"
 before = now()
 spec = SweepSpec(sys.argv[1], representations=("stats",), configs=("all_layers",), num_runs=1,
-                 hyper=Hyperparameters(hidden_dim=8, epochs=2))
+                 settings={"mlp": dict(hidden_dim=8, epochs=2)})
 options = RuntimeOptions(Path(sys.argv[2]), cache_dir=Path(sys.argv[2]) / "cache", log_to="none",
                          dashboard=False)
 result = run_sweep(spec, options)
