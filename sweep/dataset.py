@@ -17,15 +17,25 @@ from .watch.terminal import Reporter
 
 
 def open_dataset(
-    spec: SweepSpec, options: RuntimeOptions, run_dir: Path | None, reporter: Reporter
+    spec: SweepSpec,
+    options: RuntimeOptions,
+    run_dir: Path | None,
+    reporter: Reporter,
+    *,
+    memo: Path | None = None,
 ) -> tuple[Source, DatasetScan]:
     """Find and scan a spec's dataset, and refuse one that cannot be used.
 
     A hub dataset is pinned to the commit a run directory was made with.
+
+    Arguments:
+        memo: where it is noted what is known of a dataset; by default in the feature cache, or in
+            the run directory if that is not kept.
     """
-    memo = options.cache_dir.absolute()
-    if not options.cache_features and run_dir is not None:
-        memo = RunDir(run_dir).logs
+    if memo is None:
+        memo = options.cache_dir.absolute()
+        if not options.cache_features and run_dir is not None:
+            memo = RunDir(run_dir).logs
     request = spec.request
     if run_dir is not None:
         request = replace(request, revision=pinned_revision(run_dir))

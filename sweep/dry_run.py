@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from features.representations import Representation, stored_representations
 from features.scan import DatasetScan
@@ -12,10 +14,11 @@ from trainables.splits import split_samples
 
 from .dataset import open_dataset
 from .declared import Declared, declared_by
+from .memory import largest_trial, machine_memory, require_memory
 from .plan import RecordState, read_records
 from .spec import RuntimeOptions, SweepSpec
 from .sweep_file import SweepFile, continued, make_sweep_file
-from .watch.counts import summary_lines
+from .watch.counts import left_out_lines, summary_lines
 from .watch.terminal import Reporter, format_seconds
 
 _FLOPS_PER_CORE = 2e10
@@ -29,7 +32,9 @@ def describe(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) -> No
     spec.validate()
     options.validate()
     run_dir = options.run_dir(spec.dataset)
-    source, scan = open_dataset(spec, options, run_dir, reporter)
+    with TemporaryDirectory() as nowhere:
+        memo = None if options.cache_features else Path(nowhere)
+        source, scan = open_dataset(spec, options, run_dir, reporter, memo=memo)
     declared = declared_by(spec)
     sweep = make_sweep_file(spec, declared, source, scan, options.cache_dir)
     sweep = continued(run_dir, sweep)
@@ -42,6 +47,14 @@ def describe(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) -> No
     for config, name in dict.fromkeys(key.pair for key in state.todo):
         seeds = [key.seed for key in state.todo if key.pair == (config, name)]
         say(f"  {config}/{name}: seeds {', '.join(map(str, seeds))}")
+
+    for line in left_out_lines(declared.refused(scan)):
+        say(line)
+    largest = largest_trial(declared, scan, state.todo)
+    if largest:
+        say(f"largest trial: {largest.describe()}")
+        if not options.address:
+            require_memory(largest, machine_memory())
 
     names = list(dict.fromkeys(key.representation for key in state.todo))
     missing: list[Representation] = []

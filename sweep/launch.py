@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from features.core.files import write_json
+from features.core.files import write_json, write_text
+from features.core.plugins import PluginError
 from features.layer_configs import uncovered
 from trainables.events import EventLog
 from trainables.record import TrialKey
@@ -18,12 +19,13 @@ from trainables.run_dir import RunDir
 from trainables.splits import SMALLEST_SPLIT
 
 from .dataset import make_folder, open_dataset
-from .declared import declared_by
+from .declared import Declared, declared_by
 from .engine.trials import Tell, run_trials
 from .interrupt import interruptible
 from .invocation import Invocation
 from .labels import write_labels
 from .lock import driver_lock
+from .memory import largest_trial, machine_memory, require_memory
 from .plan import (
     RecordState,
     count_other_records,
@@ -37,7 +39,7 @@ from .results import current_results, write_results
 from .spec import RuntimeOptions, SweepSpec
 from .sweep_file import make_sweep_file, repair_sweep_file, write_sweep_file
 from .trackers import TrackerFeed, make_tracker
-from .watch.counts import summary_lines
+from .watch.counts import left_out_lines, summary_lines
 from .watch.prometheus import SweepMetrics
 from .watch.terminal import Reporter, format_seconds
 
@@ -82,7 +84,7 @@ def run_sweep(
     run_dir = options.run_dir(spec.dataset)
     with interruptible() as interruption:
         source, scan = open_dataset(spec, options, run_dir, reporter)
-        declared = declared_by(spec)
+        declared = _declared(spec, run_dir)
         make_sweep_file(spec, declared, source, scan, options.cache_dir)  # refused before a folder
         make_folder(run_dir)
         with driver_lock(run_dir, interruption.wake, on_wait=reporter.say) as lock:
@@ -114,6 +116,16 @@ def run_sweep(
             )
 
 
+def _declared(spec: SweepSpec, run_dir: Path) -> Declared:
+    """What a spec names; where a user's own code fails is written to the run's log."""
+    try:
+        return declared_by(spec)
+    except PluginError as error:
+        if error.traceback:
+            write_text(RunDir(run_dir).logs / "plugins.log", error.traceback)
+        raise
+
+
 def _carry_out(run: Invocation) -> SweepResult:
     """Plan, do what remains, conclude. The run directory is locked."""
     fingerprints = run.sweep.fingerprints
@@ -135,6 +147,9 @@ def _carry_out(run: Invocation) -> SweepResult:
             if state.todo:
                 remove_leftovers(run.run_dir, state.done)
                 todo = {key: fingerprints[key] for key in state.todo}
+                if not run.options.address:
+                    largest = largest_trial(run.declared, run.scan, state.todo)
+                    require_memory(largest, machine_memory())
                 run.metrics.planned(state.records, state.todo, failed_trials(run.run_dir, todo))
                 run_trials(run, fingerprints, state.todo, tell)
     except KeyboardInterrupt:
@@ -164,6 +179,8 @@ def _tell_plan(run: Invocation, done: list[TrialKey], todo: list[TrialKey]) -> N
             f"with {scan.num_samples} adapters, train, val and test are the same: "
             "the scores mean nothing"
         )
+    for line in left_out_lines(run.declared.refused(scan)):
+        say(line)
     say(f"results   {run.run_dir}")
     for line in summary_lines(run.sweep.grid, done):
         say(f"  {line}")

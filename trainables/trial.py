@@ -273,7 +273,10 @@ def _out_of_memory(error: RuntimeError) -> str | None:
 def _set_up_device(threads: int) -> torch.device:
     """The device Ray gave this worker, set up so that a seed decides the result bit for bit."""
     torch.set_num_threads(threads)
-    threadpool_limits(threads)  # NumPy's and SciPy's BLAS have threads of their own
+    # NumPy's and SciPy's BLAS have threads of their own; they can be told once they are loaded.
+    import scipy.linalg  # noqa: F401
+
+    threadpool_limits(threads)
     keep_freed_memory()
     # A GPU that is visible is not this worker's unless Ray says so.
     assigned = ray.get_runtime_context().get_accelerator_ids().get("GPU")

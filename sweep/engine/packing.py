@@ -62,6 +62,7 @@ def trial_resources(
     available: dict[str, float],
     trial_bytes: int = 0,
     gpu_bytes: int | None = None,
+    most: int | None = None,
 ) -> TrialResources:
     """Work out a trial's share of what the cluster has.
 
@@ -72,6 +73,7 @@ def trial_resources(
         available: from `available_resources`.
         trial_bytes: device memory that the largest trial needs.
         gpu_bytes: memory of a GPU; None: not known.
+        most: how many fit into main memory; None: not known.
 
     Raises:
         UserError: one trial asks for more than there is.
@@ -96,6 +98,8 @@ def trial_resources(
         slots = min(slots, by_gpu)
     if options.max_concurrent:
         slots = min(slots, options.max_concurrent)
+    if most is not None:
+        slots = max(1, min(slots, most))
     return TrialResources(options.cpus_per_trial, share, slots)
 
 

@@ -16,6 +16,7 @@ from trainables.run_dir import RunDir
 
 from ..dataset import make_folder
 from ..invocation import Invocation
+from ..memory import largest_trial, machine_memory
 from ..spec import RuntimeOptions
 from .features import ensure_features
 
@@ -161,7 +162,11 @@ def _trial_resources(
         need = max(_device_bytes(run, key) for key in {replace(key, seed=0) for key in keys})
         if not need:  # none of them uses a GPU
             options = replace(options, gpus_per_trial=0.0)
-    return trial_resources(options, available, need, memory)
+    most = None
+    largest = None if options.address else largest_trial(run.declared, run.scan, keys)
+    if largest:
+        most = machine_memory() // largest.trial_bytes
+    return trial_resources(options, available, need, memory, most)
 
 
 def _device_bytes(run: Invocation, key: TrialKey) -> int:

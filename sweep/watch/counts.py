@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from trainables.record import TrialKey
 
-from ..grid import Grid
+from ..grid import Grid, Pair
 
 
 def pair_counts(grid: Grid, done: Collection[TrialKey]) -> dict[str, tuple[int, int]]:
@@ -31,3 +31,8 @@ def summary_lines(grid: Grid, done: Collection[TrialKey]) -> list[str]:
     ]
     complete, total = (sum(column) for column in zip(*counts.values()))
     return [*lines, f"{'total':{width}}  {complete}/{total} ({complete / total:.1%})"]
+
+
+def left_out_lines(refused: Mapping[Pair, str]) -> list[str]:
+    """One line for each pair that makes no sense."""
+    return [f"left out: {config}/{label}: {why}" for (config, label), why in refused.items()]

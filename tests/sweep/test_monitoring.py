@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sweep.watch.prometheus import SweepMetrics, read_targets, targets_path
+from sweep.watch.prometheus import SweepMetrics, read_targets
 from sweep.watch.status import read_status
 from tests.chaos import ROOT, command
 from tests.programs import require_program
 from trainables.record import TrialKey, read_record
+from trainables.run_dir import RunDir
 
 DEPLOY = ROOT / "deploy"
 STATES = {"finished": "finished", "running": "running", "failed": "failed", "to do": "todo"}
@@ -61,7 +62,7 @@ def run_dir(sanity, tmp_path_factory):
     finally:
         driver.terminate()
         assert driver.wait(60) == 130
-    assert not targets_path(found).exists()
+    assert not RunDir(found).metrics_targets.exists()
 
 
 def scrape(run_dir):
@@ -338,6 +339,6 @@ def test_without_ray_nothing_is_exported_and_nothing_breaks(tmp_path):
     with metrics.exporting():
         metrics.heard(key, "running", {"epoch": 1, "val_acc": 0.5})
         metrics.heard(key, "finished", {"test_acc": 0.5, "val_acc": 0.5, "seconds": 1.0})
-    assert not targets_path(tmp_path / "run").exists()
+    assert not RunDir(tmp_path / "run").metrics_targets.exists()
     assert read_targets(tmp_path / "run") == []
     assert metrics.counts()[key.pair]["finished"] == 1

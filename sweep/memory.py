@@ -1,0 +1,75 @@
+"""Whether the largest trial fits this machine, known before anything runs."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from features.core.errors import UserError
+from features.scan import DatasetScan
+from trainables.record import TrialKey
+
+from .declared import Declared
+
+_CGROUP_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The trial that takes the most main memory.
+
+    Attributes:
+        samples, features: of its matrix.
+        matrix_bytes: of that, float32.
+        trial_bytes: of the whole trial at most.
+    """
+
+    key: TrialKey
+    samples: int
+    features: int
+    matrix_bytes: int
+    trial_bytes: int
+
+    def describe(self) -> str:
+        """One line."""
+        return (
+            f"{'/'.join(self.key.pair)}, {self.samples} × {self.features} "
+            f"({self.matrix_bytes / 1e9:.2g} GB), a trial of it takes up to "
+            f"{self.trial_bytes / 1e9:.2g} GB"
+        )
+
+
+def largest_trial(declared: Declared, scan: DatasetScan, keys: list[TrialKey]) -> Largest | None:
+    """The largest of some trials; None of none."""
+    found = []
+    for key in {key.pair: key for key in keys}.values():
+        item = declared.classifiers[key.classifier]
+        # A transform reads the whole matrix first.
+        width = declared.cached_width(key.config, key.representation, scan)
+        samples, classes = scan.num_samples, len(scan.classes)
+        need = item.classifier.host_bytes(samples, width, classes, item.config)
+        found.append(Largest(key, samples, width, 4 * samples * width, need))
+    return max(found, key=lambda trial: trial.trial_bytes, default=None)
+
+
+def require_memory(largest: Largest | None, available: int) -> None:
+    """Raise a `UserError` if not even one trial fits."""
+    if largest is not None and largest.trial_bytes > available:
+        raise UserError(
+            f"{largest.describe()}, and this machine has {available / 1e9:.2g} GB: "
+            "leave that pair out, or give its representation a size (as in channel_norms:64)"
+        )
+
+
+def machine_memory() -> int:
+    """Bytes of main memory this process may use: the machine's, or its container's limit."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in _CGROUP_LIMITS:
+        with suppress(OSError, ValueError):
+            sizes.append(int(path.read_text()))
+    return min(sizes)
