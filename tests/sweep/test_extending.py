@@ -1,0 +1,153 @@
+"""What users bring themselves: the snippets of docs/extending.md as a package, swept and edited."""
+
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from features.core.errors import UserError
+from features.core.plugins import find_origin
+from sweep import RuntimeOptions, SweepSpec, run_sweep
+from sweep.report.build import make_report
+from sweep.sweep_file import read_sweep_file
+from sweep.watch.status import read_status
+from trainables.run_dir import RunDir
+
+DOCS = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
+SNIPPETS = {
+    match[1]: match[2]
+    for match in re.finditer(r"```python\n# (\w+\.py)\n(.*?)```", DOCS, re.DOTALL)
+}
+ENTRY_POINTS = """\
+[lorasweep.representations]
+row_norms = mine.norms:row_norms
+[lorasweep.classifiers]
+centroids = mine.centroids:Centroids
+[lorasweep.configs]
+queries = mine.layers:queries
+"""
+
+
+def test_the_docs_have_one_of_each():
+    assert list(SNIPPETS) == ["norms.py", "centroids.py", "layers.py"]
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """The folder of an installed package `mine` with the snippets as modules."""
+    site = tmp_path / "site"
+    (site / "mine").mkdir(parents=True)
+    (site / "mine" / "__init__.py").write_text("")
+    for name, text in SNIPPETS.items():
+        (site / "mine" / name).write_text(text)
+    info = site / "mine-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(ENTRY_POINTS)
+    monkeypatch.syspath_prepend(site)
+    yield site / "mine"
+    for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:
+        del sys.modules[name]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_package_brings_one_of_each(package, sanity, tmp_path, sanity_cache):
+    spec = SweepSpec(
+        str(sanity),
+        representations=("stats", "row_norms"),
+        configs=("all_layers", "queries"),
+        classifiers=("mlp", "centroids"),
+        num_runs=2,
+        settings={"mlp": {"hidden_dim": 16, "epochs": 3}, "centroids": {"temperature": 5.0}},
+    )
+    options = RuntimeOptions(
+        tmp_path / "out", "run", cache_dir=sanity_cache, log_to="none", dashboard=False
+    )
+    result = run_sweep(spec, options)
+    assert result.failed == []
+    # Per config: two representations, by mlp with two seeds, by centroids with one.
+    assert result.summary["ran"] == 12
+    entries = {e["representation"]: e for e in result.results["queries_results"]}
+    assert list(entries) == [
+        "stats_queries", "stats@centroids_queries",
+        "row_norms_queries", "row_norms@centroids_queries",
+    ]  # fmt: skip
+    assert {e["classifier"] for e in entries.values()} == {"mlp", "centroids"}
+    assert len(entries["stats@centroids_queries"]["per_run_results"]) == 1
+    assert run_sweep(spec, options).summary["ran"] == 0
+
+    # An edited representation is made anew, and nothing else.
+    norms = package / "norms.py"
+    norms.write_text(norms.read_text().replace("norm(dim=2)", "norm(dim=2, p=1)"))
+    again = run_sweep(spec, options)
+    # All three came from one package, whose hash has changed; stats by mlp on all layers has not.
+    assert (again.summary["skipped"], again.summary["ran"]) == (2, 10)
+    assert len(list(RunDir(result.run_dir).plugins.iterdir())) == 2
+
+    # Without the package: status and report need none, restore has its copy.
+    for file in package.rglob("*.py"):
+        file.unlink()
+    assert len(read_status(result.run_dir).done) == 12
+    assert "row_norms@centroids" in make_report([result.run_dir]).read_text()
+    restored = read_sweep_file(result.run_dir).spec()
+    RunDir(result.run_dir).records()[0].unlink()
+    assert run_sweep(restored, options).summary["ran"] == 1
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A folder with the snippets as files that stand alone."""
+    for name, text in SNIPPETS.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_a_file_is_known_by_itself_and_the_siblings_it_imports(files):
+    (files / "helper.py").write_text("X = 1\n")
+    norms = files / "norms.py"
+    norms.write_text("import helper\n" + norms.read_text())
+    first = find_origin(f"{norms}:row_norms", "")
+    (files / "layers.py").write_text("# no concern of norms.py\n")
+    assert find_origin(f"{norms}:row_norms", "") == first
+    (files / "helper.py").write_text("X = 2\n")
+    assert find_origin(f"{norms}:row_norms", "") != first
+    copy = first.copied(files / "copies")
+    assert sorted(p.name for p in copy.root.iterdir()) == ["helper.py", "norms.py"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"representations": ("{files}/norms.py:row_norm",)}, "did you mean 'row_norms'"),
+        ({"representations": ("{files}/layers.py:queries",)}, "is no representation"),
+        ({"representations": ("{files}/gone.py:x",)}, "there is no file"),
+        ({"representations": ("no_such_package.x:y",)}, "there is no package 'no_such_package'"),
+        ({"representations": ("{files}/broken.py:x",)}, "cannot be loaded: ZeroDivisionError"),
+        ({"configs": ("{files}/norms.py:row_norms",)}, "is no layer config"),
+        ({"classifiers": ("{files}/centroids.py:CentroidFit",)}, "is no classifier"),
+        ({"classifiers": ("liner",)}, "did you mean 'linear'"),
+        ({"pairs": (("stats", "mlp"), ("stats", "mlp"))}, "given twice"),
+        ({"representations": ("stats/pca:x",)}, "pca:K needs a number"),
+        ({"representations": ("channel_norms:0",)}, "the size must be a whole number"),
+        ({"settings": {"mlp": {"depth": 3}}}, "classifier mlp: unknown setting 'depth'"),
+        ({"settings": {"mlp": {"epochs": "3"}}}, "'epochs' must be of type int"),
+        ({"settings": {"linear": {}}}, "classifier 'linear', which is not in the grid"),
+    ],
+)
+def test_what_cannot_be_used_is_said_in_one_line(change, message, files, sanity, tmp_path):
+    (files / "broken.py").write_text("1 / 0\n")
+    change = {
+        name: tuple(v.format(files=files) if isinstance(v, str) else v for v in value)
+        if isinstance(value, tuple) else value
+        for name, value in change.items()
+    }  # fmt: skip
+    spec = replace(SweepSpec(str(sanity)), **change)
+    options = RuntimeOptions(tmp_path / "out", "run", cache_dir=tmp_path / "cache")
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        run_sweep(spec, options)
+    assert "\n" not in str(error.value)
+    if "broken" in str(error.value):
+        log = (RunDir(tmp_path / "out" / "run").logs / "plugins.log").read_text()
+        assert "1 / 0" in log
