@@ -38,8 +38,11 @@ _REFRESH_SECONDS = 0.5
 
 _TRIAL_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 
-_PAIR = ("run", "config", "representation")
+_PAIR = ("run", "config", "representation", "classifier")
 _TRIAL = (*_PAIR, "seed")
+
+_Pair = tuple[str, str, str]
+"""Config, representation, classifier."""
 
 State = Literal["finished", "running", "failed", "todo"]
 _STATES: tuple[State, ...] = ("finished", "running", "failed", "todo")
@@ -70,9 +73,9 @@ class SweepMetrics:
         self._run_dir = run_dir
         self._lock = threading.Lock()
         self._state: dict[TrialKey, State] = {}
-        self._counts: Counter[tuple[tuple[str, str], State]] = Counter()
+        self._counts: Counter[tuple[_Pair, State]] = Counter()
         self._running: dict[TrialKey, _Slice] = {}
-        self._best: dict[tuple[str, str], float] = {}
+        self._best: dict[_Pair, float] = {}
         self._adapters: tuple[int, int] | None = None
         self._first_adapters = 0, 0.0
         self._adapters_per_second: float | None = None
@@ -140,8 +143,8 @@ class SweepMetrics:
                 self._score(key, self._val_acc(key, result))
             self._try(lambda to: to.end(key, news, result.get("seconds", 0.0)))
 
-    def counts(self) -> dict[tuple[str, str], dict[State, int]]:
-        """(config, representation) -> how many of its trials are in each state."""
+    def counts(self) -> dict[_Pair, dict[State, int]]:
+        """(config, representation, classifier) -> how many of its trials are in each state."""
         with self._lock:
             pairs = dict.fromkeys(pair for pair, _ in self._counts)
             return {pair: {state: self._counts[pair, state] for state in _STATES} for pair in pairs}
@@ -215,15 +218,15 @@ class SweepMetrics:
         before = self._state.get(key)
         if before is None:
             # Every state of a pair is there from the beginning, as 0.
-            self._counts.update({(key.pair, name): 0 for name in _STATES})
+            self._counts.update({(_pair(key), name): 0 for name in _STATES})
         else:
-            self._counts[key.pair, before] -= 1
+            self._counts[_pair(key), before] -= 1
         self._state[key] = state
-        self._counts[key.pair, state] += 1
+        self._counts[_pair(key), state] += 1
 
     def _score(self, key: TrialKey, val_acc: float | None) -> None:
         if val_acc is not None:
-            self._best[key.pair] = max(val_acc, self._best.get(key.pair, 0.0))
+            self._best[_pair(key)] = max(val_acc, self._best.get(_pair(key), 0.0))
 
     def _val_acc(self, key: TrialKey, result: dict[str, Any]) -> float | None:
         """A finished trial's validation accuracy; from its record, if its worker died telling."""
@@ -266,7 +269,7 @@ class _Instruments:
             made.set_default_tags({"run": run})
             return made
 
-        pair = "config", "representation"
+        pair = "config", "representation", "classifier"
         self.trials = gauge(
             "trials", "Trials of the grid: finished, running, failed, todo.", *pair, "state"
         )
@@ -303,7 +306,7 @@ class _Instruments:
 
     def show(self, key: TrialKey, now: _Slice, running: bool = True) -> None:
         """How far a running trial is."""
-        tags = {**_tags(key.pair), "seed": str(key.seed)}
+        tags = {**_tags(_pair(key)), "seed": str(key.seed)}
         self.trial_running.set(int(running), tags)
         self.trial_epoch.set(now.epoch, tags)
         self.trial_val_accuracy.set(now.val_acc, tags)
@@ -314,13 +317,17 @@ class _Instruments:
 
     def end(self, key: TrialKey, outcome: str, seconds: float) -> None:
         """Count a trial that ended; `seconds` are 0 where its worker did not say."""
-        tags = _tags(key.pair)
+        tags = _tags(_pair(key))
         self.trials_ended.inc(1, {**tags, "outcome": outcome})
         if outcome == "finished" and seconds > 0:
             self.trial_seconds.observe(seconds, tags)
             self.training_seconds.inc(seconds, tags)
 
 
-def _tags(pair: tuple[str, str]) -> dict[str, str]:
-    config, representation = pair
-    return {"config": config, "representation": representation}
+def _pair(key: TrialKey) -> _Pair:
+    return key.config, key.representation, key.classifier
+
+
+def _tags(pair: _Pair) -> dict[str, str]:
+    config, representation, classifier = pair
+    return {"config": config, "representation": representation, "classifier": classifier}

@@ -319,17 +319,17 @@ def test_a_resumed_sweep_counts_what_is_on_disk(tmp_path):
     records = {keys[0]: {"metrics": {"val_acc": 0.5}}, keys[1]: {"metrics": {"val_acc": 0.25}}}
     metrics.planned(records, keys[2:], keys[2:3])
     counts = {"finished": 2, "running": 0, "failed": 1, "todo": 2}
-    assert metrics.counts() == {("all_layers", "stats"): counts}
+    assert metrics.counts() == {("all_layers", "stats", "mlp"): counts}
     metrics.heard(keys[2], "running")
     metrics.heard(keys[3], "running")
     counts = {"finished": 2, "running": 2, "failed": 0, "todo": 1}
-    assert metrics.counts() == {("all_layers", "stats"): counts}
+    assert metrics.counts() == {("all_layers", "stats", "mlp"): counts}
     metrics.heard(keys[2], "waiting")
     metrics.heard(keys[3], "finished", {"test_acc": 0.1, "val_acc": 0.75, "seconds": 1.0})
     metrics.heard(keys[4], "running")
     metrics.heard(keys[4], "out of memory", {"out_of_memory": True})
     counts = {"finished": 3, "running": 0, "failed": 0, "todo": 2}
-    assert metrics.counts() == {("all_layers", "stats"): counts}
+    assert metrics.counts() == {("all_layers", "stats", "mlp"): counts}
 
 
 def test_without_ray_nothing_is_exported_and_nothing_breaks(tmp_path):
@@ -341,4 +341,4 @@ def test_without_ray_nothing_is_exported_and_nothing_breaks(tmp_path):
         metrics.heard(key, "finished", {"test_acc": 0.5, "val_acc": 0.5, "seconds": 1.0})
     assert not RunDir(tmp_path / "run").metrics_targets.exists()
     assert read_targets(tmp_path / "run") == []
-    assert metrics.counts()[key.pair]["finished"] == 1
+    assert metrics.counts()[key.config, key.representation, key.classifier]["finished"] == 1
