@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from features.cache import CacheEntry, feature_matrix
 from trainables.job import ClassifierJob, PairMatrix, TrialJob
-from trainables.record import TrialKey, has_record, write_failure
+from trainables.record import TrialKey, has_record, read_record, write_failure
 from trainables.run_dir import RunDir
 
 from ..dataset import make_folder
@@ -88,6 +88,7 @@ def _prepare_features(
     run.feature_seconds = report.seconds
     run.metrics.computed_all(run.scan.num_samples, report.seconds - report.waited)
     run.events.write("features", seconds=report.seconds, failed=list(report.failed))
+    _tell_mixed_features(run, cache, [name for name in names if name not in report.failed], todo)
     ready = []
     for key in todo:
         parts = run.declared.inputs[key.representation].representation.stored
@@ -100,6 +101,28 @@ def _prepare_features(
         else:
             ready.append(key)
     return ready
+
+
+def _tell_mixed_features(
+    run: Invocation, cache: Path, names: list[str], todo: list[TrialKey]
+) -> None:
+    """Warn where a pair's records were made with features of another device or processor.
+
+    They are the same numbers but for rounding, so that its trials are not equal bit for bit.
+    """
+    left = set(todo)
+    for pair in dict.fromkeys(key.pair for key in todo if key.representation in names):
+        for key in run.sweep.grid.keys_of(pair):
+            if key in left:
+                continue
+            before = read_record(run.run_dir, key)["environment"].get("features")
+            now = _matrix(run, cache, key.config, key.representation).origin
+            if before and any(before.get(name, own) != own for name, own in now.items()):
+                run.reporter.warn(
+                    f"{'/'.join(pair)}: its records were made with features computed on another "
+                    "device or processor than those in the cache: they differ in their last bits"
+                )
+            break
 
 
 def _train(run: Invocation, cache: Path, points: dict[TrialKey, str], tell: Tell) -> None:

@@ -2,18 +2,22 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from features.cache import CacheEntry
+from features.core.errors import UserError
+from features.core.files import sign
 from features.representations import REPRESENTATIONS
 from features.scan import scan_dataset
 from features.sources import DatasetRequest, find_dataset
 from features.stage import plan_stage
 from sweep import RuntimeOptions, run_sweep
 from sweep.report.build import make_report
-from sweep.sweep_file import read_sweep_file
+from sweep.report.facts import reproduce_command
+from sweep.sweep_file import continued, read_sweep_file
 from sweep.watch.status import read_status
 from trainables.classifiers.mlp import Mlp
 from trainables.record import TrialKey
@@ -79,3 +83,20 @@ def test_its_features_are_used(tmp_path):
     assert (
         "instructions" not in CacheEntry(tmp_path / "cache", scan.weights, plan.cached[0]).origin()
     )
+
+
+def test_a_setting_that_is_newer_than_a_run_has_its_default_there(old_run):
+    value = json.loads((old_run / "sweep.json").read_text())
+    del value["frozen"]["decides"]["hyperparameters"]["weight_decay"]
+    (old_run / "sweep.json").write_text(json.dumps(sign(value)))
+    old = read_sweep_file(old_run)
+    assert "weight_decay" not in old.settings("mlp")
+    assert "--weight-decay" not in reproduce_command(old)
+    now = replace(old, declared=json.loads(json.dumps(old.declared)))
+    settings = now.declared["classifiers"]["mlp"]
+    settings["defaults"] = Mlp.Config().to_json()
+    settings["config"] = {**settings["config"], "weight_decay": 1e-4}
+    assert continued(old_run, now).fingerprints == old.fingerprints
+    settings["config"]["weight_decay"] = 0.5
+    with pytest.raises(UserError, match=r"mlp.weight_decay 0.0001, this run has 0.5"):
+        continued(old_run, now)

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from features.core.errors import UserError
 from sweep.engine.packing import trial_resources
@@ -180,3 +181,28 @@ def test_a_trial_out_of_gpu_memory_gets_twice_the_share_until_there_is_no_more(
     assert ran[2] == ["simple_stats"]
     for path in (run_dir / "failures").rglob("*.json"):
         assert "out of GPU memory with 1 GPU" in path.read_text()
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_gpu_that_is_not_assigned_is_not_used(monkeypatch):
+    """`--gpus-per-trial 0` on a machine with one: Ray may leave it visible."""
+    from trainables.trial import _set_up_device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert _set_up_device(1).type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: out of memory\nCompile with"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+    ],
+)
+def test_too_little_gpu_memory_is_known_by_all_its_names(error, is_memory):
+    from trainables.trial import _out_of_memory
+
+    assert (_out_of_memory(error) is not None) == is_memory
