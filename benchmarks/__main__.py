@@ -22,6 +22,7 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"
 
 from benchmarks.measure import lorasweep  # noqa: E402
+from trainables.run_dir import RunDir  # noqa: E402
 
 PROCESSES = len(os.sched_getaffinity(0))
 
@@ -169,9 +170,9 @@ def sanity(options: argparse.Namespace, work: Path) -> Iterator[Row]:
 def startup(options: argparse.Namespace, work: Path) -> Iterator[Row]:
     """Commands that have nothing to do."""
     run_dir = work / "runs" / "sanity"
-    if not (run_dir / "sweep.json").exists():
+    if not RunDir(run_dir).sweep.exists():
         _sweep_sanity(work, "--num-runs", 10)
-    again = json.loads((run_dir / "sweep.json").read_text())["environment"]["command"]
+    again = json.loads(RunDir(run_dir).sweep.read_text())["environment"]["command"]
     commands: list[tuple[str, list[str], float]] = [
         ("--help", ["--help"], 0.3),
         ("status", ["status", str(run_dir)], 0.5),
@@ -194,7 +195,7 @@ def _sweep_sanity(work: Path, *arguments: object, watch: bool = False):  # type:
 
 def _events(run_dir: Path) -> list[dict]:
     lines = [
-        line for path in (run_dir / "events").iterdir() for line in path.read_text().splitlines()
+        line for path in RunDir(run_dir).events.iterdir() for line in path.read_text().splitlines()
     ]
     return sorted(map(json.loads, lines), key=lambda event: event["time"])
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from cli import app
 from features.core.files import sign
 from sweep import RuntimeOptions, SweepSpec, run_sweep
+from sweep.sweep_file import read_sweep_file
 from trainables.record import TrialKey, write_failure
 from trainables.run_dir import RunDir
 
@@ -170,8 +171,10 @@ def test_a_partial_sweep_says_what_is_missing(zoo_run, tmp_path, browser):
     shutil.copytree(zoo_run, run_dir)
     for seed in (43, 44):
         RunDir(run_dir).record(TrialKey("all_layers", "stats", seed)).unlink()
-    write_failure(run_dir, TrialKey("all_layers", "stats", 43), "", "")
-    write_failure(run_dir, TrialKey("all_layers", "stats", 44), "", "Traceback\nValueError: why")
+    fingerprints = read_sweep_file(run_dir).fingerprints
+    for seed, reason in ((43, ""), (44, "Traceback\nValueError: why")):
+        key = TrialKey("all_layers", "stats", seed)
+        write_failure(run_dir, key, fingerprints[key], reason)
     torn = RunDir(run_dir).record(TrialKey("visual_only", "matrix_norms", 45))
     torn.write_bytes(torn.read_bytes()[:-30])
     result = report(run_dir)

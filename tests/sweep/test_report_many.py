@@ -127,7 +127,8 @@ def test_the_command_names_what_this_version_does_not_know(tmp_path):
     command = reproduce_command(run.sweep)
     assert "--hidden-dim 16 --epochs 12 --set mlp.temperature=0.5" in command
     assert "--patience" not in command
-    del run.sweep.frozen["decides"]["hyperparameters"]
+    for classifier in run.sweep.declared["classifiers"].values():
+        classifier["config"] = {}
     assert "--hidden-dim" not in reproduce_command(run.sweep)
     assert ("trained on", "here: cpu, torch 2") in run_facts(run)
 

@@ -406,7 +406,7 @@ def test_a_slow_tracker_keeps_nobody_waiting(tmp_path, monkeypatch):
             entered.set()
             release.wait(20)
 
-    with TrackerFeed("slow", Slow(), tmp_path, {}, warnings.append) as feed:
+    with TrackerFeed("slow", Slow(), tmp_path, lambda name: {}, warnings.append) as feed:
         feed.tell(keys)
         assert entered.wait(10)
     assert warnings == ["slow: 5 trials could not be logged; the same command again tries again"]

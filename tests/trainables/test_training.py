@@ -34,7 +34,7 @@ def train(data, config=SMALL, seed=1):
     torch.set_num_threads(1)
     training = Training(data, config, seed)
     while not training.finished:
-        training.run_epoch()
+        training.step()
     return training
 
 
@@ -167,7 +167,7 @@ def test_a_slot_continues_bit_for_bit(after, tmp_path):
 
     first = Training(data, config, 3)
     for _ in range(after):
-        first.run_epoch()
+        first.step()
     kept = first.state()
     key = TrialKey("all_layers", "stats", 3)
     write_state(tmp_path, key, TrialState("print", {"device": "cpu"}, kept.tensors, kept.rest))
@@ -179,7 +179,7 @@ def test_a_slot_continues_bit_for_bit(after, tmp_path):
     second = Training(data, config, 3)
     second.load_state(FitState(slot.tensors, slot.rest))
     while not second.finished:
-        second.run_epoch()
+        second.step()
     assert second.train_loss_history == whole.train_loss_history
     assert second.val_acc_history == whole.val_acc_history
     assert second.best_epoch == whole.best_epoch
@@ -192,7 +192,7 @@ def test_a_slot_continues_bit_for_bit(after, tmp_path):
 
 def test_every_damage_to_a_slot_is_noticed(tmp_path):
     training = Training(toy_data(), MlpConfig(hidden_dim=4, epochs=3), 0)
-    training.run_epoch()
+    training.step()
     kept = training.state()
     tensors, state = kept.tensors, kept.rest
     key = TrialKey("all_layers", "stats", 0)
@@ -246,7 +246,7 @@ def test_the_host_waits_no_more_often_with_more_batches():
         config = MlpConfig(hidden_dim=8, batch_size=batch_size)
         training = Training(toy_data(), config, seed=0)
         with HostWaits() as waits:
-            training.run_epoch()
+            training.step()
         counts.append(waits.count)
     assert counts[0] == counts[1] == counts[2] <= 1
     with HostWaits() as waits:

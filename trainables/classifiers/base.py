@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -102,9 +103,26 @@ class Fit(ABC):
         """Name -> one value per epoch so far; may be empty."""
 
     @abstractmethod
+    def step(self) -> None:
+        """The least that can be done at once: an epoch, a round, a penalty; or everything."""
+
     def advance(self, seconds: float) -> Progress:
-        """Go on for about so many seconds, one step at least. Where the slices fall never changes
-        a result; a fit that cannot be interrupted does all at once."""
+        """Take steps for about so many seconds, one at least. Where the slices fall never changes
+        a result."""
+        began = time.perf_counter()
+        while not self.finished:
+            self.step()
+            if time.perf_counter() - began >= seconds:
+                break
+        return self.progress
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is; by default what its curve of validation accuracies says."""
+        accuracies = self.curves.get("val_acc_history")
+        if accuracies:
+            return Progress(len(accuracies), accuracies[-1])
+        return Progress(int(self.finished), None)
 
     @abstractmethod
     def log_probabilities(self, x: Tensor) -> np.ndarray:

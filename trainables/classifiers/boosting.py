@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from features.core.errors import UserError
 
 from . import base
-from .base import Classifier, Fit, Progress, setting
+from .base import Classifier, Fit, setting
 from .footprint import base_host_bytes
 from .probabilities import with_absent_classes
 
@@ -160,16 +159,8 @@ class BoostingFit(Fit):
         """Accuracy and log loss on the validation split after every round."""
         return {"val_acc_history": self._accuracies, "val_loss_history": self._losses}
 
-    def advance(self, seconds: float) -> Progress:
-        """Boost for whole rounds until the time is over, one at least."""
-        began = time.perf_counter()
-        while not self.finished:
-            self._round()
-            if time.perf_counter() - began >= seconds:
-                break
-        return Progress(len(self._accuracies), self._accuracies[-1])
-
-    def _round(self) -> None:
+    def step(self) -> None:
+        """One round."""
         if self._booster is None:
             truth = self._data.val.y.numpy()
             self._accuracies.append(float((truth == self._present[0]).mean()))

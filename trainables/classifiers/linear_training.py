@@ -12,7 +12,6 @@ then give as many coordinates as there are samples, in which the objective is th
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..data import TrialData
-from .base import Fit, FitState, Progress
+from .base import Fit, FitState
 from .linear import EVALUATION_ROWS, MEMORY, LinearConfig
 from .probabilities import with_absent_classes
 
@@ -60,16 +59,8 @@ class LinearFit(Fit):
         """Accuracy and log loss on the validation split by strength, strong to weak."""
         return {"val_acc_history": self._accuracies, "val_loss_history": self._losses}
 
-    def advance(self, seconds: float) -> Progress:
-        """Fit strength after strength, each starting where the one before ended."""
-        began = time.perf_counter()
-        while not self.finished:
-            self._fit_next()
-            if time.perf_counter() - began >= seconds:
-                break
-        return Progress(len(self._accuracies), self._accuracies[-1])
-
-    def _fit_next(self) -> None:
+    def step(self) -> None:
+        """Fit the next strength, starting where the one before ended."""
         strength = self._path[len(self._accuracies)]
         self._at, converged = _minimise(self._problem, self._at, strength)
         self._converged = self._converged and converged

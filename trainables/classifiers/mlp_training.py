@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from ..data import TrialData
 from ..modules import Dropout, FusedAdam
-from .base import Fit, FitState, Progress
+from .base import Fit, FitState
 from .mlp import EVALUATION_ROWS, MlpConfig
 
 _PLATEAU_FACTOR = 0.5
@@ -104,16 +103,7 @@ class Training(Fit):
             "train_loss_history": self.train_loss_history,
         }
 
-    def advance(self, seconds: float) -> Progress:
-        """Run whole epochs until the time is over, one at least."""
-        began = time.perf_counter()
-        while not self.finished:
-            self.run_epoch()
-            if time.perf_counter() - began >= seconds:
-                break
-        return Progress(self.epoch, self.val_acc_history[-1])
-
-    def run_epoch(self) -> None:
+    def step(self) -> None:
         """One pass over the training split and one look at the validation split.
 
         Raises:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import base
-from .base import Classifier, Fit, Progress
+from .base import Classifier, Fit
 from .footprint import FLOAT, base_host_bytes
 
 if TYPE_CHECKING:
@@ -71,14 +71,13 @@ class NeighboursFit(Fit):
         """Accuracy on the validation split by k."""
         return {"val_acc_history": self._accuracies}
 
-    def advance(self, seconds: float) -> Progress:
+    def step(self) -> None:
         """Choose k."""
         tried = [k for k in NEIGHBOURS if k <= len(self._unit)]
         truth = self._data.val.y.numpy()
         votes = self._votes(self._data.val.x, tried)
         self._accuracies = [float((votes[k].argmax(1) == truth).mean()) for k in tried]
         self._best = self._accuracies.index(max(self._accuracies))
-        return Progress(len(tried), self._accuracies[-1])
 
     def log_probabilities(self, x: Tensor) -> np.ndarray:
         """(n, n_features) float32 -> (n, n_classes) float64.
