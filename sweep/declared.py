@@ -6,8 +6,9 @@ reads a run directory needs neither them nor the code they came from.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -211,40 +212,31 @@ def declared_by(spec: SweepSpec) -> Declared:
             impossible.
     """
     configs = get_configs(spec.configs)
-    if spec.pairs is None:
-        inputs = [_input(reference) for reference in spec.representations]
-        classifiers = find_classifiers(spec.classifiers)
-        pairs = [(item.name, c.name) for item in inputs for c, _ in classifiers]
-    else:
-        by_reference = {r: _input(r) for r, _ in spec.pairs}
-        found = dict(zip(*_found(dict.fromkeys(c for _, c in spec.pairs))))
-        inputs, classifiers = list(by_reference.values()), list(found.values())
-        pairs = [(by_reference[r].name, found[c][0].name) for r, c in spec.pairs]
-    if not inputs:
-        get_representations(())  # says so
-    entries = [Entry(*pair) for pair in pairs]
-    if spec.pairs is None:
-        check_doubles("representation", [item.name for item in inputs])
+    pairs = spec.pairs
+    if pairs is None:
+        if not spec.representations:
+            get_representations(())  # says so
+        find_classifiers(spec.classifiers)  # refused if there is none, or one twice
+        pairs = tuple(product(spec.representations, spec.classifiers))
+    inputs = {reference: _input(reference) for reference, _ in pairs}
+    references = list(dict.fromkeys(reference for _, reference in pairs))
+    classifiers = dict(zip(references, find_classifiers(references)))
+    entries = [Entry(inputs[r].name, classifiers[c][0].name) for r, c in pairs]
     check_doubles("pair", [entry.label for entry in entries])
-    unknown = spec.settings.keys() - {c.name for c, _ in classifiers}
+    unknown = spec.settings.keys() - {c.name for c, _ in classifiers.values()}
     if unknown:
         raise UserError(
             f"settings are given for classifier {sorted(unknown)[0]!r}, which is not in the grid"
         )
     return Declared(
-        {item.name: item for item in inputs},
+        {item.name: item for item in inputs.values()},
         {config.name: config for config in configs},
         {
             c.name: DeclaredClassifier(c, _config(c, spec.settings.get(c.name, {})), origin)
-            for c, origin in classifiers
+            for c, origin in classifiers.values()
         },
         tuple(entries),
     )
-
-
-def _found(references: Iterable[str]) -> tuple[list[str], list[tuple[Classifier, Origin | None]]]:
-    references = list(references)
-    return references, find_classifiers(references)
 
 
 def _config(classifier: Classifier, settings: Mapping[str, Any]) -> Config:

@@ -63,8 +63,12 @@ class SweepSpec:
             raise UserError("--lora-rank must be at least 1")
         if self.threads < 1:
             raise UserError("--threads must be at least 1")
-        if self.pairs is not None and not self.pairs:
-            raise UserError("--pairs names no pair")
+        if self.pairs is not None:
+            if not self.pairs:
+                raise UserError("--pairs names no pair")
+            both = self.representations, self.classifiers
+            if both != (DEFAULT_REPRESENTATIONS, (DEFAULT_CLASSIFIER,)):
+                raise UserError("--pairs goes without --representations and --classifiers")
 
     @property
     def seeds(self) -> list[int]:

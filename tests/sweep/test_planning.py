@@ -88,14 +88,15 @@ def test_a_dry_run_that_keeps_nothing_makes_no_folder(spec, options, tmp_path, c
 
 def test_pairs_instead_of_the_product(spec, options, capsys):
     pairs = (("stats", "linear"), ("channel_norms:8", "mlp"))
-    text = said(replace(spec, pairs=pairs, configs=("all_layers",)), options, capsys)
+    bare = SweepSpec(spec.dataset, pairs=pairs, configs=("all_layers",), num_runs=2)
+    text = said(bare, options, capsys)
     assert "trials: 0 done, 3 to run" in text
     assert "all_layers/stats@linear: seeds 42\n" in text
 
 
 def test_nothing_left_is_refused(spec, options, capsys):
     with pytest.raises(UserError, match="nothing is left to run"):
-        said(replace(spec, pairs=(("channel_norms", "boosting"),)), options, capsys)
+        said(SweepSpec(spec.dataset, pairs=(("channel_norms", "boosting"),)), options, capsys)
 
 
 def test_what_cannot_fit_is_refused_before_it_starts(spec, sanity, tmp_path):
@@ -113,3 +114,8 @@ def test_what_cannot_fit_is_refused_before_it_starts(spec, sanity, tmp_path):
     require_memory(None, 0)
     with pytest.raises(UserError, match="and this machine has"):
         require_memory(largest, largest.trial_bytes - 1)
+
+
+def test_pairs_go_without_the_lists_they_stand_for(spec):
+    with pytest.raises(UserError, match="--pairs goes without"):
+        replace(spec, pairs=(("stats", "mlp"),)).validate()
