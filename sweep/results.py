@@ -20,23 +20,14 @@ from features.core.files import (
 )
 from trainables.record import TrialKey
 from trainables.run_dir import RunDir
+from trainables.scores import METRICS
 
 from .grid import Entry
 from .sweep_file import SweepFile
 
 RESULTS_SCHEMA = 1
 
-_METRICS = (
-    "train_acc",
-    "val_acc",
-    "test_acc",
-    "val_f1",
-    "test_f1",
-    "val_precision",
-    "test_precision",
-    "val_recall",
-    "test_recall",
-)
+_METRICS = [name for metric in METRICS if metric.summarised for name in metric.recorded]
 _SUMMARISED = (*_METRICS, "training_time", "best_epoch")
 
 Records = dict[TrialKey, dict[str, Any]]

@@ -7,7 +7,9 @@ An undefined metric is None.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,97 @@ class SplitScores:
     precision_recall: list[float]
 
 
+class Predictions:
+    """What a classifier says of a split, and what metrics share, computed once.
+
+    Arguments:
+        log_probabilities: (n, n_classes) float64, n ≥ 1.
+        truth: (n,) class indices.
+    """
+
+    def __init__(self, log_probabilities: np.ndarray, truth: np.ndarray) -> None:
+        self.log_probabilities, self.truth = log_probabilities, truth
+        self.n_classes = log_probabilities.shape[1]
+
+    @cached_property
+    def predicted(self) -> np.ndarray:
+        """(n,) class indices."""
+        return self.log_probabilities.argmax(axis=1)
+
+    @cached_property
+    def probabilities(self) -> np.ndarray:
+        """(n, n_classes) float64."""
+        return np.exp(self.log_probabilities)
+
+    @cached_property
+    def confusion(self) -> np.ndarray:
+        """See `confusion_matrix`."""
+        return confusion_matrix(self.truth, self.predicted, self.n_classes)
+
+    @cached_property
+    def by_confusion(self) -> dict[str, float | None]:
+        """See `confusion_metrics`."""
+        return confusion_metrics(self.confusion)
+
+    @cached_property
+    def calibration(self) -> dict[str, list[Any]]:
+        """See `calibration_bins`."""
+        return calibration_bins(self.probabilities, self.truth)
+
+    @cached_property
+    def loss(self) -> float:
+        """Mean negative log-likelihood, in nats."""
+        return float(-self.log_probabilities[np.arange(len(self.truth)), self.truth].mean())
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number about a split. Records hold it as val_NAME and test_NAME.
+
+    Attributes:
+        compute: None where it is undefined.
+        on_train: whether records have it of the training split, too.
+        summarised: whether results.json has its mean and spread over seeds.
+    """
+
+    name: str
+    compute: Callable[[Predictions], float | None]
+    on_train: bool = False
+    summarised: bool = False
+
+    @property
+    def recorded(self) -> list[str]:
+        """Its names in a record."""
+        splits = ("train", "val", "test") if self.on_train else ("val", "test")
+        return [f"{split}_{self.name}" for split in splits]
+
+
+def _of_confusion(name: str, *, summarised: bool = False) -> Metric:
+    return Metric(name, lambda of: of.by_confusion[name], summarised=summarised)
+
+
+METRICS = (
+    Metric(
+        "acc",
+        lambda of: float(np.trace(of.confusion) / of.confusion.sum()),
+        on_train=True,
+        summarised=True,
+    ),
+    Metric("loss", lambda of: of.loss, on_train=True),
+    Metric("log_loss", lambda of: of.loss),
+    _of_confusion("f1", summarised=True),
+    _of_confusion("precision", summarised=True),
+    _of_confusion("recall", summarised=True),
+    _of_confusion("weighted_f1"),
+    _of_confusion("balanced_acc"),
+    _of_confusion("mcc"),
+    Metric("top3_acc", lambda of: top_k_accuracy(of.log_probabilities, of.truth, 3)),
+    Metric("roc_auc_ovr", lambda of: roc_auc_ovr(of.probabilities, of.truth)),
+    Metric("ece", lambda of: expected_calibration_error(of.calibration)),
+)
+"""Every metric of a split, in the order of the records. Adding one is adding it here."""
+
+
 def score_split(log_probabilities: np.ndarray, truth: np.ndarray) -> SplitScores:
     """All metrics of a split.
 
@@ -45,28 +138,14 @@ def score_split(log_probabilities: np.ndarray, truth: np.ndarray) -> SplitScores
         log_probabilities: (n, n_classes) float64, n ≥ 1.
         truth: (n,) class indices.
     """
-    n_classes = log_probabilities.shape[1]
-    predicted = log_probabilities.argmax(axis=1)
-    confusion = confusion_matrix(truth, predicted, n_classes)
-    loss = float(-log_probabilities[np.arange(len(truth)), truth].mean())
-    probabilities = np.exp(log_probabilities)
-    calibration = calibration_bins(probabilities, truth)
-    metrics: dict[str, float | None] = {
-        "acc": float(np.trace(confusion) / confusion.sum()),
-        "loss": loss,
-        "log_loss": loss,
-        **confusion_metrics(confusion),
-        "top3_acc": top_k_accuracy(log_probabilities, truth, 3),
-        "roc_auc_ovr": roc_auc_ovr(probabilities, truth),
-        "ece": expected_calibration_error(calibration),
-    }
+    of = Predictions(log_probabilities, truth)
     return SplitScores(
-        metrics,
-        confusion.tolist(),
-        per_class(confusion),
-        predicted.tolist(),
-        calibration,
-        precision_at_recall(probabilities, truth),
+        {metric.name: metric.compute(of) for metric in METRICS},
+        of.confusion.tolist(),
+        per_class(of.confusion),
+        of.predicted.tolist(),
+        of.calibration,
+        precision_at_recall(of.probabilities, truth),
     )
 
 

@@ -23,7 +23,7 @@ from .data import TrialData, prepare_data
 from .events import EventLog
 from .job import TrialJob
 from .record import TrialKey, has_record, write_record
-from .scores import SplitScores, score_split
+from .scores import METRICS, SplitScores, score_split
 from .splits import split_samples
 from .state import TrialState, delete_state, read_state, write_state
 
@@ -249,9 +249,9 @@ class TrialWorker(tune.Trainable):
 
 
 def trial_metrics(scores: dict[str, SplitScores], outcome: dict[str, Any]) -> dict[str, Any]:
-    """The record's `metrics`: all of val and test, two of train, and what the fit tells."""
+    """The record's `metrics`: all of val and test, some of train, and what the fit tells."""
     metrics: dict[str, Any] = {
-        f"train_{name}": scores["train"].metrics[name] for name in ("acc", "loss")
+        f"train_{m.name}": scores["train"].metrics[m.name] for m in METRICS if m.on_train
     }
     for split in ("val", "test"):
         metrics |= {f"{split}_{name}": value for name, value in scores[split].metrics.items()}
