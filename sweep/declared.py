@@ -119,7 +119,10 @@ class Declared:
         """Columns of an input's matrix as it is read from the cache."""
         item = self.inputs[name].representation
         shapes = scan.columns(item.unit)
-        return sum(item.width(shapes[c]) for c in self.columns(config, name, scan))
+        widths = {
+            shape: item.width(shape) for shape in set(shapes.values())
+        }  # few, of many columns
+        return sum(widths[shapes[column]] for column in self.columns(config, name, scan))
 
     def features(self, config: str, name: str, scan: DatasetScan) -> int:
         """Columns of an input's matrix as a classifier sees it."""
