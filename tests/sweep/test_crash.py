@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import cli
 from tests.chaos import Chaos, command, compare, read_events, torment
 from tests.damage import Victim
+from trainables.run_dir import RunDir
 
 LONG = ["--representations", "matrix_norms", "--configs", "all_layers", "--num-runs", "2"]
 LONG += ["--epochs", "2400", "--patience", "2400"]
@@ -105,7 +106,7 @@ def listening_addresses(pid):
 
 
 def resumed(run_dir):
-    """How often a trial went on from its slot."""
+    """How often a trial went on from its state."""
     return sum(event["event"] == "trial_resumed" for event in read_events(run_dir))
 
 
@@ -148,6 +149,9 @@ def test_a_killed_worker_a_signal_and_a_killed_driver_cost_slices(
     driver.wait()
     assert start(sweep, tmp_path).wait(timeout=120) == 0, (tmp_path / "log").read_text()
     assert resumed(run_dir) >= 3
+    for path in RunDir(run_dir).records():
+        timing = json.loads(path.read_text())["timing"]
+        assert timing["total_seconds"] >= timing["train_seconds"]
     assert (run_dir / "tune/0").exists()
     assert not (run_dir / "tune/1").exists(), "Tune's experiment was restored"
     chaos = Chaos()
