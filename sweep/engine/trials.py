@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from features.cache import CacheEntry, feature_matrix
+from features.core.files import DamagedFileError
 from trainables.job import ClassifierJob, PairMatrix, TrialJob
 from trainables.record import TrialKey, has_record, read_record, write_failure
 from trainables.run_dir import RunDir
@@ -115,7 +116,10 @@ def _tell_mixed_features(
         for key in run.sweep.grid.keys_of(pair):
             if key in left:
                 continue
-            before = read_record(run.run_dir, key)["environment"].get("features")
+            try:
+                before = read_record(run.run_dir, key)["environment"].get("features")
+            except (OSError, DamagedFileError):  # gone meanwhile: the next plan sees it
+                break
             now = _matrix(run, cache, key.config, key.representation).origin
             if before and any(before.get(name, own) != own for name, own in now.items()):
                 run.reporter.warn(

@@ -50,11 +50,16 @@ class Config:
         unknown = sorted(value.keys() - known)
         if unknown:
             raise UserError(f"unknown setting {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        given = dict(value)
         for item in fields(cls):
-            if item.name in value and not _fits(value[item.name], item.default):
+            if item.name not in given:
+                continue
+            if not _fits(given[item.name], item.default):
                 kind = type(item.default).__name__
                 raise UserError(f"setting {item.name!r} must be of type {kind}")
-        return cls(**value)
+            if isinstance(item.default, float):
+                given[item.name] = float(given[item.name])  # 1 and 1.0 are one fingerprint
+        return cls(**given)
 
 
 def _fits(value: Any, default: Any) -> bool:
