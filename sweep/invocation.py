@@ -8,13 +8,13 @@ from pathlib import Path
 
 from features.scan import DatasetScan
 from features.sources import Source
-from trainables.events import EventLog
 
 from .declared import Declared
 from .lock import DriverLock
 from .spec import RuntimeOptions, SweepSpec
 from .sweep_file import SweepFile
 from .watch.prometheus import SweepMetrics
+from .watch.stream import Stream
 from .watch.terminal import Reporter
 
 
@@ -31,7 +31,7 @@ class Invocation:
     sweep: SweepFile
     reporter: Reporter
     began: float
-    events: EventLog
+    stream: Stream
     name: str
     install_handlers: Callable[[], None]
     metrics: SweepMetrics

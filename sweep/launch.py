@@ -13,14 +13,14 @@ from typing import Any
 from features.core.files import write_json, write_text
 from features.core.plugins import PluginError
 from features.layer_configs import uncovered
-from trainables.events import EventLog
+from trainables.events import Done, Event, EventLog, Interrupted, Planned, Started, TrialFinished
 from trainables.record import TrialKey
 from trainables.run_dir import RunDir
 from trainables.splits import SMALLEST_SPLIT
 
 from .dataset import make_folder, open_dataset
 from .declared import Declared, declared_by
-from .engine.trials import Tell, run_trials
+from .engine.trials import run_trials
 from .interrupt import interruptible
 from .invocation import Invocation
 from .labels import write_labels
@@ -41,6 +41,7 @@ from .sweep_file import make_sweep_file, repair_sweep_file, write_sweep_file
 from .trackers import TrackerFeed, make_tracker
 from .watch.counts import left_out_lines, summary_lines
 from .watch.prometheus import SweepMetrics
+from .watch.stream import Stream, recorder
 from .watch.terminal import Reporter, format_seconds
 
 
@@ -94,8 +95,10 @@ def run_sweep(
             sweep = write_sweep_file(run_dir, sweep)
             write_labels(run_dir, scan.kept_labels)
             invocation = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-            events = EventLog(run_dir, invocation)
-            events.write("started", command=sweep.environment["command"])
+            metrics = SweepMetrics(run_dir)
+            log = recorder(EventLog(run_dir, invocation))
+            stream = Stream(log, metrics.take, reporter.take)
+            stream.publish(Started(sweep.environment["command"]))
             return _carry_out(
                 Invocation(
                     run_dir,
@@ -107,10 +110,10 @@ def run_sweep(
                     sweep,
                     reporter,
                     began,
-                    events,
+                    stream,
                     invocation,
                     interruption.install,
-                    SweepMetrics(run_dir),
+                    metrics,
                     lock,
                 )
             )
@@ -133,28 +136,27 @@ def _carry_out(run: Invocation) -> SweepResult:
     if results is not None:
         everything = list(fingerprints)
         _tell_plan(run, everything, [])
-        with _tracking(run) as tell:
-            tell(everything)
+        with _tracking(run, everything):
+            pass
         return _end(run, everything, everything, [], results)
     state = read_records(run.run_dir, fingerprints)
     run.lock.check()
     for line in set_aside(run.run_dir, state):
-        run.reporter.warn(line)
+        run.stream.warn(line)
     _tell_plan(run, state.done, state.todo)
     try:
-        with _tracking(run) as tell:
-            tell(state.done)
+        with _tracking(run, state.done):
             if state.todo:
                 remove_leftovers(run.run_dir, state.done)
                 todo = {key: fingerprints[key] for key in state.todo}
                 if not run.options.address:
                     largest = largest_trial(run.declared, run.scan, state.todo)
                     require_memory(largest, machine_memory())
-                run.metrics.planned(state.records, state.todo, failed_trials(run.run_dir, todo))
-                run_trials(run, fingerprints, state.todo, tell)
+                run.metrics.begin_with(state.records, state.todo, failed_trials(run.run_dir, todo))
+                run_trials(run, fingerprints, state.todo)
     except KeyboardInterrupt:
         run.lock.check()
-        run.events.write("interrupted")
+        run.stream.publish(Interrupted())
         _conclude(run, state.done, read_records(run.run_dir, fingerprints))
         raise
     return _conclude(run, state.done, read_records(run.run_dir, fingerprints))
@@ -170,12 +172,12 @@ def _tell_plan(run: Invocation, done: list[TrialKey], todo: list[TrialKey]) -> N
     say("layers    " + ", ".join(f"{config} {count}" for config, count in layers.items()))
     neither = uncovered(scan.tensors)
     if neither:
-        run.reporter.warn(
+        run.stream.warn(
             f"{len(neither)} of {len(scan.tensors)} layer tensors are neither .attn1. nor .attn2. "
             f"(e.g. {neither[0]}): only all_layers has them"
         )
     if scan.num_samples <= SMALLEST_SPLIT:
-        run.reporter.warn(
+        run.stream.warn(
             f"with {scan.num_samples} adapters, train, val and test are the same: "
             "the scores mean nothing"
         )
@@ -185,22 +187,30 @@ def _tell_plan(run: Invocation, done: list[TrialKey], todo: list[TrialKey]) -> N
     for line in summary_lines(run.sweep.grid, done):
         say(f"  {line}")
     say(f"trials    {len(done)} done, {len(todo)} to run")
-    run.events.write("planned", done=len(done), todo=len(todo))
+    run.stream.publish(Planned(len(done), len(todo)))
 
 
 # Doing
 
 
 @contextmanager
-def _tracking(run: Invocation) -> Iterator[Tell]:
-    """The experiment tracker, for the duration of the block; yields what tells it of trials."""
+def _tracking(run: Invocation, done: list[TrialKey]) -> Iterator[None]:
+    """Tell the experiment tracker of trials that have a record, and of those that get one during
+    the block."""
     tracker = make_tracker(run.options.log_to, run.run_dir)
     if tracker is None:
-        yield lambda keys: None
+        yield
         return
+
+    def take(event: Event) -> None:
+        if isinstance(event, TrialFinished):
+            feed.tell([event.key])
+
     name, settings = run.options.log_to, run.sweep.settings
-    with TrackerFeed(name, tracker, run.run_dir, settings, run.reporter.warn) as feed:
-        yield feed.tell
+    with TrackerFeed(name, tracker, run.run_dir, settings, run.stream.warn) as feed:
+        feed.tell(done)
+        with run.stream.also(take):
+            yield
 
 
 # Concluding
@@ -226,19 +236,20 @@ def _end(
     """Write the summary and tell."""
     run_dir, grid = run.run_dir, run.sweep.grid
     seconds = time.perf_counter() - run.began
-    summary = {
-        "planned": len(grid.keys),
-        "skipped": len(before),
-        "ran": len(done) - len(before),
-        "failed": len(failed),
-        "not_reached": len(grid.keys) - len(done) - len(failed),
-        "seconds": seconds,
-        "feature_seconds": run.feature_seconds,
-        "train_seconds": run.train_seconds,
-    }
+    ended = Done(
+        planned=len(grid.keys),
+        skipped=len(before),
+        ran=len(done) - len(before),
+        failed=len(failed),
+        not_reached=len(grid.keys) - len(done) - len(failed),
+        seconds=seconds,
+        feature_seconds=run.feature_seconds,
+        train_seconds=run.train_seconds,
+    )
+    summary = ended.to_json()
     run.lock.check()
     write_json(RunDir(run_dir).summary, summary)
-    run.events.write("done", **summary)
+    run.stream.publish(ended)
     _tell_end(run, done, failed, summary)
     return SweepResult(run_dir, results, failed, summary)
 

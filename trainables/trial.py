@@ -20,7 +20,15 @@ from features.core.memory import keep_freed_memory
 
 from .classifiers.base import Fit, FitState, Progress
 from .data import TrialData, prepare_data
-from .events import EventLog
+from .events import (
+    EventLog,
+    StateDamaged,
+    TrialFinished,
+    TrialOutOfMemory,
+    TrialProgress,
+    TrialResumed,
+    TrialStarted,
+)
 from .job import TrialJob
 from .record import TrialKey, has_record, write_record
 from .scores import METRICS, SplitScores, score_split
@@ -83,7 +91,7 @@ class TrialWorker(tune.Trainable):
         # Not before: the traceback holds the tensors.
         self._fit = self._data = None
         torch.cuda.empty_cache()
-        self._events.write("trial_out_of_memory", key=self._key.to_json(), reason=reason)
+        self._events.write(TrialOutOfMemory(self._key, reason))
         return {"done": True, "out_of_memory": True}
 
     def _advance(self) -> dict[str, Any]:
@@ -98,14 +106,14 @@ class TrialWorker(tune.Trainable):
         now = fit.advance(self._slice_seconds)
         seconds = time.perf_counter() - began
         self._train_seconds += seconds
-        progress = {"epoch": now.epoch, "val_acc": now.val_acc}
         if fit.finished:
-            result = self._finish(fit, now, seconds)
+            ended = self._finish(fit, now, seconds).to_json()
             self._fit = None
-            return {**progress, **result, "done": True}
+            del ended["key"]  # Tune knows which trial it is
+            return {**ended, "done": True}
         self._save(fit)
-        self._events.write("trial_progress", key=key.to_json(), slice_seconds=seconds, **progress)
-        return {**progress, "done": False}
+        self._events.write(TrialProgress(key, now.epoch, now.val_acc, seconds))
+        return {"epoch": now.epoch, "val_acc": now.val_acc, "done": False}
 
     # Tune saves nothing: what a trial must keep, it keeps itself.
 
@@ -120,7 +128,7 @@ class TrialWorker(tune.Trainable):
     def _begin(self) -> Fit:
         """Load the data and go on from the trial's state, if it has a valid one."""
         self._began = time.perf_counter()
-        self._events.write("trial_started", key=self._key.to_json())
+        self._events.write(TrialStarted(self._key))
         data = self._load()
         classifier, config = self._job.classifier(self._key.classifier)
         fit = classifier.start(data, config, self._key.seed)
@@ -129,13 +137,13 @@ class TrialWorker(tune.Trainable):
         except FileNotFoundError:
             return fit
         except DamagedFileError as error:
-            self._events.write("state_damaged", key=self._key.to_json(), reason=str(error))
+            self._events.write(StateDamaged(self._key, str(error)))
             return fit
         if (state.fingerprint, state.environment) == (self._fingerprint, self._rounding()):
             fit.load_state(FitState(state.tensors, state.rest["fit"]))
             self._train_seconds = state.rest["train_seconds"]
             self._earlier_seconds = state.rest["total_seconds"]
-            self._events.write("trial_resumed", key=self._key.to_json())
+            self._events.write(TrialResumed(self._key))
         return fit
 
     def _save(self, fit: Fit) -> None:
@@ -185,7 +193,7 @@ class TrialWorker(tune.Trainable):
         self._load_seconds = time.perf_counter() - began
         return data
 
-    def _finish(self, fit: Fit, last: Progress, slice_seconds: float) -> dict[str, Any]:
+    def _finish(self, fit: Fit, last: Progress, slice_seconds: float) -> TrialFinished:
         data, matrix = self._job_data(), self._job.matrix(self._key)
         scores = {
             name: score_split(fit.log_probabilities(split.x), split.y.cpu().numpy())
@@ -215,13 +223,15 @@ class TrialWorker(tune.Trainable):
         }
         write_record(self._job.run_dir, self._key, self._fingerprint, body)
         delete_state(self._job.run_dir, self._key)
-        result = {
-            "seconds": timing["total_seconds"],
-            "val_acc": metrics["val_acc"],
-            "test_acc": metrics["test_acc"],
-        }
-        key = self._key.to_json()
-        self._events.write("trial_finished", key=key, slice_seconds=slice_seconds, **result)
+        result = TrialFinished(
+            self._key,
+            timing["total_seconds"],
+            slice_seconds,
+            last.epoch,
+            metrics["val_acc"],
+            metrics["test_acc"],
+        )
+        self._events.write(result)
         return result
 
     def _job_data(self) -> TrialData:

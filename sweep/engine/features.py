@@ -10,14 +10,16 @@ from features.cache import CacheEntry, exclusive
 from features.representations import Representation, stored_representations
 from features.scan import DatasetScan
 from features.sources import Source
+from trainables.events import FeaturesDone, FeaturesProgress
 
 from ..dataset import make_folder, open_dataset
 from ..declared import declared_by
 from ..spec import RuntimeOptions, SweepSpec
+from ..watch.stream import Stream
 from ..watch.terminal import Reporter
 
 if TYPE_CHECKING:
-    from features.stage import Progress, StagePlan, StageReport
+    from features.stage import StagePlan, StageReport
 
 
 PLUGINS = "plugins"
@@ -36,24 +38,19 @@ def ensure_features(
     scan: DatasetScan,
     wanted: Sequence[Representation],
     cache: Path,
-    reporter: Reporter,
-    *,
-    on_progress: Progress | None = None,
+    stream: Stream,
 ) -> tuple[StagePlan, StageReport]:
     """Compute what is missing of some representations' features. Ray must be running.
 
     Of several runs that need the same features at once, one computes and the others wait.
-
-    Arguments:
-        on_progress: called with (adapters done, adapters in all), besides the reporter.
     """
 
     def on_wait() -> None:
-        reporter.say("features  another run is computing them: waiting")
+        stream.say("features  another run is computing them: waiting")
 
     with exclusive(cache, scan.weights, on_wait):
         plan = _plan_features(scan, wanted, cache)
-        return plan, _compute_features(source, scan, plan, cache, reporter, on_progress)
+        return plan, _compute_features(source, scan, plan, cache, stream)
 
 
 def _compute_features(
@@ -61,28 +58,29 @@ def _compute_features(
     scan: DatasetScan,
     plan: StagePlan,
     cache: Path,
-    reporter: Reporter,
-    on_progress: Progress | None,
+    stream: Stream,
 ) -> StageReport:
     from features.stage import run_stage
 
     for name, damage in plan.damaged.items():
-        reporter.warn(f"cached features of {name} are damaged ({damage}): computed again")
+        stream.warn(f"cached features of {name} are damaged ({damage}): computed again")
 
     def tell(done: int, total: int) -> None:
-        reporter.progress("features", done, total, "adapters")
-        if on_progress:
-            on_progress(done, total)
+        stream.publish(FeaturesProgress(done, total))
 
     report = run_stage(source, scan, plan, cache, on_progress=tell)
-    if plan.computed:
-        reporter.say(
-            f"features  {len(plan.computed)} representations of {scan.num_samples} adapters "
-            f"in {report.seconds:.1f} s, {report.waited:.1f} s of it until the workers ran"
-            + (f" ({len(plan.cached)} from the cache)" if plan.cached else "")
+    stream.publish(
+        FeaturesDone(
+            report.seconds,
+            report.waited,
+            scan.num_samples,
+            [item.name for item in plan.computed],
+            [item.name for item in plan.cached],
+            list(report.failed),
         )
+    )
     for name, trace in report.failed.items():
-        reporter.warn(f"representation {name} failed: {trace.strip().splitlines()[-1]}")
+        stream.warn(f"representation {name} failed: {trace.strip().splitlines()[-1]}")
     return report
 
 
@@ -108,7 +106,7 @@ def features_only(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) 
     if plan.computed:
         name = f"features of {source.label}"
         with ray_session(options, cache / "logs", name, warn=reporter.warn):
-            plan, report = ensure_features(source, scan, wanted, cache, reporter)
+            plan, report = ensure_features(source, scan, wanted, cache, Stream(reporter.take))
     if report.failed:
         name, trace = next(iter(report.failed.items()))
         raise RuntimeError(f"representation {name} failed:\n{trace}")

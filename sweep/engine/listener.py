@@ -5,24 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ray import tune
 
+from trainables.events import (
+    TrialEvent,
+    TrialFailed,
+    TrialFinished,
+    TrialOutOfMemory,
+    TrialProgress,
+    TrialStarted,
+    TrialWaiting,
+)
 from trainables.record import TrialKey, has_record, write_failure
 
-Outcome = Literal["finished", "failed", "out of memory"]
-"""What became of a trial: it has a record, it failed for good, or it needs more of a GPU."""
-
-News = Outcome | Literal["running", "waiting"]
-"""Or it is running: a worker took it or trained it for another slice; or it waits for another
-worker, its own having died."""
-
-OnTrial = Callable[[TrialKey, News, dict[str, Any]], None]
-"""Called with a trial's key, what became of it, and the last result its worker reported."""
+OnTrial = Callable[[TrialEvent], None]
 
 _told: dict[Path, OnTrial] = {}
 """Run directory -> whom to tell. Not part of the listener, which Tune pickles."""
+
+_TOLD_AT_THE_END = ("seconds", "epoch", "val_acc", "test_acc")
+
+_DIED = "the trial's worker died; see logs/"
 
 
 class TrialListener(tune.Callback):
@@ -46,32 +51,38 @@ class TrialListener(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Tune's notice that a worker has a trial."""
-        _told[self.run_dir](_key(trial), "running", {})
+        self._tell(TrialStarted(_key(trial)))
 
     def on_trial_result(
         self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Tune's notice that a slice is done; the last one's comes before that of the end."""
-        _told[self.run_dir](_key(trial), "running", result)
+        """Tune's notice that a slice is done; of the last one, the end is told instead."""
+        if not result.get("done"):
+            self._tell(TrialProgress(_key(trial), result["epoch"], result["val_acc"]))
 
     def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Tune's notice that a trial lost its worker and will get another."""
-        _told[self.run_dir](_key(trial), "waiting", {})
+        self._tell(TrialWaiting(_key(trial)))
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Tune's notice that a trial is done."""
         result = trial.last_result or {}
         starved = result.get("out_of_memory")
-        _told[self.run_dir](_key(trial), "out of memory" if starved else "finished", result)
+        self._tell(TrialOutOfMemory(_key(trial)) if starved else _finished(trial))
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Tune's notice that a trial failed after its retries."""
         key, fingerprint = _key(trial), trial.config["point"]["fingerprint"]
         # Its worker may have died between the record and Tune's notice of it.
-        recorded = has_record(self.run_dir, key, fingerprint)
-        if not recorded:
-            write_failure(self.run_dir, key, fingerprint, _reason(trial))
-        _told[self.run_dir](key, "finished" if recorded else "failed", trial.last_result or {})
+        if has_record(self.run_dir, key, fingerprint):
+            self._tell(_finished(trial))
+            return
+        reason = _reason(trial)
+        write_failure(self.run_dir, key, fingerprint, reason)
+        self._tell(TrialFailed(key, reason.splitlines()[-1]))
+
+    def _tell(self, event: TrialEvent) -> None:
+        _told[self.run_dir](event)
 
 
 def _key(trial: Any) -> TrialKey:
@@ -79,9 +90,16 @@ def _key(trial: Any) -> TrialKey:
     return TrialKey.from_json({name: v for name, v in point.items() if name != "fingerprint"})
 
 
+def _finished(trial: Any) -> TrialFinished:
+    """With what its worker told last, if that was the end."""
+    result = trial.last_result or {}
+    told = {name: result[name] for name in _TOLD_AT_THE_END if "test_acc" in result}
+    return TrialFinished(_key(trial), **told)
+
+
 def _reason(trial: Any) -> str:
     """The traceback Tune kept of a failed trial."""
     try:
-        return Path(trial.error_file).read_text()
+        return Path(trial.error_file).read_text().strip() or _DIED
     except (TypeError, OSError):
-        return "the trial's worker died; see logs/"
+        return _DIED

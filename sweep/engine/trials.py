@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from features.cache import CacheEntry, feature_matrix
 from features.core.files import DamagedFileError
+from trainables.events import (
+    DashboardUp,
+    ExperimentStarted,
+    TrialEvent,
+    TrialFailed,
+    TrialFinished,
+    TrialOutOfMemory,
+    TrialsProgress,
+)
 from trainables.job import ClassifierJob, PairMatrix, TrialJob
 from trainables.record import TrialKey, has_record, read_record, write_failure
 from trainables.run_dir import RunDir
@@ -22,18 +30,12 @@ from ..spec import RuntimeOptions
 from .features import ensure_features
 
 if TYPE_CHECKING:
-    from .listener import News, Outcome
     from .packing import TrialResources
 
-_FEATURE_EVENT_SECONDS = 2.0
-
-Tell = Callable[[list[TrialKey]], None]
-"""Called with trials that have a record."""
+Ended = TrialFinished | TrialFailed | TrialOutOfMemory
 
 
-def run_trials(
-    run: Invocation, fingerprints: dict[TrialKey, str], todo: list[TrialKey], tell: Tell
-) -> None:
+def run_trials(run: Invocation, fingerprints: dict[TrialKey, str], todo: list[TrialKey]) -> None:
     """Compute the features the remaining trials need, then run them with Tune."""
     from .packing import available_resources, trial_resources
     from .session import check_shared, ray_session
@@ -49,19 +51,17 @@ def run_trials(
                 RunDir(run.run_dir).logs,
                 run.run_dir.name,
                 run.install_handlers,
-                run.reporter.warn,
+                run.stream.warn,
             ) as dashboard,
             run.metrics.exporting(),
         ):
             if dashboard:
-                url = f"http://{dashboard}"
-                run.events.write("dashboard", url=url)
-                run.reporter.say(f"dashboard {url} (log in with `ray get-auth-token`)")
+                run.stream.publish(DashboardUp(f"http://{dashboard}"))
             trial_resources(run.options, available_resources())  # refused now, not after stage 1
             make_folder(cache)
             check_shared([run.run_dir, cache], list(run.source.files))
             todo = _prepare_features(run, cache, fingerprints, todo)
-            _train(run, cache, {key: fingerprints[key] for key in todo}, tell)
+            _train(run, cache, {key: fingerprints[key] for key in todo})
     finally:
         if not run.options.cache_features:
             shutil.rmtree(cache, ignore_errors=True)
@@ -72,23 +72,10 @@ def _prepare_features(
 ) -> list[TrialKey]:
     """Make sure the trials' features are cached; returns the trials that have theirs."""
     names = list(dict.fromkeys(key.representation for key in todo))
-    told = 0.0
-
-    def on_progress(done: int, total: int) -> None:
-        nonlocal told
-        run.metrics.computed(done, total)
-        if time.monotonic() - told >= _FEATURE_EVENT_SECONDS or done == total:
-            told = time.monotonic()
-            run.events.write("features_progress", done=done, total=total)
-
     wanted = [run.declared.inputs[name].representation for name in names]
-    _, report = ensure_features(
-        run.source, run.scan, wanted, cache, run.reporter, on_progress=on_progress
-    )
+    _, report = ensure_features(run.source, run.scan, wanted, cache, run.stream)
     run.lock.check()
     run.feature_seconds = report.seconds
-    run.metrics.computed_all(run.scan.num_samples, report.seconds - report.waited)
-    run.events.write("features", seconds=report.seconds, failed=list(report.failed))
     _tell_mixed_features(run, cache, [name for name in names if name not in report.failed], todo)
     ready = []
     for key in todo:
@@ -97,8 +84,7 @@ def _prepare_features(
         if broken:
             reason = f"feature stage: {report.failed[broken[0]]}"
             write_failure(run.run_dir, key, fingerprints[key], reason)
-            run.events.write("trial_failed", key=key.to_json())
-            run.metrics.heard(key, "failed")
+            run.stream.publish(TrialFailed(key))
         else:
             ready.append(key)
     return ready
@@ -122,14 +108,14 @@ def _tell_mixed_features(
                 break
             now = _matrix(run, cache, key.config, key.representation).origin
             if before and any(before.get(name, own) != own for name, own in now.items()):
-                run.reporter.warn(
+                run.stream.warn(
                     f"{'/'.join(pair)}: its records were made with features computed on another "
                     "device or processor than those in the cache: they differ in their last bits"
                 )
             break
 
 
-def _train(run: Invocation, cache: Path, points: dict[TrialKey, str], tell: Tell) -> None:
+def _train(run: Invocation, cache: Path, points: dict[TrialKey, str]) -> None:
     """Run what uses a GPU, then what does not, so that neither keeps the other's share waiting."""
     from .packing import available_resources
 
@@ -142,10 +128,10 @@ def _train(run: Invocation, cache: Path, points: dict[TrialKey, str], tell: Tell
             for it in (True, False)
         ]
     for group in groups:
-        _train_alike(run, cache, {k: f for k, f in points.items() if k in group}, tell)
+        _train_alike(run, cache, {k: f for k, f in points.items() if k in group})
 
 
-def _train_alike(run: Invocation, cache: Path, points: dict[TrialKey, str], tell: Tell) -> None:
+def _train_alike(run: Invocation, cache: Path, points: dict[TrialKey, str]) -> None:
     """Run Tune experiments until every trial has a record or has failed for good."""
     from .packing import available_resources
 
@@ -153,15 +139,15 @@ def _train_alike(run: Invocation, cache: Path, points: dict[TrialKey, str], tell
     while points:
         run.lock.check()
         resources = _trial_resources(run, list(points), options)
-        outcomes = _fit(run, cache, points, resources, tell)
-        failed = {key for key, outcome in outcomes.items() if outcome == "failed"}
-        starved = {key for key, outcome in outcomes.items() if outcome == "out of memory"}
+        ended = _fit(run, cache, points, resources)
+        failed = {key for key, event in ended.items() if isinstance(event, TrialFailed)}
+        starved = {key for key, event in ended.items() if isinstance(event, TrialOutOfMemory)}
         if starved:
             share = min(2 * resources.gpus, 1.0)
             if resources.gpus >= share or share > available_resources().get("GPU", 0.0):
                 failed |= _give_up(run, {key: points[key] for key in starved}, resources.gpus)
             else:
-                run.reporter.warn(
+                run.stream.warn(
                     f"{len(starved)} trials ran out of GPU memory with {resources.gpus:g} of a "
                     f"GPU: again with {share:g}"
                 )
@@ -219,9 +205,7 @@ def _give_up(run: Invocation, points: dict[TrialKey, str], gpus: float) -> set[T
     for key, fingerprint in points.items():
         reason = f"out of GPU memory with {gpus:g} GPU, and there is no more to ask for"
         write_failure(run.run_dir, key, fingerprint, reason)
-        run.reporter.warn(f"trial {key} failed: {reason}")
-        run.events.write("trial_failed", key=key.to_json())
-        run.metrics.heard(key, "failed")
+        run.stream.publish(TrialFailed(key, reason))
     return set(points)
 
 
@@ -249,15 +233,10 @@ def _fit(
     cache: Path,
     points: dict[TrialKey, str],
     resources: TrialResources,
-    tell: Tell,
-) -> dict[TrialKey, Outcome]:
+) -> dict[TrialKey, Ended]:
     """Run one Tune experiment; returns what became of the trials that ended."""
     from .experiment import run_experiment
 
-    run.reporter.say(
-        f"trials    {len(points)} on {resources.slots} workers"
-        + (f", {resources.gpus:g} GPU each" if resources.gpus else "")
-    )
     job = TrialJob(
         run_dir=run.run_dir,
         invocation=run.name,
@@ -271,31 +250,19 @@ def _fit(
         threads=run.spec.threads,
         workers=min(resources.slots, len(points)),
     )
-    ended: dict[TrialKey, Outcome] = {}
+    ended: dict[TrialKey, Ended] = {}
 
-    def on_trial(key: TrialKey, news: News, result: dict[str, Any]) -> None:
+    def on_trial(event: TrialEvent) -> None:
         if run.lock.lost.is_set():  # the main thread is interrupted; another is stopped here
             raise run.lock.error()
-        run.metrics.heard(key, news, result)
-        if news == "running" or news == "waiting":
-            return
-        ended[key] = news
-        if "test_acc" in result:
-            run.reporter.news(
-                f"{key}: test {result['test_acc']:.1%}, validation {result['val_acc']:.1%}, "
-                f"{result['epoch']} epochs, {result['seconds']:.1f} s"
-            )
-        if news == "finished":
-            tell([key])
-        if news == "failed":
-            run.reporter.warn(f"trial {key} failed")
-            run.events.write("trial_failed", key=key.to_json())
-        run.reporter.progress("trials", len(ended.keys() & points.keys()), len(points), "trials")
+        run.stream.publish(event)
+        if isinstance(event, Ended):
+            ended[event.key] = event
+            run.stream.publish(TrialsProgress(len(ended.keys() & points.keys()), len(points)))
 
-    run.events.write("experiment", trials=len(points), workers=job.workers, gpus=resources.gpus)
-    run.metrics.training(job.workers)
+    run.stream.publish(ExperimentStarted(job.workers, len(points), resources.gpus))
+    run.stream.publish(TrialsProgress(0, len(points)))
     began = time.perf_counter()
-    run.reporter.progress("trials", 0, len(points), "trials")
     run_experiment(job, points, resources, run.options, on_trial)
     run.train_seconds += time.perf_counter() - began
     return ended

@@ -10,11 +10,11 @@ from typing import Any
 from features.layer_configs import DEFAULT_CONFIGS
 from features.representations import DEFAULT_REPRESENTATIONS
 from trainables.classifiers.catalogue import built_in_settings, setting_option
+from trainables.events import Done, Started, parse_events
 from trainables.record import DEFAULT_CLASSIFIER
 from trainables.run_dir import RunDir
 
 from ..sweep_file import SweepFile
-from ..watch.activity import read_events
 from ..watch.terminal import format_seconds
 from .runs import RunData
 
@@ -123,13 +123,14 @@ def _training_time(run: RunData) -> str:
 
 def _wall_time(run: RunData) -> str:
     """Of every invocation that ended or was interrupted; one that was killed has told none."""
-    events = [e for path in RunDir(run.run_dir).events.glob("*.jsonl") for e in read_events(path)]
-    ends = [event for event in events if event["event"] == "done" and event["ran"]]
+    paths = RunDir(run.run_dir).events.glob("*.jsonl")
+    events = [event for path in paths for _, event in parse_events(path.read_bytes())]
+    ends = [event for event in events if isinstance(event, Done) and event.ran]
     if not ends:
         return ""
-    began = sum(event["event"] == "started" for event in events)
+    began = sum(isinstance(event, Started) for event in events)
     total, features, trials = (
-        format_seconds(sum(event[name] for event in ends))
+        format_seconds(sum(getattr(event, name) for event in ends))
         for name in ("seconds", "feature_seconds", "train_seconds")
     )
     return (

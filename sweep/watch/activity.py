@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import os
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from trainables.events import (
+    DashboardUp,
+    Done,
+    Event,
+    ExperimentStarted,
+    FeaturesDone,
+    FeaturesProgress,
+    Interrupted,
+    Planned,
+    Started,
+    TrialEvent,
+    TrialFailed,
+    TrialFinished,
+    TrialOutOfMemory,
+    TrialProgress,
+    TrialStarted,
+    parse_events,
+)
 from trainables.record import TrialKey
 from trainables.run_dir import RunDir
 
 RATE_SECONDS = 600.0
 """A rate is that of the last ten minutes."""
-
-_OF_TRIALS = (
-    "trial_started", "trial_progress", "trial_finished", "trial_failed", "trial_out_of_memory",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -203,60 +215,40 @@ class _EventFile:
             lines = file.read()
         lines = lines[: lines.rfind(b"\n") + 1]
         self._read += len(lines)
-        for event in parse_events(lines):
-            # An event of another version may lack what this one looks for.
-            with suppress(KeyError, TypeError):
-                self._take(event)
+        for at, event in parse_events(lines):
+            self._take(at, event)
         return self
 
-    def _take(self, event: dict[str, Any]) -> None:
-        kind = event["event"]
-        if kind in _OF_TRIALS:
-            self._take_trial(kind, TrialKey.from_json(event["key"]), event)
-        elif kind in ("started", "planned"):
-            self.stage = "starting"
-            if kind == "started":
-                self.started = max(self.started or 0.0, event["time"])
-        elif kind == "dashboard":
-            self.dashboard = event["url"]
-        elif kind == "features_progress":
-            self.stage = "computing features"
-            self.features = event["done"], event["total"]
-        elif kind == "features":
-            self.features = None
-        elif kind == "experiment":
-            self.stage, self.workers = "training", event["workers"]
-        elif kind in ("interrupted", "done"):
-            self.stage = kind
+    def _take(self, at: float, event: Event) -> None:
+        match event:
+            case TrialEvent():
+                self._take_trial(at, event)
+            case Started():
+                self.stage, self.started = "starting", max(self.started or 0.0, at)
+            case Planned():
+                self.stage = "starting"
+            case DashboardUp(url):
+                self.dashboard = url
+            case FeaturesProgress(done, total):
+                self.stage, self.features = "computing features", (done, total)
+            case FeaturesDone():
+                self.features = None
+            case ExperimentStarted(workers):
+                self.stage, self.workers = "training", workers
+            case Interrupted() | Done():
+                self.stage = event.kind
 
-    def _take_trial(self, kind: str, key: TrialKey, event: dict[str, Any]) -> None:
-        if kind == "trial_started":
-            self.running = RunningTrial(key, event["time"], 0, None, self._worker)
-        elif kind == "trial_progress":
-            if self.running is not None:
-                since, epoch, accuracy = self.running.since, event["epoch"], event["val_acc"]
-                self.running = RunningTrial(key, since, epoch, accuracy, self._worker)
-        else:
-            self.running = None
-            self.ended[key] = max(self.ended.get(key, 0.0), event["time"])
-            if kind == "trial_finished":
-                self.seconds[key] = event["seconds"]
-                self.finished_at.append(event["time"])
-
-
-def read_events(path: Path) -> list[dict[str, Any]]:
-    """The events of one file; a line being written now, or torn by a crash, is left out."""
-    return parse_events(path.read_bytes())
-
-
-def parse_events(lines: bytes) -> list[dict[str, Any]]:
-    """The events that are whole among lines."""
-    events = []
-    for line in lines.splitlines():
-        try:
-            event = json.loads(line)
-            if isinstance(event["event"], str) and isinstance(event["time"], float):
-                events.append(event)
-        except (ValueError, TypeError, KeyError):
-            continue
-    return events
+    def _take_trial(self, at: float, event: TrialEvent) -> None:
+        match event:
+            case TrialStarted(key):
+                self.running = RunningTrial(key, at, 0, None, self._worker)
+            case TrialProgress(key, epoch, accuracy):
+                if self.running is not None:
+                    since = self.running.since
+                    self.running = RunningTrial(key, since, epoch, accuracy, self._worker)
+            case TrialFinished(key) | TrialFailed(key) | TrialOutOfMemory(key):
+                self.running = None
+                self.ended[key] = max(self.ended.get(key, 0.0), at)
+                if isinstance(event, TrialFinished):
+                    self.seconds[key] = event.seconds
+                    self.finished_at.append(at)

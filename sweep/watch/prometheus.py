@@ -22,14 +22,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from features.core.files import DamagedFileError, write_json
+from trainables.events import (
+    Event,
+    ExperimentStarted,
+    FeaturesDone,
+    FeaturesProgress,
+    TrialEvent,
+    TrialFailed,
+    TrialFinished,
+    TrialOutOfMemory,
+    TrialProgress,
+    TrialStarted,
+    TrialWaiting,
+)
 from trainables.record import TrialKey, read_record
 from trainables.run_dir import RunDir
-
-if TYPE_CHECKING:
-    from ..engine.listener import News
 
 logger = logging.getLogger("ray.lorasweep")  # to the run's log file, with what Ray says
 
@@ -46,12 +56,18 @@ _Pair = tuple[str, str, str]
 
 State = Literal["finished", "running", "failed", "todo"]
 _STATES: tuple[State, ...] = ("finished", "running", "failed", "todo")
-_AFTER: dict[News, State] = {
-    "running": "running",
-    "waiting": "todo",
-    "finished": "finished",
-    "failed": "failed",
-    "out of memory": "todo",
+_AFTER: dict[type[TrialEvent], State] = {
+    TrialStarted: "running",
+    TrialProgress: "running",
+    TrialWaiting: "todo",
+    TrialFinished: "finished",
+    TrialFailed: "failed",
+    TrialOutOfMemory: "todo",
+}
+_OUTCOMES: dict[type[TrialEvent], str] = {
+    TrialFinished: "finished",
+    TrialFailed: "failed",
+    TrialOutOfMemory: "out of memory",
 }
 
 
@@ -84,7 +100,7 @@ class SweepMetrics:
 
     # Told by the driver
 
-    def planned(
+    def begin_with(
         self, records: dict[TrialKey, dict[str, Any]], todo: list[TrialKey], failed: list[TrialKey]
     ) -> None:
         """The grid as it is on disk.
@@ -101,47 +117,53 @@ class SweepMetrics:
             for key, record in records.items():
                 self._score(key, record["metrics"]["val_acc"])
 
-    def computed(self, done: int, total: int) -> None:
-        """`done` of `total` adapters have gone through the feature stage."""
+    def take(self, event: Event) -> None:
+        """Take an event of the run in."""
+        with self._lock:
+            match event:
+                case FeaturesProgress(done, total):
+                    self._computed(done, total)
+                case FeaturesDone(adapters=adapters):
+                    seconds = event.seconds - event.waited
+                    self._adapters_per_second = adapters / seconds if seconds > 0 else None
+                case ExperimentStarted(workers):
+                    self._workers = workers
+                case TrialEvent():
+                    self._heard(event)
+
+    def _computed(self, done: int, total: int) -> None:
         now = time.monotonic()
-        with self._lock:
-            before = self._adapters[0] if self._adapters else 0
-            self._adapters = done, total
-            if not before:
-                # Until the first arrive, workers start: the rate is that of the time since.
-                self._first_adapters = done, now
-            elif now > self._first_adapters[1]:
-                first, began = self._first_adapters
-                self._adapters_per_second = (done - first) / (now - began)
-            if done > before:
-                self._try(lambda to: to.adapters_computed.inc(done - before))
+        before = self._adapters[0] if self._adapters else 0
+        self._adapters = done, total
+        if not before:
+            # Until the first arrive, workers start: the rate is that of the time since.
+            self._first_adapters = done, now
+        elif now > self._first_adapters[1]:
+            first, began = self._first_adapters
+            self._adapters_per_second = (done - first) / (now - began)
+        if done > before:
+            self._try(lambda to: to.adapters_computed.inc(done - before))
 
-    def computed_all(self, adapters: int, seconds: float) -> None:
-        """The feature stage is over; `seconds` since its workers were up."""
-        with self._lock:
-            self._adapters_per_second = adapters / seconds if seconds > 0 else None
-
-    def training(self, workers: int) -> None:
-        """Trials run on this many workers from now on."""
-        with self._lock:
-            self._workers = workers
-
-    def heard(self, key: TrialKey, news: News, result: dict[str, Any] | None = None) -> None:
-        """What became of a trial, with the last result its worker reported, if any."""
-        result = result or {}
-        with self._lock:
-            self._move(key, _AFTER[news])
-            if news == "running":
-                self._running[key] = _Slice(result.get("epoch", 0), result.get("val_acc"))
-                return
-            last = self._running.pop(key, None)
-            if last is not None:
-                self._try(lambda to: to.clear(key, last))
-            if news == "waiting":
-                return
-            if news == "finished":
-                self._score(key, self._val_acc(key, result))
-            self._try(lambda to: to.end(key, news, result.get("seconds", 0.0)))
+    def _heard(self, event: TrialEvent) -> None:
+        key, state = event.key, _AFTER.get(type(event))
+        if state is None:
+            return
+        self._move(key, state)
+        if state == "running":
+            now = event if isinstance(event, TrialProgress) else None
+            self._running[key] = _Slice(now.epoch, now.val_acc) if now else _Slice()
+            return
+        last = self._running.pop(key, None)
+        if last is not None:
+            self._try(lambda to: to.clear(key, last))
+        outcome = _OUTCOMES.get(type(event))
+        if outcome is None:
+            return
+        seconds = 0.0
+        if isinstance(event, TrialFinished):
+            seconds = event.seconds
+            self._score(key, self._val_acc(event))
+        self._try(lambda to: to.end(key, outcome, seconds))
 
     def counts(self) -> dict[_Pair, dict[State, int]]:
         """(config, representation, classifier) -> how many of its trials are in each state."""
@@ -228,12 +250,12 @@ class SweepMetrics:
         if val_acc is not None:
             self._best[_pair(key)] = max(val_acc, self._best.get(_pair(key), 0.0))
 
-    def _val_acc(self, key: TrialKey, result: dict[str, Any]) -> float | None:
+    def _val_acc(self, trial: TrialFinished) -> float | None:
         """A finished trial's validation accuracy; from its record, if its worker died telling."""
-        if "test_acc" in result:
-            return float(result["val_acc"])
+        if trial.val_acc is not None:
+            return trial.val_acc
         try:
-            return float(read_record(self._run_dir, key)["metrics"]["val_acc"])
+            return float(read_record(self._run_dir, trial.key)["metrics"]["val_acc"])
         except (OSError, DamagedFileError):
             return None
 

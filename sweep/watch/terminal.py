@@ -12,6 +12,19 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from trainables.events import (
+    DashboardUp,
+    Event,
+    ExperimentStarted,
+    FeaturesDone,
+    FeaturesProgress,
+    Said,
+    TrialFailed,
+    TrialFinished,
+    TrialsProgress,
+    Warned,
+)
+
 _PLAIN_SECONDS = 10.0
 _RATE_WINDOW = 50
 _NEWS = 4
@@ -64,6 +77,40 @@ class Reporter:
     ) -> None:
         if self._live:
             self._view.stop()
+
+    def take(self, event: Event) -> None:
+        """Show an event of a run, if it is worth a line or moves a bar."""
+        match event:
+            case Said(message):
+                self.say(message)
+            case Warned(message):
+                self.warn(message)
+            case DashboardUp(url):
+                self.say(f"dashboard {url} (log in with `ray get-auth-token`)")
+            case FeaturesProgress(done, total):
+                self.progress("features", done, total, "adapters")
+            case FeaturesDone():
+                self._features_done(event)
+            case ExperimentStarted(workers, trials, gpus):
+                each = f", {gpus:g} GPU each" if gpus else ""
+                self.say(f"trials    {trials} on {workers} workers{each}")
+            case TrialsProgress(done, total):
+                self.progress("trials", done, total, "trials")
+            case TrialFinished(key, test_acc=float(), val_acc=float()):
+                self.news(
+                    f"{key}: test {event.test_acc:.1%}, validation {event.val_acc:.1%}, "
+                    f"{event.epoch} epochs, {event.seconds:.1f} s"
+                )
+            case TrialFailed(key, reason) if reason:
+                self.warn(f"trial {key} failed: {reason}")
+
+    def _features_done(self, stage: FeaturesDone) -> None:
+        if stage.computed:
+            self.say(
+                f"features  {len(stage.computed)} representations of {stage.adapters} adapters "
+                f"in {stage.seconds:.1f} s, {stage.waited:.1f} s of it until the workers ran"
+                + (f" ({len(stage.cached)} from the cache)" if stage.cached else "")
+            )
 
     def say(self, message: str = "") -> None:
         """Print one message."""
