@@ -9,19 +9,21 @@ import inspect
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import Field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from features.core.errors import UserError
-from trainables.classifiers.catalogue import CLASSIFIERS, built_in_settings, setting_option
+from sweep.options import Option, as_names, flag_of, options_of, read_typed
+from sweep.spec import QUICK_RUNS, RuntimeOptions, SweepSpec, assigned, merged
+from trainables.classifiers.catalogue import built_in_settings, setting_option
 
 app = typer.Typer(
     name="lorasweep",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Which representation of LoRA weights predicts what they were trained on, and in which "
@@ -30,52 +32,8 @@ app = typer.Typer(
 data = typer.Typer(no_args_is_help=True, help="Make datasets of adapters.")
 app.add_typer(data, name="data")
 
-# Options that several commands share
-
-Dataset = Annotated[
-    str,
-    typer.Option(
-        help="Local dataset (save_to_disk folder, Parquet or Arrow file or folder of them), "
-        "hub id, or one of 1k, 10k, 50k, 100k, small, sanity-check."
-    ),
-]
-DatasetConfig = Annotated[
-    str | None, typer.Option(help="Configuration of a hub dataset that has several.")
-]
-LabelColumn = Annotated[str, typer.Option(help="Column to predict: strings or integers.")]
-LoraRank = Annotated[
-    int | None, typer.Option(help="Rank of layer tensors stored as flat lists (else 1×N).")
-]
-SkipBad = Annotated[
-    bool, typer.Option("--skip-bad-samples", help="Leave adapters with NaN or infinity out.")
-]
-Representations = Annotated[
-    str | None,
-    typer.Option(
-        help="Comma-separated; all nine by default. Also NAME:SIZE, package.module:object, "
-        "path/to/file.py:object."
-    ),
-]
-Configs = Annotated[str, typer.Option(help="Comma-separated layer configs.")]
-CacheDir = Annotated[Path, typer.Option(help="Root of the feature cache.")]
-GpusPerTrial = Annotated[
-    str, typer.Option(help="GPUs per trial, a fraction to share one, or 'auto'.")
-]
-CpusPerTrial = Annotated[int, typer.Option(help="CPU cores per trial.")]
-MaxConcurrent = Annotated[int | None, typer.Option(help="At most this many trials at once.")]
-Address = Annotated[
-    str | None, typer.Option(help="Ray cluster to join; by default Ray starts on this machine.")
-]
-Dashboard = Annotated[bool, typer.Option(help="Start the Ray dashboard, on loopback.")]
-MaxFailures = Annotated[int, typer.Option(help="Retries before a trial counts as failed.")]
-LogTo = Annotated[str, typer.Option(help="Experiment tracker: tensorboard, mlflow, wandb or none.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show what Ray and Tune say.")]
-Verify = Annotated[
-    bool, typer.Option("--verify", help="Read the whole dataset again even if it looks unchanged.")
-]
-CacheFeatures = Annotated[bool, typer.Option(help="Keep computed features for later runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-
+RunDirArgument = Annotated[Path, typer.Argument(help="Run directory.")]
 
 _STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
@@ -147,166 +105,162 @@ def common(version: Version = False) -> None:
     """Options before the command."""
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for every setting of every built-in classifier, as declared there;
-    it gets those that differ from their defaults as `{"CLASSIFIER.SETTING": value}`."""
-    own = {
-        name: parameter
-        for name, parameter in inspect.signature(command, eval_str=True).parameters.items()
-        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-    }
-    options = {f"{c.name}__{field.name}": (c.name, field) for c, field in built_in_settings()}
+# Options from declarations
 
-    @functools.wraps(command)
-    def run(**given: Any) -> None:
-        changed = {
-            f"{classifier}.{field.name}": given[name]
-            for name, (classifier, field) in options.items()
-            if given[name] != field.default
-        }
-        command(**{name: given[name] for name in own}, **changed)
-
-    parameters = [
-        *own.values(),
-        *(
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=field.default,
-                annotation=Annotated[
-                    type(field.default),
-                    typer.Option(setting_option(classifier, field), help=_help(classifier, field)),
-                ],
-            )
-            for name, (classifier, field) in options.items()
-        ),
-    ]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
+Given = dict[str, Any]
+"""Field -> value, of what was typed; what was left out is not there."""
 
 
-def _help(classifier: str, field: Any) -> str:
-    text = field.metadata["help"]
-    return f"{classifier}: {text}."
+def with_options(
+    *kinds: type, without: tuple[str, ...] = (), settings: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for every field of some dataclasses, as declared there, but some,
+    and, with `settings`, for every setting of every built-in classifier.
+
+    The command gets `given`: the fields that were typed; settings under "settings".
+    """
+    found = {name: o for kind in kinds for name, o in options_of(kind).items()}
+    shared = {name: o for name, o in found.items() if name not in without}
+    own = {f"{c.name}__{f.name}": (c.name, f) for c, f in built_in_settings() if settings}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(context: typer.Context, **typed: Any) -> None:
+            def said(name: str) -> bool:
+                source = context.get_parameter_source(name)
+                return source is not None and source.name != "DEFAULT"
+
+            given: Given = {
+                name: read_typed(name, option, typed[name])
+                for name, (_, option) in shared.items()
+                if said(name)
+            }
+            changed: dict[str, dict[str, Any]] = {}
+            for name, (classifier, setting) in own.items():
+                if said(name):
+                    changed.setdefault(classifier, {})[setting.name] = typed[name]
+            if changed:
+                given["settings"] = changed
+            rest = {n: v for n, v in typed.items() if n not in shared and n not in own}
+            command(given=given, **rest)
+
+        parameters = [
+            inspect.Parameter("context", _KEYWORD, annotation=typer.Context),
+            *(_parameter(name, field, option) for name, (field, option) in shared.items()),
+            *(
+                parameter.replace(kind=_KEYWORD)
+                for name, parameter in inspect.signature(command, eval_str=True).parameters.items()
+                if name != "given"
+            ),
+            *(_setting_parameter(name, *setting) for name, setting in own.items()),
+        ]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
+
+
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
+
+def _parameter(name: str, field: Field[Any], option: Option) -> inspect.Parameter:
+    """A field as Typer wants to have it."""
+    flag, default = flag_of(name), field.default
+    if option.kind is bool and not option.only_on:
+        flag = f"{flag}/{flag_of('no_' + name)}"
+    shown: bool | str = True if option.shown_default is None else option.shown_default or False
+    if option.kind is str and option.show(default) != "None":
+        default = option.show(default)
+    info = typer.Option(
+        flag, help=option.help, show_default=shown, autocompletion=_completion(option.known)
+    )
+    kind: Any = option.kind if default is not None else option.kind | None
+    return inspect.Parameter(name, _KEYWORD, default=default, annotation=Annotated[kind, info])
+
+
+def _setting_parameter(name: str, classifier: str, field: Field[Any]) -> inspect.Parameter:
+    info = typer.Option(
+        setting_option(classifier, field), help=f"{classifier}: {field.metadata['help']}."
+    )
+    kind = type(field.default)
+    return inspect.Parameter(
+        name, _KEYWORD, default=field.default, annotation=Annotated[kind, info]
+    )
+
+
+def _completion(known: Callable[[], Iterable[str]] | None) -> Callable[[str], list[str]] | None:
+    """Completes the last of comma-separated names."""
+    if known is None:
+        return None
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        return [before + comma + name for name in known() if name.startswith(last)]
+
+    return complete
 
 
 @app.command(
     epilog="Example: lorasweep run --dataset examples/digits-zoo --num-runs 3. "
     "The same command again resumes."
 )
-@with_settings
 @guarded
+@with_options(SweepSpec, RuntimeOptions, settings=True)
 def run(
-    dataset: Dataset,
-    dataset_config: DatasetConfig = None,
-    label_column: LabelColumn = "category_label",
-    lora_rank: LoraRank = None,
-    skip_bad_samples: SkipBad = False,
-    num_runs: Annotated[int, typer.Option(help="Seeds per representation and config.")] = 10,
-    seed: Annotated[int, typer.Option(help="The first seed.")] = 42,
-    quick: Annotated[bool, typer.Option("--quick", help="Three seeds.")] = False,
-    representations: Representations = None,
-    configs: Configs = "all_layers,visual_only",
-    classifiers: Annotated[
-        str,
-        typer.Option(
-            help=f"Comma-separated: {', '.join(CLASSIFIERS)}, package.module:object, "
-            "path/to/file.py:object."
-        ),
-    ] = "mlp",
-    pairs: Annotated[
-        str | None,
-        typer.Option(
-            help="Comma-separated REPRESENTATION:CLASSIFIER, instead of all combinations of both."
+    given: Given,
+    sweep: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="SWEEP.YAML",
+            help="YAML file with the same fields; what is typed here comes before what it says.",
+            show_default=False,
         ),
     ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Three seeds.")] = False,
     assign: Annotated[
         list[str] | None,
         typer.Option("--set", help="CLASSIFIER.SETTING=VALUE, of any classifier; repeatable."),
     ] = None,
-    output_dir: Annotated[Path, typer.Option(help="Where run directories are.")] = Path(
-        "ray_results"
-    ),
-    name: Annotated[
-        str | None, typer.Option(help="Run directory's name; by default the dataset's.")
-    ] = None,
-    cache_features: CacheFeatures = True,
-    cache_dir: CacheDir = Path(".feature_cache"),
-    threads: Annotated[int, typer.Option(help="CPU threads of one trial; part of a result.")] = 1,
-    gpus_per_trial: GpusPerTrial = "auto",
-    cpus_per_trial: CpusPerTrial = 1,
-    max_concurrent: MaxConcurrent = None,
-    address: Address = None,
-    dashboard: Dashboard = True,
-    max_failures: MaxFailures = 3,
-    log_to: LogTo = "tensorboard",
-    verbose: Verbose = False,
-    verify: Verify = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
-    **settings: Any,
+    as_yaml: Annotated[
+        bool, typer.Option("--yaml", help="With --dry-run: print the sweep as a YAML file.")
+    ] = False,
 ) -> None:
     """Run the sweep, or what remains of it."""
-    from sweep.spec import QUICK_RUNS, RuntimeOptions, SweepSpec
+    from sweep.yaml_file import read_yaml, write_yaml
 
-    spec = SweepSpec(
-        dataset=dataset,
-        dataset_config=dataset_config,
-        label_column=label_column,
-        lora_rank=lora_rank,
-        skip_bad_samples=skip_bad_samples,
-        num_runs=QUICK_RUNS if quick else num_runs,
-        seed=seed,
-        configs=_names(configs),
-        classifiers=_names(classifiers),
-        pairs=_pairs(pairs),
-        settings=_settings(settings, assign or []),
-        threads=threads,
-        **_representations(representations),
-    )
-    options = RuntimeOptions(
-        output_dir=output_dir,
-        name=name,
-        cache_features=cache_features,
-        cache_dir=cache_dir,
-        gpus_per_trial=_gpus(gpus_per_trial),
-        cpus_per_trial=cpus_per_trial,
-        max_concurrent=max_concurrent,
-        address=address,
-        dashboard=dashboard,
-        max_failures=max_failures,
-        log_to=log_to,
-        verbose=verbose,
-        verify=verify,
-    )
+    fields = read_yaml(sweep) if sweep else {}
+    settings = merged(fields.get("settings", {}), given.get("settings", {}), assigned(assign or []))
+    fields |= given
+    if {"representations", "classifiers"} & given.keys() and "pairs" not in given:
+        fields["pairs"] = None  # the file's
+    if quick:
+        fields["num_runs"] = QUICK_RUNS
+    spec = SweepSpec(**_of(SweepSpec, fields), settings=settings)
+    options = RuntimeOptions(**_of(RuntimeOptions, fields))
+    if as_yaml:
+        if not dry_run:
+            raise UserError("--yaml goes with --dry-run")
+        spec.validate()
+        options.validate()
+        typer.echo(write_yaml(spec, options), nl=False)
+        return
     _run(spec, options, dry_run=dry_run)
 
 
 @app.command(epilog="Example: lorasweep restore ray_results/digits-zoo")
 @guarded
+@with_options(RuntimeOptions, without=("output_dir", "name"))
 def restore(
+    given: Given,
     run_dir: Annotated[Path, typer.Argument(help="Run directory of an interrupted sweep.")],
     dataset: Annotated[
         str | None, typer.Option(help="Where the same dataset lies now, if it was moved.")
     ] = None,
-    cache_features: CacheFeatures = True,
-    cache_dir: Annotated[
-        Path | None, typer.Option(help="Root of the feature cache; by default the run's.")
-    ] = None,
-    gpus_per_trial: GpusPerTrial = "auto",
-    cpus_per_trial: CpusPerTrial = 1,
-    max_concurrent: MaxConcurrent = None,
-    address: Address = None,
-    dashboard: Dashboard = True,
-    max_failures: MaxFailures = 3,
-    log_to: LogTo = "tensorboard",
-    verbose: Verbose = False,
-    verify: Verify = False,
 ) -> None:
-    """Continue an interrupted sweep from what its run directory says."""
-    from dataclasses import replace
-
-    from sweep.spec import RuntimeOptions
+    """Continue an interrupted sweep from what its run directory says. Its feature cache is the
+    run's unless --cache-dir names another."""
     from sweep.sweep_file import read_sweep_file
 
     run_dir = run_dir.absolute()
@@ -314,21 +268,8 @@ def restore(
     spec = sweep.spec()
     if dataset is not None:
         spec = replace(spec, dataset=dataset)
-    options = RuntimeOptions(
-        output_dir=run_dir.parent,
-        name=run_dir.name,
-        cache_features=cache_features,
-        cache_dir=cache_dir or Path(sweep.environment["cache_dir"]),
-        gpus_per_trial=_gpus(gpus_per_trial),
-        cpus_per_trial=cpus_per_trial,
-        max_concurrent=max_concurrent,
-        address=address,
-        dashboard=dashboard,
-        max_failures=max_failures,
-        log_to=log_to,
-        verbose=verbose,
-        verify=verify,
-    )
+    known = {"cache_dir": Path(sweep.environment["cache_dir"])}
+    options = RuntimeOptions(output_dir=run_dir.parent, name=run_dir.name, **{**known, **given})
     _run(spec, options)
 
 
@@ -358,7 +299,7 @@ def _run(spec: Any, options: Any, *, dry_run: bool = False) -> None:
 @app.command(epilog="Example: lorasweep status ray_results/digits-zoo --json")
 @guarded
 def status(
-    run_dir: Annotated[Path, typer.Argument(help="Run directory.")],
+    run_dir: RunDirArgument,
     as_json: AsJson = False,
     follow: Annotated[
         bool, typer.Option("--watch", help="Look again and again, until the run is over.")
@@ -432,35 +373,22 @@ def report(
 
 @app.command(epilog="Example: lorasweep features --dataset examples/digits-zoo --json")
 @guarded
-def features(
-    dataset: Dataset,
-    dataset_config: DatasetConfig = None,
-    label_column: LabelColumn = "category_label",
-    lora_rank: LoraRank = None,
-    skip_bad_samples: SkipBad = False,
-    representations: Representations = None,
-    cache_dir: CacheDir = Path(".feature_cache"),
-    address: Address = None,
-    verbose: Verbose = False,
-    verify: Verify = False,
-    as_json: AsJson = False,
-) -> None:
+@with_options(
+    SweepSpec,
+    RuntimeOptions,
+    without=(
+        *("configs", "classifiers", "pairs", "num_runs", "seed", "threads"),
+        *("output_dir", "name", "cache_features", "gpus_per_trial", "cpus_per_trial"),
+        *("max_concurrent", "dashboard", "max_failures", "log_to"),
+    ),
+)
+def features(given: Given, as_json: AsJson = False) -> None:
     """Compute and cache features without training anything."""
     from sweep.engine.features import features_only
-    from sweep.spec import RuntimeOptions, SweepSpec
     from sweep.watch.terminal import Reporter
 
-    spec = SweepSpec(
-        dataset=dataset,
-        dataset_config=dataset_config,
-        label_column=label_column,
-        lora_rank=lora_rank,
-        skip_bad_samples=skip_bad_samples,
-        **_representations(representations),
-    )
-    options = RuntimeOptions(
-        cache_dir=cache_dir, address=address, dashboard=False, verbose=verbose, verify=verify
-    )
+    spec = SweepSpec(**_of(SweepSpec, given))
+    options = RuntimeOptions(dashboard=False, **_of(RuntimeOptions, given))
     with Reporter(file=sys.stderr if as_json else None) as reporter:
         report = features_only(spec, options, reporter)
     if as_json:
@@ -531,7 +459,7 @@ def zoo(
             out,
             size=size,
             rank=rank,
-            targets=_names(targets),
+            targets=as_names(targets),
             steps=steps,
             seed=seed,
             on_progress=lambda done, total: reporter.progress("training", done, total, "adapters"),
@@ -539,52 +467,9 @@ def zoo(
     typer.echo(folder)
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _representations(text: str | None) -> dict[str, Any]:
-    return {} if text is None else {"representations": _names(text)}
-
-
-def _pairs(text: str | None) -> tuple[tuple[str, str], ...] | None:
-    if text is None:
-        return None
-    pairs = []
-    for pair in _names(text):
-        representation, colon, classifier = pair.rpartition(":")
-        if not colon or not representation:
-            raise UserError(f"--pairs {pair!r}: need REPRESENTATION:CLASSIFIER")
-        pairs.append((representation, classifier))
-    return tuple(pairs)
-
-
-def _settings(changed: dict[str, Any], assigned: list[str]) -> dict[str, dict[str, Any]]:
-    """Classifier -> setting -> value, from the options that differ and from --set."""
-    settings: dict[str, dict[str, Any]] = {}
-    for name, value in changed.items():
-        classifier, _, setting = name.partition(".")
-        settings.setdefault(classifier, {})[setting] = value
-    for text in assigned:
-        name, equals, value = text.partition("=")
-        classifier, dot, setting = name.partition(".")
-        if not (equals and dot and setting):
-            raise UserError(f"--set {text!r}: need CLASSIFIER.SETTING=VALUE")
-        try:
-            parsed = json.loads(value)
-        except ValueError:
-            parsed = value
-        settings.setdefault(classifier, {})[setting] = parsed
-    return settings
-
-
-def _gpus(text: str) -> float | None:
-    if text == "auto":
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise UserError(f"--gpus-per-trial {text!r} is neither 'auto' nor a number") from None
+def _of(kind: type, fields: Given) -> Given:
+    """Those of some fields that are a dataclass's options."""
+    return {name: value for name, value in fields.items() if name in options_of(kind)}
 
 
 def main() -> None:

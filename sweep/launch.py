@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from features.core.files import write_json, write_text
 from features.core.plugins import PluginError
@@ -26,6 +27,7 @@ from .invocation import Invocation
 from .labels import write_labels
 from .lock import driver_lock
 from .memory import largest_trial, machine_memory, require_memory
+from .opened import open_run
 from .plan import (
     RecordState,
     count_other_records,
@@ -44,6 +46,11 @@ from .watch.prometheus import SweepMetrics
 from .watch.stream import Stream, recorder
 from .watch.terminal import Reporter, format_seconds
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .watch.status import Status
+
 
 @dataclass(frozen=True)
 class SweepResult:
@@ -60,6 +67,16 @@ class SweepResult:
     results: dict[str, Any]
     failed: list[TrialKey]
     summary: dict[str, Any]
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """One row per finished trial; see `Run.trials`."""
+        return open_run(self.run_dir).trials
+
+    @property
+    def status(self) -> Status:
+        """How far the run directory is now."""
+        return open_run(self.run_dir).status
 
 
 def run_sweep(

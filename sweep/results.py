@@ -137,23 +137,24 @@ def current_results(run_dir: Path, stamp: str | None) -> dict[str, Any] | None:
     return {name: value for name, value in results.items() if name not in ("derived", "checksum")}
 
 
+def trial_row(key: TrialKey, record: dict[str, Any]) -> dict[str, Any]:
+    """A trial in one row: key, metrics, timings and what it was made of."""
+    return {
+        **key.to_json(),
+        **record["metrics"],
+        **record["timing"],
+        "feature_dim": record["feature_dim"],
+        "num_layers": record["num_layers"],
+        "fingerprint": record["fingerprint"],
+    }
+
+
 def _write_parquet(path: Path, records: Records) -> None:
     """One row per trial, one column per key, metric and timing."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = [
-        {
-            **key.to_json(),
-            **record["metrics"],
-            **record["timing"],
-            "feature_dim": record["feature_dim"],
-            "num_layers": record["num_layers"],
-            "fingerprint": record["fingerprint"],
-        }
-        for key, record in records.items()
-    ]
-    table = pa.Table.from_pylist(rows)
+    table = pa.Table.from_pylist([trial_row(key, record) for key, record in records.items()])
     sink = io.BytesIO()
     pq.write_table(table, sink)
     write_atomic(path, lambda file: file.write(sink.getbuffer()))

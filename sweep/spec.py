@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from features.core.errors import UserError
-from features.layer_configs import DEFAULT_CONFIGS
-from features.representations import DEFAULT_REPRESENTATIONS
+from features.layer_configs import DEFAULT_CONFIGS, LAYER_CONFIGS
+from features.representations import DEFAULT_REPRESENTATIONS, REPRESENTATIONS
 from features.sources import DatasetRequest, dataset_label
+from trainables.classifiers.catalogue import CLASSIFIERS
 from trainables.record import DEFAULT_CLASSIFIER
 
-from .trackers import check_tracker
+from .options import as_bool, as_gpus, as_int, as_names, as_pairs, as_path, as_text, option
+from .trackers import TRACKERS, check_tracker
 
 QUICK_RUNS = 3
 
@@ -39,22 +42,54 @@ class SweepSpec:
         threads: CPU threads of one trial; another number gives other rounding.
     """
 
-    dataset: str
-    dataset_config: str | None = None
-    label_column: str = "category_label"
-    lora_rank: int | None = None
-    skip_bad_samples: bool = False
-    representations: tuple[str, ...] = DEFAULT_REPRESENTATIONS
-    configs: tuple[str, ...] = DEFAULT_CONFIGS
-    classifiers: tuple[str, ...] = (DEFAULT_CLASSIFIER,)
-    pairs: tuple[tuple[str, str], ...] | None = None
-    num_runs: int = 10
-    seed: int = 42
+    dataset: str = option(
+        "",
+        as_text,
+        "Local dataset (save_to_disk folder, Parquet or Arrow file or folder of them), "
+        "hub id, or one of 1k, 10k, 50k, 100k, small, sanity-check.",
+        shown_default="",
+    )
+    dataset_config: str | None = option(
+        None, as_text, "Configuration of a hub dataset that has several."
+    )
+    label_column: str = option("category_label", as_text, "Column to predict: strings or integers.")
+    lora_rank: int | None = option(
+        None, as_int, "Rank of layer tensors stored as flat lists (else 1×N)."
+    )
+    skip_bad_samples: bool = option(
+        False, as_bool, "Leave adapters with NaN or infinity out.", only_on=True
+    )
+    representations: tuple[str, ...] = option(
+        DEFAULT_REPRESENTATIONS,
+        as_names,
+        "Comma-separated. Also NAME:SIZE, package.module:object, path/to/file.py:object.",
+        shown_default=f"the {len(DEFAULT_REPRESENTATIONS)} of the default grid",
+        known=REPRESENTATIONS.keys,
+    )
+    configs: tuple[str, ...] = option(
+        DEFAULT_CONFIGS, as_names, "Comma-separated layer configs.", known=LAYER_CONFIGS.keys
+    )
+    classifiers: tuple[str, ...] = option(
+        (DEFAULT_CLASSIFIER,),
+        as_names,
+        f"Comma-separated: {', '.join(CLASSIFIERS)}, package.module:object, "
+        "path/to/file.py:object.",
+        known=CLASSIFIERS.keys,
+    )
+    pairs: tuple[tuple[str, str], ...] | None = option(
+        None,
+        as_pairs,
+        "Comma-separated REPRESENTATION:CLASSIFIER, instead of all combinations of both.",
+    )
+    num_runs: int = option(10, as_int, "Seeds per representation and config.")
+    seed: int = option(42, as_int, "The first seed.")
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    threads: int = 1
+    threads: int = option(1, as_int, "CPU threads of one trial; part of a result.")
 
     def validate(self) -> None:
         """Raise a `UserError` for the first impossible value."""
+        if not self.dataset:
+            raise UserError("no dataset given: name one with --dataset, or in a sweep file")
         if self.num_runs < 1:
             raise UserError("--num-runs must be at least 1")
         if not 0 <= self.seed <= 2**63 - 1 - self.num_runs:
@@ -101,19 +136,33 @@ class RuntimeOptions:
         verify: read the whole dataset again even if its files look unchanged.
     """
 
-    output_dir: Path = Path("ray_results")
-    name: str | None = None
-    cache_features: bool = True
-    cache_dir: Path = Path(".feature_cache")
-    gpus_per_trial: float | None = None
-    cpus_per_trial: int = 1
-    max_concurrent: int | None = None
-    address: str | None = None
-    dashboard: bool = True
-    max_failures: int = 3
-    log_to: str = "tensorboard"
-    verbose: bool = False
-    verify: bool = False
+    output_dir: Path = option(Path("ray_results"), as_path, "Where run directories are.")
+    name: str | None = option(None, as_text, "Run directory's name; by default the dataset's.")
+    cache_features: bool = option(True, as_bool, "Keep computed features for later runs.")
+    cache_dir: Path = option(Path(".feature_cache"), as_path, "Root of the feature cache.")
+    gpus_per_trial: float | None = option(
+        None,
+        as_gpus,
+        "GPUs per trial, a fraction to share one, or 'auto'.",
+        show=lambda value: "auto" if value is None else f"{value:g}",
+    )
+    cpus_per_trial: int = option(1, as_int, "CPU cores per trial.")
+    max_concurrent: int | None = option(None, as_int, "At most this many trials at once.")
+    address: str | None = option(
+        None, as_text, "Ray cluster to join; by default Ray starts on this machine."
+    )
+    dashboard: bool = option(True, as_bool, "Start the Ray dashboard, on loopback.")
+    max_failures: int = option(3, as_int, "Retries before a trial counts as failed.")
+    log_to: str = option(
+        "tensorboard",
+        as_text,
+        f"Experiment tracker: {', '.join(TRACKERS)}.",
+        known=TRACKERS.keys,
+    )
+    verbose: bool = option(False, as_bool, "Show what Ray and Tune say.", only_on=True)
+    verify: bool = option(
+        False, as_bool, "Read the whole dataset again even if it looks unchanged.", only_on=True
+    )
 
     def validate(self) -> None:
         """Raise a `UserError` for the first impossible value."""
@@ -135,3 +184,36 @@ class RuntimeOptions:
     def run_dir(self, dataset: str) -> Path:
         """The run directory for a dataset, absolute."""
         return (self.output_dir / (self.name or dataset_label(dataset))).absolute()
+
+
+Settings = dict[str, dict[str, Any]]
+"""Classifier -> setting -> value."""
+
+
+def assigned(texts: Sequence[str]) -> Settings:
+    """Settings written as CLASSIFIER.SETTING=VALUE.
+
+    Raises:
+        UserError: one is not.
+    """
+    settings: Settings = {}
+    for written in texts:
+        name, equals, value = written.partition("=")
+        classifier, dot, setting = name.partition(".")
+        if not (equals and dot and setting):
+            raise UserError(f"--set {written!r}: need CLASSIFIER.SETTING=VALUE")
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            parsed = value
+        settings.setdefault(classifier, {})[setting] = parsed
+    return settings
+
+
+def merged(*several: Mapping[str, Mapping[str, Any]]) -> Settings:
+    """Settings of several sources; of the same one the last counts."""
+    settings: Settings = {}
+    for given in several:
+        for classifier, values in given.items():
+            settings.setdefault(classifier, {}).update(values)
+    return settings

@@ -65,7 +65,7 @@ def test_the_python_example_runs(folder, monkeypatch, capsys):
     assert len(example.strip().splitlines()) <= 10
     monkeypatch.chdir(folder)
     exec(compile(example, "README.md", "exec"), {})
-    assert re.search(r"stats_all_layers 0\.\d+", capsys.readouterr().out)
+    assert re.search(r"all_layers +spectral +0\.\d+", capsys.readouterr().out)
 
 
 def test_the_unattended_recipe_is_one_that_works(folder):

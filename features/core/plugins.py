@@ -20,7 +20,6 @@ import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -105,6 +104,8 @@ def find_origin(reference: str, group: str) -> Origin | None:
     Raises:
         UserError: it has the form of one, and there is no such file or package.
     """
+    from importlib.metadata import entry_points  # slow to import, and help does not need it
+
     entry = next(iter(entry_points(group=group, name=reference)), None)
     if entry is not None:
         reference = entry.value

@@ -14,7 +14,7 @@ from features.representations import REPRESENTATIONS
 from features.scan import scan_dataset
 from features.sources import DatasetRequest, find_dataset
 from features.stage import plan_stage
-from sweep import RuntimeOptions, run_sweep
+from sweep import RuntimeOptions, open_run, run_sweep
 from sweep.report.build import make_report
 from sweep.report.facts import reproduce_command
 from sweep.sweep_file import continued, read_sweep_file
@@ -48,6 +48,26 @@ def test_it_is_shown_as_it_was_when_versions_are_raised(old_run, monkeypatch):
     monkeypatch.setitem(REPRESENTATIONS, "stats", REPRESENTATIONS["simple_stats"])
     assert len(read_status(old_run).done) == 8
     assert make_report([old_run]).exists()
+
+
+def test_it_opens_in_python(old_run):
+    run = open_run(old_run)
+    assert len(run.trials) == 8
+    means = run.trials.groupby(["config", "representation"]).test_acc.mean()
+    old = json.loads((old_run / "results.json").read_text())
+    for config in ("all_layers", "visual_only"):
+        for now, then in zip(run.results[f"{config}_results"], old[f"{config}_results"]):
+            assert now.items() >= then.items()
+            name = then["representation"].removesuffix(f"_{config}")
+            assert means[config, name] == pytest.approx(then["test_acc_mean"])
+    assert run.status.todo == []
+    # Of an unfinished one, what there is.
+    RunDir(old_run).record(next(iter(run.records))).unlink()
+    left = open_run(str(old_run))
+    assert len(left.trials) == 7
+    assert len(left.results["all_layers_results"]) == len(old["all_layers_results"]) - 1
+    with pytest.raises(UserError, match="is no run directory"):
+        open_run(old_run.parent)
 
 
 def test_it_is_continued(old_run, tmp_path, local_ray):
