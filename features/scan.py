@@ -197,11 +197,11 @@ def _scan(
     shapes = {name: matrix_shape(name, columns[name].shape, lora_rank) for name in tensors}
     known: dict[str, Any] = {**shapes, **dict.fromkeys(scales)}
     weights = digest([[n, columns[n].dtype, known[n], columns[n].hexdigest()] for n in numeric])
-    class_names = _class_names(reader.schema, label_column)
-    if class_names:
+    names_of_classes = class_names(reader.schema, label_column)
+    if names_of_classes:
         if min(labels) < 0:
             raise UserError(f"label column {label_column!r} has missing values (-1)")
-        labels = [class_names[label] for label in labels]
+        labels = [names_of_classes[label] for label in labels]
     classes = sorted(set(labels))
     index = {label: i for i, label in enumerate(classes)}
     bad = sorted((row, name) for name in numeric for row in columns[name].bad_rows)
@@ -277,7 +277,7 @@ def _labels(array: pa.Array, column: str) -> list[Any]:
     return array.to_pylist()
 
 
-def _class_names(schema: pa.Schema, label_column: str) -> list[str] | None:
+def class_names(schema: pa.Schema, label_column: str) -> list[str] | None:
     """Names of a `datasets.ClassLabel` column; its values are indices into them."""
     try:
         info = json.loads((schema.metadata or {})[b"huggingface"])

@@ -26,7 +26,7 @@ from features.representations.base import shape_name
 from features.scan import DatasetScan
 from trainables.classifiers.base import Classifier, Config
 from trainables.classifiers.catalogue import find_classifiers
-from trainables.splits import split_samples
+from trainables.splits import BY_CHANCE, SplitRule
 from trainables.transforms import VERSION as TRANSFORM_VERSION
 from trainables.transforms import split_transform, transformed_width
 
@@ -86,12 +86,14 @@ class Declared:
     Attributes:
         inputs: representations with their transforms.
         entries: which classifier sees which of them.
+        split: how the samples are split.
     """
 
     inputs: dict[str, Input]
     configs: dict[str, LayerConfig]
     classifiers: dict[str, DeclaredClassifier]
     entries: tuple[Entry, ...]
+    split: SplitRule = BY_CHANCE
 
     @property
     def representations(self) -> list[Representation]:
@@ -126,7 +128,7 @@ class Declared:
 
     def features(self, config: str, name: str, scan: DatasetScan) -> int:
         """Columns of an input's matrix as a classifier sees it."""
-        n_train = len(split_samples(scan.num_samples).train)
+        n_train = len(self.split.split(scan.num_samples).train)
         width = self.cached_width(config, name, scan)
         return transformed_width(self.inputs[name].transform, width, n_train)
 
@@ -152,13 +154,19 @@ class Declared:
             self.entries,
             tuple(self.configs),
             tuple(seeds),
-            tuple(n for n, c in self.classifiers.items() if not c.classifier.seeded),
+            self._unseeded(),
             tuple(refused),
         )
         if not grid.pairs:
             (config, label), why = next(iter(refused.items()))
             raise UserError(f"nothing is left to run: {config}/{label}: {why}")
         return grid
+
+    def _unseeded(self) -> tuple[str, ...]:
+        """Classifiers of which one trial says all. Where every seed has a split, there is none."""
+        if self.split.per_seed:
+            return ()
+        return tuple(n for n, c in self.classifiers.items() if not c.classifier.seeded)
 
     def copied(self, folder: Path) -> Declared:
         """The same, what is not built in to be loaded by workers from copies in a folder."""
@@ -207,7 +215,7 @@ def _origin_json(origin: Origin | None) -> dict[str, Any]:
     return {"origin": origin.to_json()} if origin else {}
 
 
-def declared_by(spec: SweepSpec) -> Declared:
+def declared_by(spec: SweepSpec, split: SplitRule) -> Declared:
     """Find and load what a spec names.
 
     Raises:
@@ -239,6 +247,7 @@ def declared_by(spec: SweepSpec) -> Declared:
             for c, origin in classifiers.values()
         },
         tuple(entries),
+        split,
     )
 
 

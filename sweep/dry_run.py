@@ -10,12 +10,12 @@ from features.representations import Representation, stored_representations
 from features.scan import DatasetScan
 from features.stage import plan_stage
 from trainables.record import TrialKey
-from trainables.splits import split_samples
 
 from .dataset import open_dataset
 from .declared import Declared, declared_by
 from .memory import largest_trial, machine_memory, require_memory
 from .plan import RecordState, read_records
+from .samples import split_rule
 from .spec import RuntimeOptions, SweepSpec
 from .sweep_file import SweepFile, continued, make_sweep_file
 from .watch.counts import left_out_lines, summary_lines
@@ -35,7 +35,7 @@ def describe(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) -> No
     with TemporaryDirectory() as nowhere:
         memo = None if options.cache_features else Path(nowhere)
         source, scan = open_dataset(spec, options, run_dir, reporter, memo=memo)
-    declared = declared_by(spec)
+    declared = declared_by(spec, split_rule(spec, source, scan))
     sweep = make_sweep_file(spec, declared, source, scan, options.cache_dir)
     sweep = continued(run_dir, sweep)
     state = read_records(run_dir, sweep.fingerprints)
@@ -95,6 +95,6 @@ def _trial_seconds(
     features = declared.features(key.config, key.representation, scan)
     hidden = sweep.settings(key.classifier).get("hidden_dim", 0)
     weights = (features + 2 * hidden + len(scan.classes)) * max(hidden, len(scan.classes))
-    samples = len(split_samples(scan.num_samples).train)
+    samples = len(declared.split.split(scan.num_samples).train)
     epochs = min(sweep.settings(key.classifier).get("epochs", _EPOCHS_GUESSED), _EPOCHS_GUESSED)
     return 6.0 * weights * samples * epochs / _FLOPS_PER_CORE + 0.1

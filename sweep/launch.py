@@ -17,14 +17,14 @@ from features.layer_configs import uncovered
 from trainables.events import Done, Event, EventLog, Interrupted, Planned, Started, TrialFinished
 from trainables.record import TrialKey
 from trainables.run_dir import RunDir
-from trainables.splits import SMALLEST_SPLIT
+from trainables.splits import SplitRule
 
 from .dataset import make_folder, open_dataset
 from .declared import Declared, declared_by
 from .engine.trials import run_trials
 from .interrupt import interruptible
 from .invocation import Invocation
-from .labels import write_labels
+from .labels import Labels, write_labels
 from .lock import driver_lock
 from .memory import largest_trial, machine_memory, require_memory
 from .opened import open_run
@@ -38,6 +38,7 @@ from .plan import (
     set_aside,
 )
 from .results import current_results, write_results
+from .samples import split_rule
 from .spec import RuntimeOptions, SweepSpec
 from .sweep_file import make_sweep_file, repair_sweep_file, write_sweep_file
 from .trackers import TrackerFeed, make_tracker
@@ -102,7 +103,7 @@ def run_sweep(
     run_dir = options.run_dir(spec.dataset)
     with interruptible() as interruption:
         source, scan = open_dataset(spec, options, run_dir, reporter)
-        declared = _declared(spec, run_dir)
+        declared = _declared(spec, split_rule(spec, source, scan), run_dir)
         make_sweep_file(spec, declared, source, scan, options.cache_dir)  # refused before a folder
         make_folder(run_dir)
         with driver_lock(run_dir, interruption.wake, on_wait=reporter.say) as lock:
@@ -110,7 +111,7 @@ def run_sweep(
             declared = declared.copied(RunDir(run_dir).plugins)
             sweep = make_sweep_file(spec, declared, source, scan, options.cache_dir)
             sweep = write_sweep_file(run_dir, sweep)
-            write_labels(run_dir, scan.kept_labels)
+            write_labels(run_dir, Labels(scan.kept_labels, declared.split))
             invocation = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
             metrics = SweepMetrics(run_dir)
             log = recorder(EventLog(run_dir, invocation))
@@ -136,10 +137,10 @@ def run_sweep(
             )
 
 
-def _declared(spec: SweepSpec, run_dir: Path) -> Declared:
+def _declared(spec: SweepSpec, split: SplitRule, run_dir: Path) -> Declared:
     """What a spec names; where a user's own code fails is written to the run's log."""
     try:
-        return declared_by(spec)
+        return declared_by(spec, split)
     except PluginError as error:
         if error.traceback:
             write_text(RunDir(run_dir).logs / "plugins.log", error.traceback)
@@ -193,7 +194,7 @@ def _tell_plan(run: Invocation, done: list[TrialKey], todo: list[TrialKey]) -> N
             f"{len(neither)} of {len(scan.tensors)} layer tensors are neither .attn1. nor .attn2. "
             f"(e.g. {neither[0]}): only all_layers has them"
         )
-    if scan.num_samples <= SMALLEST_SPLIT:
+    if len(run.declared.split.split(scan.num_samples).train) == scan.num_samples:
         run.stream.warn(
             f"with {scan.num_samples} adapters, train, val and test are the same: "
             "the scores mean nothing"

@@ -20,6 +20,7 @@ from .options import as_bool, as_gpus, as_int, as_names, as_pairs, as_path, as_t
 from .trackers import TRACKERS, check_tracker
 
 QUICK_RUNS = 3
+SPLITS = ("fixed", "per-seed")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class SweepSpec:
         configs: references of layer configs.
         classifiers: references of classifiers; every representation is seen by each.
         pairs: (representation, classifier) references, instead of that product.
+        split: "fixed": all seeds share one; "per-seed": a trial's seed decides its split, too.
+        group_column: a column whose equal values stay on one side of the split.
+        split_column: a column that says train, val or test; instead of chance.
         num_runs: seeds per (config, representation, classifier).
         seed: the first seed; the others follow it.
         settings: classifier name -> its settings that differ from the defaults.
@@ -81,6 +85,19 @@ class SweepSpec:
         as_pairs,
         "Comma-separated REPRESENTATION:CLASSIFIER, instead of all combinations of both.",
     )
+    split: str = option(
+        "fixed",
+        as_text,
+        "fixed: one split for all seeds; per-seed: every seed splits the adapters anew, so that "
+        "the spread is over datasets, too.",
+        known=lambda: SPLITS,
+    )
+    group_column: str | None = option(
+        None, as_text, "Column whose equal values stay on one side of the split."
+    )
+    split_column: str | None = option(
+        None, as_text, "Column that says train, val or test of every adapter."
+    )
     num_runs: int = option(10, as_int, "Seeds per representation and config.")
     seed: int = option(42, as_int, "The first seed.")
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -96,6 +113,15 @@ class SweepSpec:
             raise UserError("--seed must be a non-negative 63-bit integer")
         if self.lora_rank is not None and self.lora_rank < 1:
             raise UserError("--lora-rank must be at least 1")
+        if self.split not in SPLITS:
+            raise UserError(f"--split {self.split!r}: need {' or '.join(SPLITS)}")
+        if self.split_column is not None:
+            for name, other in (
+                ("--split per-seed", self.split == "per-seed"),
+                ("--group-column", self.group_column is not None),
+            ):
+                if other:
+                    raise UserError(f"--split-column says it all: leave {name} out")
         if self.threads < 1:
             raise UserError("--threads must be at least 1")
         if self.pairs is not None:

@@ -20,7 +20,6 @@ from features.scan import DatasetScan
 from features.sources import Source
 from trainables.record import DEFAULT_CLASSIFIER, TrialKey
 from trainables.run_dir import RunDir
-from trainables.splits import SPLIT_RULE
 
 from .declared import Declared
 from .grid import Grid
@@ -120,7 +119,7 @@ def make_sweep_file(
         frozen={
             "decides": {
                 "dataset": scan.fingerprint,
-                "split": SPLIT_RULE,
+                "split": declared.split.describe(),
                 "threads": spec.threads,
             },
             "revision": source.revision,
@@ -137,6 +136,9 @@ def make_sweep_file(
                 "label_column": spec.label_column,
                 "lora_rank": spec.lora_rank,
                 "skip_bad_samples": spec.skip_bad_samples,
+                "split": spec.split,
+                "group_column": spec.group_column,
+                "split_column": spec.split_column,
             },
             "cache_dir": str(cache_dir.absolute()),
             "layers": {n: len(c.tensors(scan.tensors)) for n, c in declared.configs.items()},

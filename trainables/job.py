@@ -17,6 +17,7 @@ from features.core.plugins import Origin
 from .classifiers.base import Classifier, Config
 from .classifiers.catalogue import CLASSIFIERS, load_classifier
 from .record import TrialKey
+from .splits import SplitRule
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class TrialJob:
         matrices: one for each (config, representation) of the trials.
         labels: (n_samples,) class indices.
         n_classes: number of classes.
+        split: how the samples are split.
         classifiers: those of the trials.
         threads: CPU threads of one trial.
         workers: trial workers that will run side by side.
@@ -67,6 +69,7 @@ class TrialJob:
     matrices: list[PairMatrix]
     labels: list[int]
     n_classes: int
+    split: SplitRule
     classifiers: list[ClassifierJob]
     threads: int
     workers: int
@@ -110,6 +113,7 @@ class TrialJob:
             "columns": [list(names) for names in columns],
             "labels": self.labels,
             "n_classes": self.n_classes,
+            "split": self.split.to_json(),
             "classifiers": [vars(job) for job in self.classifiers],
             "threads": self.threads,
             "workers": self.workers,
@@ -132,5 +136,7 @@ class TrialJob:
             for matrix in value.pop("matrices")
         ]
         classifiers = [ClassifierJob(**job) for job in value.pop("classifiers")]
-        run_dir = Path(value.pop("run_dir"))
-        return cls(run_dir=run_dir, matrices=matrices, classifiers=classifiers, **value)
+        run_dir, split = Path(value.pop("run_dir")), SplitRule.from_json(value.pop("split"))
+        return cls(
+            run_dir=run_dir, matrices=matrices, classifiers=classifiers, split=split, **value
+        )

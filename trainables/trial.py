@@ -32,7 +32,6 @@ from .events import (
 from .job import TrialJob
 from .record import TrialKey, has_record, write_record
 from .scores import METRICS, SplitScores, score_split
-from .splits import split_samples
 from .state import TrialState, delete_state, read_state, write_state
 
 _SLICE_SECONDS = 2.0
@@ -56,7 +55,7 @@ class TrialWorker(tune.Trainable):
         self._job = TrialJob.read(self._job_path)
         self._device = _set_up_device(self._job.threads)
         self._events = EventLog(self._job.run_dir, self._job.invocation)
-        self._data: tuple[tuple[str, str], TrialData] | None = None
+        self._data: tuple[tuple[str, str, int | None], TrialData] | None = None
         self._must_wait = True
         self._register()
         self._start(config)
@@ -179,15 +178,16 @@ class TrialWorker(tune.Trainable):
 
     def _load(self) -> TrialData:
         """This trial's data; read once for all seeds that this worker gets in a row."""
-        of = self._key.config, self._key.representation
+        key, job = self._key, self._job
+        of = key.config, key.representation, key.seed if job.split.per_seed else None
         if self._data is not None and self._data[0] == of:
             return self._data[1]
         self._data = None  # make room before the next matrix comes
         began = time.perf_counter()
-        job, matrix = self._job, self._job.matrix(self._key)
+        matrix = job.matrix(key)
         features = matrix.features.load()
         labels = np.array(job.labels)
-        split = split_samples(len(labels))
+        split = job.split.split(len(labels), key.seed)
         data = prepare_data(features, labels, split, job.n_classes, self._device, matrix.transform)
         self._data = (of, data)
         self._load_seconds = time.perf_counter() - began

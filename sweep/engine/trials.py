@@ -243,6 +243,7 @@ def _fit(
         matrices=[_matrix(run, cache, *of) for of in dict.fromkeys(map(_matrix_of, points))],
         labels=run.scan.kept_labels,
         n_classes=len(run.scan.classes),
+        split=run.declared.split,
         classifiers=[
             ClassifierJob(name, config=_config(run, name), origin=_origin(run, name))
             for name in dict.fromkeys(key.classifier for key in points)

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from .pairs import Ablation, Estimate, PairResult, Tested, seeds_interval
 from .runs import Pair, RunData
 from .statistics import (
+    REPLICATES,
+    REPLICATES_PER_TEST,
     Bootstrap,
     Floats,
     Ranking,
@@ -26,8 +28,6 @@ from .statistics import (
 
 REFERENCE = "all_layers"
 """The config that the others are compared with, where the grid has it."""
-MOST_COMPARED = 20
-"""Of up to so many representations of a config, every two are compared."""
 
 
 class Analysis:
@@ -36,8 +36,8 @@ class Analysis:
     def __init__(self, run: RunData) -> None:
         self.run = run
         self.chance = 1 / run.n_classes
-        test = run.truth["test"]
-        self.majority = float(np.bincount(test).max() / len(test))
+        tested = [run.truth_of("test", seed) for seed in run.sweep.grid.seeds]
+        self.majority = float(np.mean([np.bincount(test).max() / len(test) for test in tested]))
         """Test accuracy of always answering the commonest class: no constant does better."""
 
     @property
@@ -45,6 +45,18 @@ class Analysis:
         """What 95 % intervals resample, for captions and notes."""
         several = len(self.run.sweep.grid.seeds) > 1
         return "seeds and test adapters together" if several else "test adapters alone (one seed)"
+
+    @property
+    def seeds_hold_for(self) -> str:
+        """What a test over seeds alone says something about, for headings."""
+        per_seed = self.run.split.per_seed
+        return ", corrected for overlapping training sets" if per_seed else ": this test split only"
+
+    @cached_property
+    def _overlap(self) -> float | None:
+        """n_test/n_train where every seed has a split of its own; see `seeds_p`."""
+        sizes = self.run.sizes
+        return sizes["test"] / sizes["train"] if self.run.split.per_seed else None
 
     def above_chance(self, result: PairResult) -> bool:
         """Whether the whole intervals lie above guessing and above any constant answer."""
@@ -58,7 +70,34 @@ class Analysis:
         scores = self.run.scores(self.run.complete)
         # The same draws in every report of this dataset, others for another dataset.
         seed = int(self.run.sweep.frozen["decides"]["dataset"], 16)
-        return scores, hierarchical_bootstrap(scores, seed=seed)
+        largest = max(len(of) for of in self._planned.values())
+        replicates = max(REPLICATES, REPLICATES_PER_TEST * largest)
+        return scores, hierarchical_bootstrap(scores, replicates=replicates, seed=seed)
+
+    @cached_property
+    def _planned(self) -> dict[tuple[str, str], list[tuple[Pair, Pair]]]:
+        """(table, config) -> the comparisons of a family, decided before any test score is seen:
+        the best by validation with every other, and a config with `REFERENCE`."""
+        families = {}
+        for config in dict.fromkeys(config for config, _ in self.run.complete):
+            labels = [label for of, label in self.run.complete if of == config]
+            best = self.best_by_validation(config)
+            families["comparison", config] = [
+                ((config, best), (config, label)) for label in labels if label != best
+            ]
+            if config != REFERENCE:
+                families["ablation", config] = [
+                    ((REFERENCE, label), (config, label))
+                    for label in labels
+                    if (REFERENCE, label) in self.run.complete
+                ]
+        return families
+
+    def best_by_validation(self, config: str) -> str:
+        """The label with the highest mean validation accuracy; the first in the grid of equals."""
+        labels = [label for of, label in self.run.complete if of == config]
+        means = [float(self.run.metric((config, label), "val_acc").mean()) for label in labels]
+        return labels[int(np.argmax(np.round(np.nan_to_num(means, nan=-1.0), 12)))]
 
     @cached_property
     def pairs(self) -> dict[Pair, PairResult]:
@@ -86,21 +125,23 @@ class Analysis:
     def _pair(self, index: int, pair: Pair) -> PairResult:
         run, (_, bootstrap) = self.run, self._bootstrap
         records = run.of_pair(pair)
+        seeded = run.is_seeded(pair)
         test, train = run.metric(pair, "test_acc"), run.metric(pair, "train_acc")
         predictions = [record["predictions"]["test"] for record in records]
         return PairResult(
             *pair,
+            seeded,
             features=records[0]["feature_dim"],
             layers=records[0]["num_layers"],
             accuracy=_estimate(test, bootstrap.accuracy[:, index]),
-            accuracy_seeds=seeds_interval(test),
+            accuracy_seeds=seeds_interval(test, self._overlap) if seeded else None,
             macro_f1=_estimate(run.metric(pair, "test_f1"), bootstrap.macro_f1[:, index]),
             test=test,
             train_acc=float(train.mean()),
             val_acc=float(run.metric(pair, "val_acc").mean()),
             gap=float((train - test).mean()),
-            std=float(test.std(ddof=1)) if len(test) > 1 else None,
-            agreement=_agreement(np.array(predictions)),
+            std=float(test.std(ddof=1)) if seeded and len(test) > 1 else None,
+            agreement=_agreement(np.array(predictions)) if seeded else None,
             ece=float(run.metric(pair, "test_ece").mean()),
             log_loss=float(run.metric(pair, "test_log_loss").mean()),
             seconds=float(run.number(pair, "timing", "train_seconds").mean()),
@@ -116,6 +157,7 @@ class Analysis:
                 accuracy[at[a]],
                 accuracy[at[b]],
                 bootstrap.accuracy[:, at[a]] - bootstrap.accuracy[:, at[b]],
+                self._overlap,
             )
             for a, b in pairs
         ]
@@ -126,24 +168,10 @@ class Analysis:
             for (a, b), test, p, p_seeds in zip(pairs, found, adjusted, seeds)
         ]
 
-    def compares_all(self, config: str) -> bool:
-        """Whether `comparisons` has every two of a config's representations."""
-        return len(self.of_config(config)) <= MOST_COMPARED
-
     @cached_property
     def comparisons(self) -> dict[str, list[Tested]]:
-        """Config -> every two of its representations, the better one first; a family each.
-
-        Of many representations, the best and each of the others.
-        """
-        found = {}
-        for config in self.configs:
-            ranked = [result.pair for result in self.ranked(config)]
-            if self.compares_all(config):
-                found[config] = self._tests(list(combinations(ranked, 2)))
-            else:
-                found[config] = self._tests([(ranked[0], other) for other in ranked[1:]])
-        return found
+        """Config -> its best representation by validation with every other; a family each."""
+        return {config: self._tests(self._planned["comparison", config]) for config in self.configs}
 
     @cached_property
     def ablations(self) -> dict[str, list[Ablation]]:
@@ -152,12 +180,9 @@ class Analysis:
         return {config: rows for config, rows in found.items() if rows}
 
     def _ablations(self, config: str) -> list[Ablation]:
-        names = [r.representation for r in self.of_config(config)]
-        names = [name for name in names if (REFERENCE, name) in self.pairs]
-        tested = self._tests([((REFERENCE, name), (config, name)) for name in names])
         return [
             Ablation(**vars(test), relative=self._relative(test), retained=self._retained(test))
-            for test in tested
+            for test in self._tests(self._planned["ablation", config])
         ]
 
     def replicates(self, pair: Pair) -> Floats:

@@ -97,20 +97,23 @@ def confusion_table(analysis: Analysis, config: str) -> Table:
 
 def class_count_table(analysis: Analysis) -> Table:
     """How many adapters of every class are in every split."""
-    splits = list(analysis.run.truth)
+    splits = list(analysis.run.sizes)
     counts = [_class_counts(analysis, split) for split in splits]
+    run = analysis.run
+    of = f" (seed {run.sweep.grid.seeds[0]}; every seed has its own)" if run.split.per_seed else ""
     return Table(
         Section.CLASSES,
         "class_counts",
-        "Adapters of each class in each split",
+        f"Adapters of each class in each split{of}",
         [Column("class", "class"), *(Column(split, split) for split in splits)],
         [[name, *(count[i] for count in counts)] for i, name in enumerate(_class_names(analysis))],
     )
 
 
 def _class_counts(analysis: Analysis, split: str) -> list[int]:
-    truth = analysis.run.truth[split].tolist()
-    return [truth.count(i) for i in range(analysis.run.n_classes)]
+    run = analysis.run
+    truth = run.truth_of(split, run.sweep.grid.seeds[0])
+    return np.bincount(truth, minlength=run.n_classes).tolist()
 
 
 def _class_names(analysis: Analysis) -> list[str]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trainables.splits import rule_in_words
+
 from .analysis import Analysis
 from .figures import ReportFigure
 from .pairs import Estimate
@@ -75,7 +77,7 @@ class RunComparison:
             ("LoRA ranks", [d.get("lora_rank") for d in data]),
             ("layer tensors", [{c: counts[c] for c in shared} for counts in layers]),
             ("seeds", [a.run.sweep.grid.seeds for a in self.analyses]),
-            ("splits", [d["split"] for d in decides]),
+            ("splits", [rule_in_words(d["split"]) for d in decides]),
             (
                 "hyperparameters",
                 [
@@ -177,7 +179,7 @@ class RunComparison:
                 [
                     name,
                     _size(a),
-                    len(a.run.truth["test"]),
+                    a.run.sizes["test"],
                     a.run.n_classes,
                     a.chance,
                     len(a.run.sweep.grid.seeds),

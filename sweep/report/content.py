@@ -45,7 +45,9 @@ def ranking_table(analysis: Analysis) -> Table:
             Column("test_accuracy", "test acc", percent),
             interval_column("test_accuracy", "acc, 95 %"),
             interval_column(
-                "test_accuracy_seeds", "seeds only", "t interval over seeds: this split only"
+                "test_accuracy_seeds",
+                "seeds only",
+                f"t interval over seeds{analysis.seeds_hold_for}",
             ),
             Column("macro_f1", "macro F1", percent),
             interval_column("macro_f1", "F1, 95 %"),
@@ -70,7 +72,7 @@ def ranking_table(analysis: Analysis) -> Table:
         f"Chance is {percent(analysis.chance)} %; always answering the commonest class gives "
         f"{percent(analysis.majority)} %, and only what lies above both is above chance. 95 % "
         f"intervals resample {analysis.resampled}; "
-        "“seeds only” is the t interval over seeds, which holds for this one test split.",
+        f"“seeds only” is the t interval over seeds{analysis.seeds_hold_for}.",
     )
 
 

@@ -4,30 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .analysis import MOST_COMPARED, REFERENCE, Analysis
+from .analysis import REFERENCE, Analysis
 from .columns import CONFIG, REPRESENTATION, ends, interval_column
 from .pairs import Tested
 from .sections import Section
 from .statistics import ALPHA
 from .tables import Column, Table, Value, decimal, p_value, percent, signed_percent, yes_no
 
-_TESTS = [
-    Column("difference", "difference", signed_percent, "mean over seeds, percentage points"),
-    interval_column("difference"),
-    Column("p_bootstrap", "p", p_value, "hierarchical bootstrap: new seeds and new adapters"),
-    Column("p_bootstrap_holm", "p, Holm", p_value, "the same, adjusted for the whole table"),
-    Column("p_seeds", "p, seeds", p_value, "paired t-test over seeds: this test split only"),
-    Column("p_seeds_holm", "p, seeds, Holm", p_value, "the same, adjusted for the whole table"),
-    Column("p_wilcoxon", "p, Wilcoxon", p_value, "signed-rank test over seeds, not adjusted"),
-    Column("cohens_d", "d", decimal(1), "Cohen's d of the paired differences over seeds"),
-    Column("distinguishable", "distinguishable", yes_no, f"p, Holm and p, seeds, Holm < {ALPHA}"),
-]
-_TEST_NOTE = (
-    "p resamples seeds and test adapters together (hierarchical bootstrap): would the difference "
-    "show again with new seeds and new adapters? “seeds” tests vary the seed alone: they hold for "
-    "this test split. With few seeds the first is too sure, with few adapters the second: what is "
-    "distinguishable passes both."
-)
+
+def _tests_columns(analysis: Analysis) -> list[Column]:
+    over_seeds = f"paired t-test over seeds{analysis.seeds_hold_for}"
+    return [
+        Column("difference", "difference", signed_percent, "mean over seeds, percentage points"),
+        interval_column("difference"),
+        Column("p_bootstrap", "p", p_value, "hierarchical bootstrap: new seeds and new adapters"),
+        Column("p_bootstrap_holm", "p, Holm", p_value, "the same, adjusted for the whole table"),
+        Column("p_seeds", "p, seeds", p_value, over_seeds),
+        Column("p_seeds_holm", "p, seeds, Holm", p_value, "the same, adjusted for the whole table"),
+        Column("p_wilcoxon", "p, Wilcoxon", p_value, "signed-rank test over seeds, not adjusted"),
+        Column("cohens_d", "d", decimal(1), "Cohen's d of the paired differences over seeds"),
+        Column("distinguishable", "distinguishable", yes_no, f"both p with Holm < {ALPHA}"),
+    ]
+
+
+def _note(analysis: Analysis) -> str:
+    hold = (
+        "vary the seed and with it the split; they are corrected for training sets that overlap"
+        if analysis.run.split.per_seed
+        else "vary the seed alone: they hold for this test split"
+    )
+    return (
+        "p resamples seeds and test adapters together (hierarchical bootstrap): would the "
+        f"difference show again with new seeds and new adapters? “seeds” tests {hold}. With few "
+        "seeds the first is too sure, with few adapters the second: what is distinguishable passes "
+        "both. Between two rows that no seed changes, the first decides alone."
+    )
 
 
 def _tests(tested: Sequence[Tested]) -> list[list[Value]]:
@@ -49,7 +60,7 @@ def _tests(tested: Sequence[Tested]) -> list[list[Value]]:
 
 def ablation_table(analysis: Analysis, config: str) -> Table:
     """What every representation loses from all layers to another config."""
-    rows = analysis.ablations[config]
+    rows, columns = analysis.ablations[config], _tests_columns(analysis)
     return Table(
         Section.ABLATION,
         f"ablation_{config}",
@@ -58,10 +69,10 @@ def ablation_table(analysis: Analysis, config: str) -> Table:
             REPRESENTATION,
             Column(REFERENCE, REFERENCE, percent),
             Column(config, config, percent),
-            *_TESTS[:2],
+            *columns[:2],
             Column("relative", "relative", signed_percent, "share of the accuracy with all layers"),
             interval_column("relative", "relative, 95 %"),
-            *_TESTS[2:],
+            *columns[2:],
         ],
         [
             [
@@ -75,34 +86,25 @@ def ablation_table(analysis: Analysis, config: str) -> Table:
             ]
             for row, tests in zip(rows, _tests(rows))
         ],
-        f"{_TEST_NOTE} Relative drops stand where the accuracy with all layers is above chance.",
+        f"{_note(analysis)} Relative drops stand where the accuracy with all layers is above "
+        "chance.",
     )
 
 
 def comparison_table(analysis: Analysis, config: str) -> Table:
-    """Every two representations of a config; of many, the best and each of the others."""
+    """A config's best representation by validation with every other."""
     rows = analysis.comparisons[config]
-    every = analysis.compares_all(config)
-    what = "Every two representations compared" if every else "The best representation compared"
-    against = "" if every else " with every other"
-    fewer = (
-        ""
-        if every
-        else (
-            f" Of more than {MOST_COMPARED} representations, only the best is compared with the "
-            "others, a family of its own; that it is the best was seen in these same scores."
-        )
-    )
     return Table(
         Section.RANKING,
         f"comparisons_{config}",
-        f"{what}{against} by test accuracy, {config}: first − second",
-        [Column("first", "first"), Column("second", "second"), *_TESTS],
+        f"The best representation by validation with every other by test accuracy, {config}: "
+        "first − second",
+        [Column("first", "first"), Column("second", "second"), *_tests_columns(analysis)],
         [
             [row.first.representation, row.second.representation, *tests]
             for row, tests in zip(rows, _tests(rows))
         ],
-        _TEST_NOTE + fewer,
+        f"{_note(analysis)} Which is the best was seen in validation accuracies alone.",
     )
 
 

@@ -13,6 +13,7 @@ from trainables.classifiers.catalogue import built_in_settings, setting_option
 from trainables.events import Done, Started, parse_events
 from trainables.record import DEFAULT_CLASSIFIER
 from trainables.run_dir import RunDir
+from trainables.splits import rule_in_words
 
 from ..sweep_file import SweepFile
 from ..watch.terminal import format_seconds
@@ -26,7 +27,7 @@ def run_facts(run: RunData) -> Facts:
     sweep, grid = run.sweep, run.sweep.grid
     frozen, environment = sweep.frozen, sweep.environment
     data = environment["dataset"]
-    sizes = ", ".join(f"{name} {len(truth)}" for name, truth in run.truth.items())
+    sizes = ", ".join(f"{name} {size}" for name, size in run.sizes.items())
     skipped = len(frozen["skipped_samples"])
     layers = [
         f"{config} ({environment['layers'].get(config, '?')} tensors)" for config in grid.configs
@@ -40,7 +41,7 @@ def run_facts(run: RunData) -> Facts:
         ("adapters", str(frozen["num_samples"])),
         ("bad adapters left out", str(skipped) if skipped else ""),
         ("classes", f"{run.n_classes}, column {data['label_column']}"),
-        ("split", f"{frozen['decides']['split']}: {sizes}"),
+        ("split", f"{rule_in_words(frozen['decides']['split'])}: {sizes}"),
         ("representations", ", ".join(grid.representations)),
         ("layer configs", ", ".join(layers)),
         ("seeds", ", ".join(map(str, grid.seeds))),
@@ -70,6 +71,11 @@ def reproduce_command(sweep: SweepFile) -> str:
         options["representations"] = ",".join(grid.representations)
     if grid.configs != DEFAULT_CONFIGS:
         options["configs"] = ",".join(grid.configs)
+    if data.get("split", "fixed") != "fixed":
+        options["split"] = data["split"]
+    for name in ("group_column", "split_column"):
+        if data.get(name):
+            options[name.replace("_", "-")] = data[name]
     options["num-runs"], options["seed"] = len(grid.seeds), grid.seeds[0]
     known = sweep.declared["classifiers"]
     if grid.classifiers != [DEFAULT_CLASSIFIER]:

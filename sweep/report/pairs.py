@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .runs import Pair
-from .statistics import ALPHA, CONFIDENCE, Comparison, Floats
+from .statistics import CONFIDENCE, Comparison, Floats, is_distinguishable
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,17 @@ class PairResult:
 
     Attributes:
         representation: the pair's label.
+        seeded: whether seeds change its numbers; of a pair of a classifier that no seed changes,
+            the one trial stands for all.
         features: width of the input; layers: number of layer tensors.
         accuracy, macro_f1: on test, with intervals over seeds and test adapters.
         accuracy_seeds: the same mean with the t interval over seeds alone: this split only; None
-            with one seed.
+            with one seed or none.
         test: (n_seeds,) test accuracy.
         train_acc, val_acc: means; gap: mean of train − test accuracy.
-        std: sample standard deviation of the test accuracy; None with one seed.
+        std: sample standard deviation of the test accuracy; None with one or none.
         agreement: share of test adapters for which two seeds predict alike, over all two seeds;
-            None with one.
+            None with one or none.
         ece, log_loss: mean on test.
         seconds, epochs: mean training time of a trial and epochs it ran.
 
@@ -42,6 +44,7 @@ class PairResult:
 
     config: str
     representation: str
+    seeded: bool
     features: int
     layers: int
     accuracy: Estimate
@@ -81,13 +84,13 @@ class Tested:
 
     @property
     def distinguishable(self) -> bool:
-        """Whether the difference shows over seeds and adapters, and over seeds by themselves.
-
-        Both are asked, since a bootstrap of a few seeds understates how much seeds vary. One seed
-        says nothing about others.
-        """
-        over_seeds = self.holm_seeds is None or self.holm_seeds < ALPHA
-        return self.test.n_seeds > 1 and self.holm_bootstrap < ALPHA and over_seeds
+        """See `is_distinguishable`."""
+        return is_distinguishable(
+            seeded=self.first.seeded or self.second.seeded,
+            n_seeds=self.test.n_seeds,
+            p_bootstrap=self.holm_bootstrap,
+            p_seeds=self.holm_seeds,
+        )
 
 
 @dataclass(frozen=True)
@@ -105,12 +108,17 @@ class Ablation(Tested):
     retained: Estimate | None
 
 
-def seeds_interval(values: Floats) -> Estimate | None:
-    """Mean and Student's t interval over seeds, within [0, 1]; None with one seed."""
+def seeds_interval(values: Floats, overlap: float | None = None) -> Estimate | None:
+    """Mean and Student's t interval over seeds, within [0, 1]; None with one seed.
+
+    Arguments:
+        overlap: n_test/n_train where every seed has a split of its own, as in `seeds_p`.
+    """
     if len(values) < 2:
         return None
     from scipy import stats
 
-    mean, error = float(values.mean()), float(values.std(ddof=1)) / np.sqrt(len(values))
+    mean = float(values.mean())
+    error = float(values.std(ddof=1)) * np.sqrt(1 / len(values) + (overlap or 0.0))
     reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * error)
     return Estimate(mean, max(0.0, mean - reach), min(1.0, mean + reach))

@@ -38,7 +38,8 @@ def _caption(analysis: Analysis) -> str:
     )
     return (
         f"1 is best. {bars} are less than the critical difference "
-        "(Nemenyi, α = 0.05) apart: not distinguishable. Blocks are seeds of one test split."
+        "(Nemenyi, α = 0.05) apart: not distinguishable. Blocks are seeds of "
+        + ("a split each." if analysis.run.split.per_seed else "one test split.")
     )
 
 

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from features.core.errors import UserError
 from trainables.record import TrialKey
-from trainables.splits import split_samples
+from trainables.splits import BY_CHANCE, SplitRule
 
 from ..grid import Pair
 from ..labels import read_labels
 from ..plan import failed_trials, read_records
 from ..sweep_file import SweepFile, read_sweep_file
-from .statistics import Scores
+from .statistics import NOT_PREDICTED, Scores
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class RunData:
         records: every valid record of the grid.
         failed: trials that failed after their retries.
         labels: (n_samples,) class indices.
+        split: how the samples are split.
     """
 
     run_dir: Path
@@ -36,6 +37,7 @@ class RunData:
     records: dict[TrialKey, dict[str, Any]]
     failed: list[TrialKey]
     labels: NDArray[np.int64]
+    split: SplitRule = BY_CHANCE
 
     @property
     def n_classes(self) -> int:
@@ -43,15 +45,27 @@ class RunData:
         return len(self.sweep.frozen["classes"])
 
     @cached_property
-    def truth(self) -> dict[str, NDArray[np.int64]]:
-        """Split -> (n,) class indices of its samples, in split order."""
-        parts = split_samples(len(self.labels)).parts()
-        return {name: self.labels[index] for name, index in parts.items()}
+    def parts(self) -> dict[int, dict[str, NDArray[np.int64]]]:
+        """Seed -> split -> (n,) indices of its samples, in split order; the same for all seeds
+        unless each has a split of its own."""
+        seeds = self.sweep.grid.seeds
+        if not self.split.per_seed:
+            return dict.fromkeys(seeds, self.split.split(len(self.labels)).parts())
+        return {seed: self.split.split(len(self.labels), seed).parts() for seed in seeds}
+
+    def truth_of(self, split: str, seed: int) -> NDArray[np.int64]:
+        """(n,) class indices of a split's samples, in split order."""
+        return self.labels[self.parts[seed][split]]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Split -> number of samples; of the first seed, where each has a split of its own."""
+        return {name: len(of) for name, of in self.parts[self.sweep.grid.seeds[0]].items()}
 
     @property
     def splits_coincide(self) -> bool:
         """Whether there were too few adapters to split, so that the scores mean nothing."""
-        return len(self.truth["train"]) == len(self.labels)
+        return self.sizes["train"] == len(self.labels)
 
     @cached_property
     def complete(self) -> list[Pair]:
@@ -69,6 +83,10 @@ class RunData:
         seeds = len(self.sweep.grid.seeds)
         return [self.records[key] for key in (keys if len(keys) == seeds else keys * seeds)]
 
+    def is_seeded(self, pair: Pair) -> bool:
+        """Whether seeds change a pair's numbers."""
+        return self.sweep.grid.by_label[pair[1]].classifier not in self.sweep.grid.unseeded
+
     def metric(self, pair: Pair, name: str) -> NDArray[np.float64]:
         """(n_seeds,) of a complete pair; NaN where it is undefined or not recorded."""
         return self.number(pair, "metrics", name)
@@ -84,9 +102,23 @@ class RunData:
         return [value for value in values if value is not None]
 
     def scores(self, pairs: list[Pair], split: str = "test") -> Scores:
-        """What the classifiers of complete pairs predicted for the adapters of a split."""
-        predictions = [[r["predictions"][split] for r in self.of_pair(pair)] for pair in pairs]
-        return Scores(self.truth[split], np.array(predictions, dtype=np.int64), self.n_classes)
+        """What the classifiers of complete pairs predicted for the adapters of a split, or, where
+        every seed has its own, for those that are in that split with at least one seed."""
+        seeds = self.sweep.grid.seeds
+        predicted = [[r["predictions"][split] for r in self.of_pair(pair)] for pair in pairs]
+        if not self.split.per_seed:
+            truth = self.truth_of(split, seeds[0])
+            return Scores(truth, np.array(predicted, dtype=np.int64), self.n_classes)
+        chosen = np.zeros((len(seeds), len(self.labels)), dtype=bool)
+        whole = np.full((len(pairs), *chosen.shape), NOT_PREDICTED, dtype=np.int64)
+        for i, seed in enumerate(seeds):
+            index = self.parts[seed][split]
+            chosen[i, index] = True
+            for j, of_pair in enumerate(predicted):
+                whole[j, i, index] = of_pair[i]
+        anywhere = chosen.any(axis=0)
+        truth = self.labels[anywhere]
+        return Scores(truth, whole[:, :, anywhere], self.n_classes, chosen[:, anywhere])
 
 
 def load_run(run_dir: Path) -> RunData:
@@ -102,12 +134,13 @@ def load_run(run_dir: Path) -> RunData:
     state = read_records(run_dir, fingerprints)
     if not state.records:
         raise UserError(f"{run_dir} has no finished trial yet")
-    labels = np.array(read_labels(run_dir), dtype=np.int64)
+    labels = read_labels(run_dir)
     failed = failed_trials(run_dir, {key: fingerprints[key] for key in state.todo})
-    run = RunData(run_dir, sweep, state.records, failed, labels)
+    classes = np.array(labels.classes, dtype=np.int64)
+    run = RunData(run_dir, sweep, state.records, failed, classes, labels.split)
     for key, record in state.records.items():
         for split in ("val", "test"):
-            if not _consistent(run, record, split):
+            if not _consistent(run, key, record, split):
                 raise UserError(
                     f"{run_dir / 'labels.json'} does not belong to record {key}: delete it and "
                     "give the original `lorasweep run` command again; nothing is trained twice"
@@ -115,9 +148,9 @@ def load_run(run_dir: Path) -> RunData:
     return run
 
 
-def _consistent(run: RunData, record: dict[str, Any], split: str) -> bool:
+def _consistent(run: RunData, key: TrialKey, record: dict[str, Any], split: str) -> bool:
     """Whether labels and predictions give the confusion matrix that the record holds."""
-    truth, predicted = run.truth[split], np.array(record["predictions"][split])
+    truth, predicted = run.truth_of(split, key.seed), np.array(record["predictions"][split])
     if len(truth) != len(predicted):
         return False
     cells = np.bincount(truth * run.n_classes + predicted, minlength=run.n_classes**2)

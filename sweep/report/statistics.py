@@ -1,15 +1,17 @@
 """How sure the results are: intervals, paired tests and rankings.
 
 Two sources of chance are kept apart. A *seed* decides initial weights, batch order and dropout;
-all seeds of a run share one split, so a test over seeds alone says how sure we are about this
+where all seeds of a run share one split, a test over seeds alone says how sure we are about this
 split's numbers, not about new adapters. The hierarchical bootstrap draws seeds and test adapters
 anew together and so covers both. But a few seeds drawn again vary less than others would: what is
-called distinguishable has to pass a test over seeds, too.
+called distinguishable has to pass a test over seeds, too. Where every seed has a split of its own,
+training sets overlap, and that test is corrected for it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +19,16 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 REPLICATES = 20_000
-"""So many that Holm's correction over the 190 pairs of twenty leaves p-values room."""
+"""Of the bootstrap, at least."""
+REPLICATES_PER_TEST = 40
+"""Times the comparisons of a family, at least: the smallest p-value there is, 2/(replicates + 1),
+is then below 0.05 after Holm's correction."""
 F1_REPLICATES = 2000
 CONFIDENCE = 0.95
 ALPHA = 0.05
+NOT_PREDICTED = -1
 _MOST_EXACT = 13
+_NO_SPREAD = 1e-12
 _BLOCK = 1000
 
 
@@ -34,15 +41,21 @@ class Scores:
         predictions: (n_pairs, n_seeds, n_test) predicted class indices; n_pairs counts whatever is
             compared, (config, representation) pairs for instance.
         n_classes: number of classes.
+        tested: (n_seeds, n_test) which adapters a seed's split tests, where it does not test all;
+            the others' predictions are `NOT_PREDICTED`.
     """
 
     truth: NDArray[np.int64]
     predictions: NDArray[np.int64]
     n_classes: int
+    tested: NDArray[np.bool_] | None = None
 
     def accuracy(self) -> Floats:
         """(n_pairs, n_seeds)."""
-        return (self.predictions == self.truth).mean(axis=2)
+        right = self.predictions == self.truth
+        if self.tested is None:
+            return right.mean(axis=2)
+        return right.sum(axis=2) / self.tested.sum(axis=1)
 
 
 @dataclass(frozen=True)
@@ -87,7 +100,11 @@ def hierarchical_bootstrap(
         seeds = _draw_counts(rng, block, n_seeds)
         # Whole numbers up to the one division, so that equal scores are exactly equal.
         hits = _over_seeds(_totals(adapters, correct), seeds)
-        accuracy.append(hits / (n_seeds * n_test))
+        if scores.tested is None:
+            drawn: Any = n_seeds * n_test
+        else:  # the same for all pairs
+            drawn = _over_seeds(_totals(adapters, scores.tested), seeds)
+        accuracy.append(hits / drawn)
         if done < f1_replicates:
             f1 = _macro_f1(adapters, scores, flat)
             macro_f1.append(_over_seeds(f1, seeds) / n_seeds)
@@ -117,13 +134,16 @@ def _over_seeds(values: Floats, seeds: Floats) -> Floats:
 
 def _macro_f1(adapters: Floats, scores: Scores, flat: NDArray[np.int64]) -> Floats:
     """(replicates, n_pairs · n_seeds), over the classes that occur in truth or prediction."""
+    tested: Any = True
+    if scores.tested is not None:
+        tested = np.tile(scores.tested, (len(scores.predictions), 1))
     f1_sum = np.zeros((len(adapters), len(flat)))
     occurring = np.zeros_like(f1_sum)
     for label in range(scores.n_classes):
         is_class = scores.truth == label
         chosen = flat == label
         found = _totals(adapters[:, is_class], chosen[:, is_class])
-        both = _totals(adapters, chosen) + _totals(adapters, is_class[None])
+        both = _totals(adapters, chosen) + _totals(adapters, np.atleast_2d(is_class & tested))
         occurs = both > 0
         f1_sum += np.divide(2 * found, both, out=np.zeros_like(found), where=occurs)
         occurring += occurs
@@ -162,13 +182,13 @@ def holm(p_values: list[float | None]) -> list[float | None]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two lists of per-seed scores on one split, compared seed by seed.
+    """Two lists of per-seed scores, compared seed by seed.
 
     Attributes:
         difference: mean of first − second.
         low, high: 95 % interval of the hierarchical bootstrap.
         p_bootstrap: of the hierarchical bootstrap: new seeds and new adapters.
-        p_seeds: of a paired t-test over seeds: this split only; None with one seed or if the
+        p_seeds: of a paired t-test over seeds, see `seeds_p`; None with one seed or if the
             differences do not vary.
         n_seeds: how many there are.
         p_wilcoxon: of a Wilcoxon signed-rank test over seeds; None if all differences are 0.
@@ -186,18 +206,43 @@ class Comparison:
     n_seeds: int
 
 
-def compare(first: Floats, second: Floats, replicates: Floats) -> Comparison:
+def seeds_p(differences: Floats, overlap: float | None) -> float | None:
+    """Two-sided p-value of Student's t-test that per-seed differences have mean 0.
+
+    Where every seed has a split of its own, the differences are not independent, since training
+    sets overlap: their variance is multiplied by 1/n + n_test/n_train instead of 1/n (Nadeau and
+    Bengio, "Inference for the Generalization Error", Machine Learning, 2003).
+
+    Arguments:
+        differences: (n_seeds,).
+        overlap: n_test/n_train; None where all seeds share a split.
+
+    Returns:
+        None with one seed or if the differences do not vary.
+    """
+    from scipy import stats
+
+    n = len(differences)
+    spread = float(differences.std(ddof=1)) if n > 1 else 0.0
+    if spread <= _NO_SPREAD:
+        return None
+    t = float(differences.mean()) / (spread * np.sqrt(1 / n + (overlap or 0.0)))
+    return float(2 * stats.t.sf(abs(t), n - 1))
+
+
+def compare(
+    first: Floats, second: Floats, replicates: Floats, overlap: float | None = None
+) -> Comparison:
     """Compare paired per-seed scores.
 
     Arguments:
         first, second: (n_seeds,).
         replicates: bootstrap replicates of the difference of their means.
+        overlap: see `seeds_p`.
     """
-    from scipy import stats
-
     differences = first - second
     spread = float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
-    varies = spread > 1e-12
+    varies = spread > _NO_SPREAD
     low, high = interval(replicates)
     mean = float(differences.mean())
     mean = 0.0 if abs(mean) < 1e-12 else mean  # equal scores, but for their last bits
@@ -206,11 +251,30 @@ def compare(first: Floats, second: Floats, replicates: Floats) -> Comparison:
         low=low,
         high=high,
         p_bootstrap=bootstrap_p(replicates),
-        p_seeds=float(stats.ttest_rel(first, second).pvalue) if varies else None,
+        p_seeds=seeds_p(differences, overlap),
         p_wilcoxon=signed_rank_p(differences),
         effect=mean / spread if varies else None,
         n_seeds=len(differences),
     )
+
+
+def is_distinguishable(
+    *, seeded: bool, n_seeds: int, p_bootstrap: float, p_seeds: float | None
+) -> bool:
+    """Whether a difference shows over seeds and adapters, and over seeds by themselves.
+
+    Both are asked, since a bootstrap of a few seeds understates how much seeds vary. One seed says
+    nothing about others. Where no seed changes either score, test adapters alone decide.
+
+    Arguments:
+        seeded: whether seeds change one of the two.
+        n_seeds: how many there are.
+        p_bootstrap: adjusted p-value of the bootstrap.
+        p_seeds: that of the test over seeds; None if the differences do not vary.
+    """
+    if not seeded:
+        return p_bootstrap < ALPHA
+    return n_seeds > 1 and p_bootstrap < ALPHA and (p_seeds is None or p_seeds < ALPHA)
 
 
 def welch_p(first: Floats, second: Floats) -> float | None:

@@ -35,22 +35,26 @@ def shown(estimate: Estimate) -> str:
 
 
 def _best(analysis: Analysis, config: str) -> str:
-    best = analysis.best(config)
-    names = [result.representation for result in best]
-    verb = "has" if len(best) == 1 else "have"
-    text = f"{config}: {listed(names)} {verb} the highest test accuracy, {shown(best[0].accuracy)}"
-    text += f", chance being {percent(analysis.chance)} %."
-    against = [
-        row
-        for row in analysis.comparisons[config]
-        if row.first is best[0] and row.second.representation not in names
-    ]
-    alike = [row.second.representation for row in against if not row.distinguishable]
-    worse = [row.second.representation for row in against if row.distinguishable]
-    if alike:
-        text += f" Not distinguishable from {'it' if len(best) == 1 else 'them'}: {listed(alike)}."
-    if worse:
-        text += f" Distinguishably lower: {listed(worse)}."
+    label = analysis.best_by_validation(config)
+    best = analysis.pairs[config, label]
+    text = (
+        f"{config}: {label} is the best by validation; its test accuracy is "
+        f"{shown(best.accuracy)}, chance being {percent(analysis.chance)} %."
+    )
+    highest = [r for r in analysis.best(config) if r is not best]
+    if highest and highest[0].accuracy.value > best.accuracy.value:
+        verb = "has" if len(highest) == 1 else "have"
+        names = listed([result.representation for result in highest])
+        text += f" The highest {verb} {names}, {shown(highest[0].accuracy)}."
+    rows = analysis.comparisons[config]
+    certain = [row for row in rows if row.distinguishable]
+    for words, chosen in (
+        ("Not distinguishable from it", [row for row in rows if not row.distinguishable]),
+        ("Distinguishably lower", [row for row in certain if row.test.difference > 0]),
+        ("Distinguishably higher", [row for row in certain if row.test.difference < 0]),
+    ):
+        if chosen:
+            text += f" {words}: {listed([row.second.representation for row in chosen])}."
     return text
 
 
@@ -97,17 +101,27 @@ def _points(row: Ablation) -> str:
 
 
 def _caution(analysis: Analysis) -> str:
-    seeds, n_test = len(analysis.run.sweep.grid.seeds), len(analysis.run.truth["test"])
+    run = analysis.run
+    seeds, n_test = len(run.sweep.grid.seeds), run.sizes["test"]
+    unseeded = (
+        " Rows that no seed changes are told from each other by the test adapters alone."
+        if run.sweep.grid.unseeded
+        else ""
+    )
     if seeds == 1:
         return (
             f"There is one seed and one split with {n_test} test adapters. Intervals resample the "
             "adapters alone: what another seed or another training set would give is not known, "
-            "and nothing is called distinguishable."
+            f"and nothing that a seed decides is called distinguishable.{unseeded}"
         )
-    text = (
-        f"All seeds share one split with {n_test} test adapters. Intervals resample seeds and test "
-        "adapters together. “Distinguishable” means p < 0.05 after Holm's correction, both so and "
-        "over seeds alone. Neither says what another training set would give."
+    text = f"All seeds share one split with {n_test} test adapters."
+    end = "Neither says what another training set would give."
+    if run.split.per_seed:
+        text = f"Every seed has a split of its own, with about {n_test} test adapters."
+        end = "The test over seeds is corrected for training sets that overlap."
+    text += (
+        " Intervals resample seeds and test adapters together. “Distinguishable” means p < 0.05 "
+        f"after Holm's correction, both so and over seeds alone. {end}{unseeded}"
     )
     if seeds < 5:
         text += f" With {seeds} seeds, what the seed does is hardly known."

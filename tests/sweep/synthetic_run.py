@@ -8,7 +8,7 @@ from sweep.grid import Entry, Grid
 from sweep.report.runs import RunData
 from sweep.sweep_file import SweepFile
 from trainables.record import TrialKey
-from trainables.splits import split_samples
+from trainables.splits import SplitRule
 
 CLASSES = ["cat", "dog", "eel", "fox"]
 CONFIGS = ("all_layers", "visual_only", "text_only", "down_only", "attention_and_feedforward")
@@ -73,7 +73,7 @@ def _sweep(grid, samples, classes):
 
 
 def _record(rng, truth, n_classes, skill):
-    parts = {name: truth[index] for name, index in split_samples(len(truth)).parts().items()}
+    parts = {name: truth[index] for name, index in SplitRule().split(len(truth)).parts().items()}
     predictions, scores, confusion = {}, {}, {}
     for split, true in parts.items():
         wrong = (true + rng.integers(1, n_classes, len(true))) % n_classes

@@ -13,6 +13,7 @@ from sweep.memory import largest_trial, machine_memory, require_memory
 from sweep.watch.terminal import Reporter
 from trainables.record import TrialKey
 from trainables.run_dir import RunDir
+from trainables.splits import SplitRule
 
 KEYS = [
     TrialKey("all_layers", "stats", 42),
@@ -105,7 +106,7 @@ def test_what_cannot_fit_is_refused_before_it_starts(spec, sanity, tmp_path):
 
     source = find_dataset(DatasetRequest(str(sanity)), tmp_path)
     scan = scan_dataset(source, "category_label", None, tmp_path)
-    declared = declared_by(spec)
+    declared = declared_by(spec, SplitRule())
     keys = declared.grid(scan, [42]).keys
     largest = largest_trial(declared, scan, keys)
     assert largest.key.representation.startswith("channel_norms")

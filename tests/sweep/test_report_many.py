@@ -8,6 +8,7 @@ import re
 import pytest
 from PIL import Image
 
+from sweep.report.analysis import Analysis
 from sweep.report.build import report_run
 from sweep.report.facts import reproduce_command, run_facts
 from sweep.report.figures import figure
@@ -77,8 +78,7 @@ def test_many_labels_and_configs(labels, tmp_path):
     for config in CONFIGS:
         compared = rows(out, f"comparisons_{config}")
         assert len(compared) == len(labels) - 1
-        best = next(r for r in rows(out, "ranking") if r["config"] == config)
-        assert {row["first"] for row in compared} == {best["representation"]}
+        assert {row["first"] for row in compared} == {Analysis(run).best_by_validation(config)}
 
 
 def test_without_all_layers_there_is_no_ablation(tmp_path):

@@ -6,13 +6,16 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from sweep.report.statistics import (
+    NOT_PREDICTED,
     Scores,
     bootstrap_p,
     compare,
     hierarchical_bootstrap,
     holm,
     interval,
+    is_distinguishable,
     rank_over_seeds,
+    seeds_p,
     signed_rank_p,
     welch_p,
 )
@@ -151,3 +154,93 @@ def test_ranks_and_the_critical_difference():
     assert rank_over_seeds(accuracy[:2]) is None
     assert rank_over_seeds(np.full((3, 4), 0.5)).p_friedman is None
     assert rank_over_seeds(np.full((3, 4), 0.5)).groups == [[0, 1, 2]]
+
+
+def test_with_a_split_each_only_tested_adapters_count():
+    """Replicates by hand: drawn seeds' tested adapters, as often as they are drawn."""
+    rng = np.random.default_rng(1)
+    whole = make_scores([0.8, 0.5], seeds=3, n=40)
+    tested = rng.random((3, 40)) < 0.4
+    predictions = np.where(tested, whole.predictions, NOT_PREDICTED)
+    scores = Scores(whole.truth, predictions, 3, tested)
+    for pair in range(2):
+        for seed in range(3):
+            mask = tested[seed]
+            right = whole.predictions[pair, seed, mask] == whole.truth[mask]
+            assert scores.accuracy()[pair, seed] == pytest.approx(right.mean())
+    found = hierarchical_bootstrap(scores, replicates=6, seed=3)
+    rng = np.random.default_rng(3)
+    adapters, seeds = rng.integers(0, 40, size=(6, 40)), rng.integers(0, 3, size=(6, 3))
+    for b in range(6):
+        for pair in range(2):
+            right = drawn = 0
+            f1 = []
+            for seed in seeds[b]:
+                rows = adapters[b][tested[seed][adapters[b]]]
+                predicted = whole.predictions[pair, seed, rows]
+                right, drawn = right + (predicted == whole.truth[rows]).sum(), drawn + len(rows)
+                f1.append(f1_score(whole.truth[rows], predicted, average="macro"))
+            assert found.accuracy[b, pair] == pytest.approx(right / drawn, abs=1e-12)
+            assert found.macro_f1[b, pair] == pytest.approx(np.mean(f1), abs=1e-12)
+
+
+def test_the_test_over_seeds_is_corrected_for_overlapping_training_sets():
+    differences = np.array([0.02, 0.05, -0.01, 0.04, 0.03])
+    assert seeds_p(differences, None) == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
+    # By hand: variance 0.00053, 1/5 + 2/7, t = 0.026 / sqrt(0.00053 · 0.485714…).
+    t = 0.026 / np.sqrt(np.var(differences, ddof=1) * (1 / 5 + 2 / 7))
+    assert seeds_p(differences, 2 / 7) == pytest.approx(2 * (1 - stats.t.cdf(t, 4)))
+    assert seeds_p(differences, 2 / 7) > seeds_p(differences, None)
+    assert seeds_p(differences[:1], None) is None
+    assert seeds_p(np.full(4, 0.1), 0.3) is None
+
+
+def equally_good(rng, seeds, seeded, n=80):
+    """Two rows with the same expected accuracy: adapters are hard or easy for both, every seed of a
+    seeded row has luck of its own; correct or not, as classes 0 and 1."""
+    ease = rng.normal(0.8, 1.2, n)
+    rows = []
+    for is_seeded in seeded:
+        luck = (rng.normal(0, 0.25, seeds) if is_seeded else np.zeros(1))[:, None]
+        own = rng.normal(0, 0.8, n)  # what a row finds hard; drawn anew with the adapters
+        right = rng.random((len(luck), n)) < 1 / (1 + np.exp(-(ease + own + luck)))
+        rows.append(np.broadcast_to(right, (seeds, n)))
+    return Scores(np.ones(n, dtype=np.int64), np.array(rows).astype(np.int64), 2)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "seeded"),
+    [
+        (1, (False, False)),
+        (3, (False, False)),
+        (2, (True, True)),
+        (3, (True, True)),
+        (10, (True, True)),
+        (2, (True, False)),
+        (3, (True, False)),
+        (10, (True, False)),
+    ],
+)
+def test_equal_rows_are_told_apart_at_most_one_time_in_twenty(seeds, seeded):
+    rng = np.random.default_rng(seeds)
+    found, trials = 0, 300
+    for trial in range(trials):
+        scores = equally_good(rng, seeds, seeded)
+        replicates = hierarchical_bootstrap(scores, replicates=400, f1_replicates=1, seed=trial)
+        first, second = scores.accuracy()
+        test = compare(first, second, replicates.accuracy[:, 0] - replicates.accuracy[:, 1])
+        found += is_distinguishable(
+            seeded=any(seeded),
+            n_seeds=seeds,
+            p_bootstrap=test.p_bootstrap,
+            p_seeds=test.p_seeds,
+        )
+    # 5 % and two standard errors of the simulation.
+    assert found / trials <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / trials)
+
+
+def test_one_seed_says_nothing_about_others_but_rows_without_seeds_can_be_told_apart():
+    sure = {"p_bootstrap": 0.001, "p_seeds": None}
+    assert not is_distinguishable(seeded=True, n_seeds=1, **sure)
+    assert is_distinguishable(seeded=False, n_seeds=1, **sure)
+    assert not is_distinguishable(seeded=False, n_seeds=3, p_bootstrap=0.06, p_seeds=0.001)

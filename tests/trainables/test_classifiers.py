@@ -17,7 +17,7 @@ from trainables.classifiers.linear import LinearConfig
 from trainables.classifiers.mlp import MlpConfig
 from trainables.classifiers.probabilities import ABSENT
 from trainables.data import SplitTensors, TrialData, prepare_data
-from trainables.splits import split_samples
+from trainables.splits import SplitRule
 
 QUICK = {
     "mlp": MlpConfig(hidden_dim=16, epochs=25, batch_size=16, lr=0.01),
@@ -34,7 +34,7 @@ def make(n=200, width=9, n_classes=3, noise=1.5, features=None, labels=None):
         means = rng.standard_normal((n_classes, width))
         features = rng.standard_normal((n, width)) * noise + means[labels]
     features = features.astype(np.float32)
-    return prepare_data(features, labels, split_samples(n), n_classes, torch.device("cpu"))
+    return prepare_data(features, labels, SplitRule().split(n), n_classes, torch.device("cpu"))
 
 
 def start(classifier, data, seed=1):
@@ -142,7 +142,7 @@ def test_odd_data(classifier, case):
         data = make(8, width=4)
     else:
         features = rng.standard_normal((60, 3))
-        features[split_samples(60).test, 0] = 3e38
+        features[SplitRule().split(60).test, 0] = 3e38
         data = make(60, features=features)
         if classifier.name == "mlp":
             pytest.skip("its float32 logits overflow")
@@ -154,9 +154,9 @@ def test_odd_data(classifier, case):
 def test_a_class_that_the_training_split_lacks(classifier, present):
     rng = np.random.default_rng(2)
     labels = np.full(100, 3)
-    train = split_samples(100).train
+    train = SplitRule().split(100).train
     labels[train] = np.resize(present, len(train))
-    val = split_samples(100).val
+    val = SplitRule().split(100).val
     labels[val[:3]] = present[0]
     data = make(100, n_classes=4, features=rng.standard_normal((100, 6)), labels=labels)
     fitted = fit(classifier, data)

@@ -17,7 +17,7 @@ from trainables.data import prepare_data
 from trainables.record import TrialKey
 from trainables.run_dir import RunDir
 from trainables.scores import score_split
-from trainables.splits import split_samples
+from trainables.splits import SplitRule
 from trainables.state import TrialState, delete_state, read_state, write_state
 
 SMALL = MlpConfig(hidden_dim=64, epochs=60, patience=8, batch_size=8, lr=0.01)
@@ -27,7 +27,7 @@ def toy_data(n=60, noise=0.5, n_classes=3):
     rng = np.random.default_rng(0)
     labels = np.arange(n) % n_classes
     features = (rng.standard_normal((n, 7)) * noise + labels[:, None]).astype(np.float32)
-    return prepare_data(features, labels, split_samples(n), n_classes, torch.device("cpu"))
+    return prepare_data(features, labels, SplitRule().split(n), n_classes, torch.device("cpu"))
 
 
 def train(data, config=SMALL, seed=1):
@@ -117,7 +117,7 @@ def test_standardised_with_training_statistics():
     rng = np.random.default_rng(2)
     features = rng.standard_normal((50, 4)).astype(np.float32) * [1, 1e-20, 1e30, 0] + [5, 0, 0, 3]
     features = features.astype(np.float32)
-    split = split_samples(50)
+    split = SplitRule().split(50)
     data = prepare_data(features, np.arange(50) % 2, split, 2, torch.device("cpu"))
     x = data.train.x.double()
     assert torch.allclose(x.mean(0), torch.zeros(4, dtype=torch.float64), atol=1e-6)
@@ -132,7 +132,7 @@ def test_standardised_with_training_statistics():
 
 def test_standardised_values_stay_finite_at_the_limits_of_float32():
     features = np.zeros((40, 2), dtype=np.float32)
-    split = split_samples(40)
+    split = SplitRule().split(40)
     features[split.test, 0] = 3.4e38
     features[split.train[0], 1] = 3.4e38
     data = prepare_data(features, np.arange(40) % 2, split, 2, torch.device("cpu"))

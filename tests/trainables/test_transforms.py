@@ -7,7 +7,7 @@ from sklearn.decomposition import PCA
 
 from features.core.errors import UserError
 from trainables.data import prepare_data
-from trainables.splits import split_samples
+from trainables.splits import SplitRule
 from trainables.transforms import principal_components, split_transform, transformed_width
 
 
@@ -43,7 +43,7 @@ def test_directions_without_variance_are_zero_and_signs_are_fixed():
 def test_only_the_training_split_is_looked_at():
     rng = np.random.default_rng(1)
     features = rng.standard_normal((60, 12)).astype(np.float32)
-    labels, split = np.arange(60) % 3, split_samples(60)
+    labels, split = np.arange(60) % 3, SplitRule().split(60)
     other = features.copy()
     other[split.test] = rng.standard_normal((len(split.test), 12)) * 100
     first, second = (
