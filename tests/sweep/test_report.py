@@ -11,12 +11,16 @@ from typer.testing import CliRunner
 
 from cli import app
 from features.core.files import sign
+from features.hf_folder import write_dataset
 from sweep import RuntimeOptions, SweepSpec, run_sweep
+from sweep.report.build import report_run
 from sweep.sweep_file import read_sweep_file
+from tests.conftest import adapter_table
 from trainables.record import TrialKey, write_failure
 from trainables.run_dir import RunDir
 
-QUICK = {"mlp": dict(hidden_dim=16, epochs=3)}
+from .synthetic_run import made_up_run
+
 STRANGE = ['<script>alert("x")</script>', "$\\alpha_1$ & 100 %", "plain"]
 
 FIGURES = {
@@ -220,84 +224,73 @@ def test_no_pair_is_complete(zoo_run, tmp_path):
     assert list((run_dir / "report/figures").iterdir()) == []
 
 
-@pytest.mark.usefixtures("local_ray")
-def test_many_classes_with_long_names(make_dataset, tmp_path, browser):
+def test_many_classes_with_long_names(tmp_path, browser):
     names = [f"class number {i} [with a very long name]\n" for i in range(40)]
-    labels = pa.array([names[i % 40] for i in range(120)])
-    spec = SweepSpec(
-        str(make_dataset(rows=120, category_label=labels)),
-        representations=("stats",),
-        configs=("all_layers", "visual_only", "text_only"),
-        num_runs=2,
-        settings=QUICK,
-    )
-    options = RuntimeOptions(tmp_path / "results", cache_dir=tmp_path / "cache")
-    run_dir = run_sweep(spec, options).run_dir
-    assert report(run_dir).exit_code == 0
-    with browser.open(run_dir / "report/report.html") as tab:
+    configs = ("all_layers", "visual_only", "text_only")
+    run = made_up_run(tmp_path, ["stats"], configs, seeds=(42, 43), samples=120, classes=names)
+    out = tmp_path / "report"
+    with browser.open(report_run(run, out)) as tab:
         assert tab.errors == []
         assert tab.page.locator("#figure-ablation_text_only svg").is_visible()
         shown = tab.page.locator("#figure-classes svg text").all_text_contents()
     # Every second class is named, beside the first of three panels.
     assert shown.count("class number 0 …") == 1
     assert sum(text.startswith("class number") for text in shown) == 20
-    text = (run_dir / "report/tables/class_counts.txt").read_text()
+    text = (out / "tables/class_counts.txt").read_text()
     assert len(text.splitlines()) == 4 + 40
-    ablation = (run_dir / "report/tables/ablation_text_only.csv").read_text()
+    ablation = (out / "tables/ablation_text_only.csv").read_text()
     assert ablation.splitlines()[0].startswith("representation,all_layers,text_only,difference")
-    tex = (run_dir / "report/tables/class_counts.tex").read_text()
+    tex = (out / "tables/class_counts.tex").read_text()
     assert "{[}with a very long name{]}" in tex
 
 
-@pytest.mark.usefixtures("local_ray")
-def test_strange_class_names_one_seed_and_one_config(make_dataset, tmp_path, browser):
+@pytest.fixture(scope="module")
+def strange_run(local_ray, tmp_path_factory):
+    """Run directory of one seed and one config, of classes with strange names."""
+    root = tmp_path_factory.mktemp("strange")
     labels = pa.array([STRANGE[i % 3] for i in range(24)])
+    write_dataset(root / "strange", adapter_table(24, category_label=labels))
     spec = SweepSpec(
-        str(make_dataset(rows=24, category_label=labels)),
+        str(root / "strange"),
         representations=("stats", "spectral"),
         configs=("visual_only",),
         num_runs=1,
-        settings=QUICK,
+        settings={"mlp": dict(hidden_dim=16, epochs=3)},
     )
-    options = RuntimeOptions(tmp_path / "results", cache_dir=tmp_path / "cache")
-    run_dir = run_sweep(spec, options).run_dir
-    result = report(run_dir)
+    return run_sweep(spec, RuntimeOptions(root / "results", cache_dir=root / "cache")).run_dir
+
+
+def test_strange_class_names_one_seed_and_one_config(strange_run, tmp_path, browser):
+    out = tmp_path / "report"
+    result = report(strange_run, "--out", out)
     assert result.exit_code == 0, result.output
-    with browser.open(run_dir / "report/report.html") as tab:
+    with browser.open(out / "report.html") as tab:
         assert tab.errors == []
         counts = tab.page.locator("#table-class_counts td:first-child").all_text_contents()
         assert sorted(counts) == sorted(STRANGE)
         text = tab.text()
     assert "There is one seed and one split" in text
     assert "resample seeds" not in text
-    assert ",True\n" not in (run_dir / "report/tables/comparisons_visual_only.csv").read_text()
-    tex = (run_dir / "report/tables/class_counts.tex").read_text()
+    assert ",True\n" not in (out / "tables/comparisons_visual_only.csv").read_text()
+    tex = (out / "tables/class_counts.tex").read_text()
     assert r"\$\textbackslash{}alpha\_1\$ \& 100 \%" in tex
-    assert not (run_dir / "report/figures/stability.png").exists()
+    assert not (out / "figures/stability.png").exists()
 
 
-@pytest.mark.usefixtures("local_ray")
-def test_several_runs_by_size(make_dataset, zoo_run, written, tmp_path, browser):
-    options = RuntimeOptions(tmp_path / "results", cache_dir=tmp_path / "cache")
-    run_dirs = []
-    for rows in (24, 60):
-        spec = SweepSpec(
-            str(make_dataset(f"of-{rows}", rows=rows)),
-            representations=("stats",),
-            num_runs=2,
-            settings=QUICK,
-        )
-        run_dirs.append(run_sweep(spec, options).run_dir)
-    result = report(run_dirs[1], zoo_run, run_dirs[0])
+def test_several_runs_by_size(strange_run, sanity_run, zoo_run, written, tmp_path, browser):
+    small = shutil.copytree(sanity_run.run_dir, tmp_path / "small")
+    result = report(small, zoo_run, strange_run)
     assert result.exit_code == 0, result.output
-    out = tmp_path / "results" / f"report-of-60-{zoo_run.name}-of-24"
+    out = tmp_path / f"report-small-{zoo_run.name}-strange"
     rows = (out / "tables/runs.csv").read_text().splitlines()[1:]
     assert [row.split(",")[:2] for row in rows] == [
-        ["of-24", "24"], ["of-60", "60"], [zoo_run.name, "300"],
+        ["small", "18"], ["strange", "24"], [zoo_run.name, "300"],
     ]  # fmt: skip
     growth = (out / "tables/growth.csv").read_text().splitlines()[1:]
     assert [row.split(",")[:4] for row in growth] == [
-        [config, "stats", "of-24", zoo_run.name] for config in ("all_layers", "visual_only")
+        [config, name, "small", zoo_run.name]
+        for config in ("all_layers", "visual_only")
+        for name in ("stats", "matrix_norms")
     ]
     size = (out / "tables/size.csv").read_text()
     ranking = (written / "tables/ranking.csv").read_text().splitlines()
