@@ -40,44 +40,34 @@ def report(*arguments):
     return CliRunner().invoke(app, ["report", *map(str, arguments)])
 
 
-@pytest.fixture(scope="module")
-def written(zoo_run, tmp_path_factory):
-    """The report folder of the shipped adapters' sweep."""
-    out = tmp_path_factory.mktemp("written") / "report"
-    result = report(zoo_run, "--out", out)
-    assert result.exit_code == 0, result.output
-    assert result.output.splitlines()[-1] == str(out / "report.html")
-    return out
-
-
-def test_every_figure_and_table_is_written_in_every_format(written):
-    figures = {path.name for path in (written / "figures").iterdir()}
+def test_every_figure_and_table_is_written_in_every_format(zoo_report):
+    figures = {path.name for path in (zoo_report / "figures").iterdir()}
     assert figures == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
-    tables = {path.name for path in (written / "tables").iterdir()}
+    tables = {path.name for path in (zoo_report / "tables").iterdir()}
     assert tables == {f"{name}.{kind}" for name in TABLES for kind in ("txt", "csv", "tex")}
     for name in FIGURES:
-        with Image.open(written / f"figures/{name}.png") as image:
+        with Image.open(zoo_report / f"figures/{name}.png") as image:
             assert image.width == 1440
             assert len(image.convert("L").getcolors()) > 3
-        pdf = (written / f"figures/{name}.pdf").read_bytes()
+        pdf = (zoo_report / f"figures/{name}.pdf").read_bytes()
         assert pdf.startswith(b"%PDF")
         assert b"/FontFile2" in pdf  # text is text, in a font that can be edited
 
 
-def test_latex_tables_hold_what_the_text_tables_do(written):
+def test_latex_tables_hold_what_the_text_tables_do(zoo_report):
     for name in TABLES:
-        tex = (written / f"tables/{name}.tex").read_text()
+        tex = (zoo_report / f"tables/{name}.tex").read_text()
         body = re.search(r"\\midrule\n(.*)\\bottomrule", tex, re.DOTALL)[1]
         rows = [line.removesuffix(r" \\").split(" & ") for line in body.splitlines()]
         columns = re.search(r"\\begin{tabular}{([lr]+)}", tex)[1]
         assert {len(row) for row in rows} == {len(columns)}
-        text = (written / f"tables/{name}.txt").read_text().split("\n\n")[1]
+        text = (zoo_report / f"tables/{name}.txt").read_text().split("\n\n")[1]
         assert len(text.splitlines()) == len(rows) + 2
         assert not re.search(r"(?<!\\)[_%#]", re.sub(r"(?m)^% needs.*$|\\label{.*", "", tex))
 
 
-def test_the_page_in_a_browser(written, browser):
-    page = written / "report.html"
+def test_the_page_in_a_browser(zoo_report, browser):
+    page = zoo_report / "report.html"
     backgrounds, inks = set(), set()
     for dark in (False, True):
         with browser.open(page, dark=dark) as tab:
@@ -115,8 +105,8 @@ def test_the_page_in_a_browser(written, browser):
         assert tab.errors == []
 
 
-def test_the_page_by_keyboard_and_by_click(written, browser):
-    with browser.open(written / "report.html") as tab:
+def test_the_page_by_keyboard_and_by_click(zoo_report, browser):
+    with browser.open(zoo_report / "report.html") as tab:
         page = tab.page
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.textContent") == "Skip to the results"
@@ -151,11 +141,11 @@ def test_the_page_by_keyboard_and_by_click(written, browser):
         csv = page.evaluate(
             "url => fetch(url).then(answer => answer.text())", link.get_attribute("href")
         )
-        assert csv == (written / "tables/ranking.csv").read_bytes().decode()
+        assert csv == (zoo_report / "tables/ranking.csv").read_bytes().decode()
 
 
-def test_the_page_says_what_was_found_and_what_ran(written, browser, zoo_run):
-    with browser.open(written / "report.html") as tab:
+def test_the_page_says_what_was_found_and_what_ran(zoo_report, browser, zoo_run):
+    with browser.open(zoo_report / "report.html") as tab:
         text = tab.text()
     assert "all_layers: matrix_norms has the highest test accuracy" in text
     assert "info_theoretic is not above chance (guessing gives 10.0 %" in text
@@ -170,7 +160,7 @@ def test_the_page_says_what_was_found_and_what_ran(written, browser, zoo_run):
     assert "--hidden-dim 128 --dropout 0.2 --lr 0.003 --epochs 25 --patience 6" in command
 
 
-def test_a_partial_sweep_says_what_is_missing(zoo_run, tmp_path, browser):
+def test_a_partial_sweep_says_what_is_missing(zoo_run, tmp_path, browser, monkeypatch):
     run_dir = tmp_path / "partial"
     shutil.copytree(zoo_run, run_dir)
     for seed in (43, 44):
@@ -197,8 +187,10 @@ def test_a_partial_sweep_says_what_is_missing(zoo_run, tmp_path, browser):
     for name in ("stats", "matrix_norms"):
         for path in zoo_run.glob(f"checkpoints/*/{name}/*.json"):
             shutil.copy(path, run_dir / path.relative_to(zoo_run))
+    monkeypatch.setattr("sweep.report.build.run_figures", lambda analysis: [])  # drawn above
     assert report(run_dir).exit_code == 0
     assert not (run_dir / "report/tables/missing.csv").exists()
+    assert list((run_dir / "report/figures").iterdir()) == []
 
 
 def test_an_interrupted_report_is_written_again(zoo_run, tmp_path, monkeypatch):
@@ -277,7 +269,7 @@ def test_strange_class_names_one_seed_and_one_config(strange_run, tmp_path, brow
     assert not (out / "figures/stability.png").exists()
 
 
-def test_several_runs_by_size(strange_run, sanity_run, zoo_run, written, tmp_path, browser):
+def test_several_runs_by_size(strange_run, sanity_run, zoo_run, zoo_report, tmp_path, browser):
     small = shutil.copytree(sanity_run.run_dir, tmp_path / "small")
     result = report(small, zoo_run, strange_run)
     assert result.exit_code == 0, result.output
@@ -293,7 +285,7 @@ def test_several_runs_by_size(strange_run, sanity_run, zoo_run, written, tmp_pat
         for name in ("stats", "matrix_norms")
     ]
     size = (out / "tables/size.csv").read_text()
-    ranking = (written / "tables/ranking.csv").read_text().splitlines()
+    ranking = (zoo_report / "tables/ranking.csv").read_text().splitlines()
     alone = next(row for row in ranking if "visual_only" in row and "stats" in row)
     # The same estimate and interval as in the run's own report.
     assert ",".join(alone.split(",")[4:7]) in size
