@@ -3,7 +3,8 @@
 import os
 import shutil
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -23,41 +24,41 @@ from features.representations.evaluate import evaluate, matrix_batch
 from features.scan import scan_dataset
 from features.shard import _origin
 from features.sources import DatasetRequest, find_dataset
-from features.stage import plan_stage, run_stage, shard_bounds
+from features.stage import StagePlan, plan_stage, run_stage, shard_bounds
 from tests.conftest import NAMES, adapter_table, random_matrices
 from zoo.sd15 import matrix_column
 
 ROWS = 70
 NINE = get_representations(DEFAULT_REPRESENTATIONS)
-ALL = stored_representations(NINE)
+WANTED = [*stored_representations(NINE), *get_representations(["channel_norms"])]
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 
-@pytest.fixture
-def stage(make_dataset, tmp_path):
-    """(source, scan, cache root, function that runs what is missing of `wanted`)."""
-    source = find_dataset(DatasetRequest(str(make_dataset(rows=ROWS))), tmp_path)
-    scan = scan_dataset(source, "category_label", None, tmp_path)
-    root = tmp_path / "cache"
+def looked_at(folder, **columns):
+    """Write adapters as a dataset; returns its source and scan."""
+    write_dataset(folder / "adapters", adapter_table(rows=ROWS, **columns))
+    source = find_dataset(DatasetRequest(str(folder / "adapters")), folder)
+    return source, scan_dataset(source, "category_label", None, folder)
 
-    def run(wanted=ALL, **kwargs):
-        plan = plan_stage(scan, list(wanted), root)
-        return plan, run_stage(source, scan, plan, root, **kwargs)
 
-    return source, scan, root, run
+def load(root, scan, item, layers=None):
+    return feature_matrix(root, scan.weights, item, layers or list(scan.tensors)).load()
 
 
 @pytest.fixture(scope="module")
-def computed(local_ray, tmp_path_factory):
-    """Cache root with stats and simple_stats of the adapters that `stage` has."""
-    folder = tmp_path_factory.mktemp("computed")
-    write_dataset(folder / "adapters", adapter_table(rows=ROWS))
-    source = find_dataset(DatasetRequest(str(folder / "adapters")), folder)
-    scan = scan_dataset(source, "category_label", None, folder)
-    wanted = get_representations(["stats", "simple_stats"])
-    run_stage(source, scan, plan_stage(scan, wanted, folder / "cache"), folder / "cache")
-    return folder / "cache"
+def adapters(tmp_path_factory):
+    """(source, scan) of adapters that nothing is wrong with."""
+    return looked_at(tmp_path_factory.mktemp("intact"))
+
+
+@pytest.fixture(scope="module")
+def computed(local_ray, adapters, tmp_path_factory):
+    """(cache root, progress told): everything of the adapters; it is not to be changed."""
+    (source, scan), root, progress = adapters, tmp_path_factory.mktemp("computed"), []
+    plan = plan_stage(scan, WANTED, root)
+    run_stage(source, scan, plan, root, on_progress=lambda *p: progress.append(p))
+    return root, progress
 
 
 def expected_matrix(name, matrices):
@@ -70,30 +71,24 @@ def expected_matrix(name, matrices):
     return np.concatenate(columns, axis=1)
 
 
-def test_cached_matrices_equal_direct_evaluation(stage):
-    _, scan, root, run = stage
-    progress = []
-    run(on_progress=lambda *p: progress.append(p))
+def test_cached_matrices_equal_direct_evaluation(adapters, computed):
+    (_, scan), (root, progress) = adapters, computed
     assert progress[-1] == (ROWS, ROWS)
     assert len(progress) == len(shard_bounds(ROWS)) - 1 == 3
     for item in NINE:
-        values = feature_matrix(root, scan.weights, item, list(scan.tensors)).load()
+        values = load(root, scan, item)
         assert values.dtype == np.float32
         np.testing.assert_allclose(
             values, expected_matrix(item.name, random_matrices(ROWS)), rtol=1e-5, atol=1e-30
         )
     visual = [layer for layer in scan.tensors if ".attn1." in layer]
-    some = feature_matrix(root, scan.weights, REPRESENTATIONS["ensemble"], visual).load()
-    everything = feature_matrix(
-        root, scan.weights, REPRESENTATIONS["ensemble"], list(scan.tensors)
-    ).load()
+    some = load(root, scan, REPRESENTATIONS["ensemble"], visual)
+    everything = load(root, scan, REPRESENTATIONS["ensemble"])
     np.testing.assert_array_equal(some, everything[:, : 2 * 67])
 
 
-def test_datasets_opens_the_cache(stage):
-    _, scan, root, run = stage
-    run(get_representations(["stats"]))
-    folder = CacheEntry(root, scan.weights, REPRESENTATIONS["stats"]).folder
+def test_datasets_opens_the_cache(adapters, computed):
+    folder = CacheEntry(computed[0], adapters[1].weights, REPRESENTATIONS["stats"]).folder
     opened = datasets.load_from_disk(folder).with_format("numpy")
     assert opened.column_names == sorted(NAMES)
     expected = expected_matrix("stats", random_matrices(ROWS))
@@ -101,17 +96,11 @@ def test_datasets_opens_the_cache(stage):
     assert opened.features[NAMES[0]] == datasets.List(datasets.Value("float32"), length=7)
 
 
-def test_only_what_is_missing_is_computed(stage):
-    _, scan, root, run = stage
-    plan, _ = run(get_representations(["stats", "frequency"]))
-    assert [item.name for item in plan.computed] == ["stats", "frequency"]
-    plan, report = run(get_representations(["stats", "frequency"]))
+def test_what_is_there_is_not_computed(adapters, computed):
+    (source, scan), (root, _) = adapters, computed
+    plan = plan_stage(scan, WANTED, root)
     assert plan.computed == []
-    assert report.seconds == 0
-    before = {p: p.stat().st_mtime_ns for p in root.rglob("*.arrow")}
-    plan, _ = run(get_representations(["stats", "info_theoretic", "frequency"]))
-    assert [item.name for item in plan.computed] == ["info_theoretic"]
-    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert run_stage(source, scan, plan, root).seconds == 0
     newer = replace(REPRESENTATIONS["stats"], version="next")
     assert plan_stage(scan, [newer], root).computed == [newer]
 
@@ -145,81 +134,89 @@ def damage_state(folder):
     (folder / "state.json").write_text("{}")
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        damage_flip,
-        damage_truncate,
-        damage_delete_shard,
-        damage_delete_manifest,
-        damage_manifest,
-        damage_state,
-    ],
-)
-def test_damage_is_noticed_and_repaired(damage, stage, computed):
-    _, scan, root, run = stage
-    wanted = get_representations(["stats", "simple_stats"])
-    shutil.copytree(computed, root)
-    folder = CacheEntry(root, scan.weights, REPRESENTATIONS["stats"]).folder
-    intact = feature_matrix(root, scan.weights, wanted[0], list(scan.tensors)).load().copy()
-    damage(folder)
-    plan, _ = run(wanted)
-    assert [item.name for item in plan.computed] == ["stats"]
-    assert list(plan.damaged) == ["stats"]
-    repaired = feature_matrix(root, scan.weights, wanted[0], list(scan.tensors)).load()
-    np.testing.assert_array_equal(repaired, intact)
-    assert plan_stage(scan, wanted, root).computed == []
+DAMAGES = {
+    "simple_stats": damage_flip,
+    "rank_based": damage_truncate,
+    "stats": damage_delete_shard,
+    "spectral": damage_delete_manifest,
+    "matrix_norms": damage_manifest,
+    "distribution": damage_state,
+}
+MISSING, INTERRUPTED, INTACT = "info_theoretic", "frequency", "channel_norms"
 
 
-def test_an_interrupted_stage_keeps_its_finished_shards(stage):
-    _, scan, root, run = stage
-    wanted = get_representations(["stats"])
-    run(wanted)
-    entry = CacheEntry(root, scan.weights, wanted[0])
-    # What a stage killed after two of three shards leaves, one of them since damaged.
-    half = {
-        i: {
-            layer: values.reshape(-1, 7)
-            for layer, values in zip(
-                scan.tensors,
-                np.split(
-                    feature_matrix(root, scan.weights, wanted[0], list(scan.tensors)).load(), 4, 1
-                ),
-            )
-        }
-        for i in (0, 1)
-    }
-    bounds = shard_bounds(ROWS)
+def interrupt(entry, scan):
+    """Leave of a finished entry what a stage killed in its third shard leaves: an intact shard,
+    one damaged since, and one of another device. Returns their paths."""
+    values = load(entry.root, scan, entry.item)
+    layers = dict(zip(scan.tensors, np.split(values, len(scan.tensors), 1)))
     entry.discard()
-    for i, values in half.items():
-        part = {k: np.ascontiguousarray(v[bounds[i] : bounds[i + 1]]) for k, v in values.items()}
-        entry.write_shard(i, 3, part, _origin(torch.device("cpu")))
-    kept, damaged = (entry.partial / f"data-0000{i}-of-00003.arrow" for i in (0, 1))
-    damaged.write_bytes(damaged.read_bytes()[:-9])
-    inode = kept.stat().st_ino
-    plan, _ = run(wanted)
-    assert plan.computed == wanted
-    assert (entry.folder / kept.name).stat().st_ino == inode
+    entry.partial.mkdir()
+    here = _origin(torch.device("cpu"))
+    origins = (here, here, {**here, "device": "another"})
+    bounds = shard_bounds(ROWS)
+    for i, origin in enumerate(origins):
+        part = {k: np.ascontiguousarray(v[bounds[i] : bounds[i + 1]]) for k, v in layers.items()}
+        if origin is not here:
+            part = {k: np.zeros_like(v) for k, v in part.items()}
+        entry.write_shard(i, 3, part, origin)
+    shards = [entry.partial / f"data-0000{i}-of-00003.arrow" for i in range(3)]
+    shards[1].write_bytes(shards[1].read_bytes()[:-9])
+    return shards
+
+
+@dataclass
+class Mended:
+    """A cache with much wrong, after one more run of the stage; a run costs seconds, so what
+    can go wrong does so at once, each to another representation."""
+
+    root: Path
+    plan: StagePlan
+    kept_shard: int
+    untouched: dict[Path, int]
+
+
+@pytest.fixture(scope="module")
+def mended(adapters, computed, tmp_path_factory):
+    source, scan = adapters
+    root = tmp_path_factory.mktemp("mended") / "cache"
+    shutil.copytree(computed[0], root)
+    entries = {item.name: CacheEntry(root, scan.weights, item) for item in WANTED}
+    for name, damage in DAMAGES.items():
+        damage(entries[name].folder)
+    entries[MISSING].discard()
+    kept, *_ = interrupt(entries[INTERRUPTED], scan)
+    kept_shard = kept.stat().st_ino
+    untouched = {p: p.stat().st_mtime_ns for p in entries[INTACT].folder.iterdir()}
+    plan = plan_stage(scan, WANTED, root)
+    run_stage(source, scan, plan, root)
+    return Mended(root, plan, kept_shard, untouched)
+
+
+@pytest.mark.parametrize("name", DAMAGES, ids=[d.__name__ for d in DAMAGES.values()])
+def test_damage_is_noticed_and_repaired(name, adapters, computed, mended):
+    scan, item = adapters[1], REPRESENTATIONS[name]
+    assert name in mended.plan.damaged
+    np.testing.assert_array_equal(load(mended.root, scan, item), load(computed[0], scan, item))
+
+
+def test_only_what_is_missing_or_damaged_is_computed(adapters, computed, mended):
+    scan, item = adapters[1], REPRESENTATIONS[MISSING]
+    assert {item.name for item in mended.plan.computed} == {*DAMAGES, MISSING, INTERRUPTED}
+    assert set(mended.plan.damaged) == set(DAMAGES)
+    assert {p: p.stat().st_mtime_ns for p in mended.untouched} == mended.untouched
+    np.testing.assert_array_equal(load(mended.root, scan, item), load(computed[0], scan, item))
+    assert plan_stage(scan, WANTED, mended.root).computed == []
+
+
+def test_an_interrupted_stage_keeps_its_finished_shards(adapters, computed, mended):
+    """Those that are intact and of this device: the others are computed again."""
+    scan, item = adapters[1], REPRESENTATIONS[INTERRUPTED]
+    entry = CacheEntry(mended.root, scan.weights, item)
+    assert entry.origin()["instructions"] == torch.backends.cpu.get_cpu_capability()
+    assert (entry.folder / "data-00000-of-00003.arrow").stat().st_ino == mended.kept_shard
     assert not entry.partial.exists()
-    np.testing.assert_allclose(
-        feature_matrix(root, scan.weights, wanted[0], list(scan.tensors)).load(),
-        expected_matrix("stats", random_matrices(ROWS)),
-        rtol=1e-5,
-    )
-
-
-def test_bad_rows_are_left_out(make_dataset, tmp_path):
-    matrices = random_matrices(ROWS)
-    broken = matrices[NAMES[1]].copy()
-    broken[[0, 33]] = np.nan
-    path = make_dataset(rows=ROWS, **{NAMES[1]: matrix_column(broken)})
-    source = find_dataset(DatasetRequest(str(path)), tmp_path)
-    scan = scan_dataset(source, "category_label", None, tmp_path)
-    wanted = get_representations(["simple_stats"])
-    run_stage(source, scan, plan_stage(scan, wanted, tmp_path), tmp_path)
-    values = feature_matrix(tmp_path, scan.weights, wanted[0], list(scan.tensors)).load()
-    kept = {k: np.delete(v, [0, 33], axis=0) for k, v in matrices.items()}
-    np.testing.assert_allclose(values, expected_matrix("simple_stats", kept), rtol=1e-5)
+    np.testing.assert_array_equal(load(mended.root, scan, item), load(computed[0], scan, item))
 
 
 FAULTY = """
@@ -244,59 +241,65 @@ def right(batch):
 """
 
 
-def test_a_failing_representation_is_blamed_and_leaves_the_others_alone(stage, tmp_path):
-    _, scan, root, run = stage
+def test_a_failing_representation_is_blamed_and_leaves_the_others_alone(adapters, tmp_path):
+    (source, scan), root = adapters, tmp_path / "cache"
     (tmp_path / "faulty.py").write_text(FAULTY)
     own = [
         get_representation(f"{tmp_path}/faulty.py:{name}").copied(root / "plugins")
         for name in ("raises", "narrow", "undefined", "right")
     ]
-    _, report = run([*own, *get_representations(["stats"])])
+    wanted = [*own, REPRESENTATIONS["stats"]]
+    report = run_stage(source, scan, plan_stage(scan, wanted, root), root)
     assert sorted(report.failed) == ["narrow", "raises", "undefined"]
     assert "no such thing" in report.failed["raises"]
     assert "'narrow' returned (" in report.failed["narrow"]
     assert "'undefined' gives NaN" in report.failed["undefined"]
     assert not CacheEntry(root, scan.weights, own[0]).exists
-    assert plan_stage(scan, [own[3], *get_representations(["stats"])], root).computed == []
+    assert plan_stage(scan, wanted[3:], root).computed == []
 
 
-def test_a_representation_of_layers_has_a_column_for_each(make_dataset, tmp_path):
-    scale = np.linspace(-2, 2, ROWS, dtype=np.float32)
-    layer = NAMES[0].removesuffix(".lora.down.weight")
-    source = find_dataset(
-        DatasetRequest(str(make_dataset(rows=ROWS, **{f"{layer}.scale": scale}))), tmp_path
-    )
-    scan = scan_dataset(source, "category_label", None, tmp_path)
-    wanted = get_representations(["channel_norms", "channel_norms:5", "stats"])
-    run_stage(source, scan, plan_stage(scan, wanted, tmp_path), tmp_path)
-    names = [item.name for item in scan.layers]
-    assert names[0] == layer
-    values = feature_matrix(tmp_path, scan.weights, wanted[0], names).load()
-    expected = []
+BAD = [0, 33]
+SCALED = NAMES[0].removesuffix(".lora.down.weight")
+
+
+@pytest.fixture(scope="module")
+def odd(local_ray, tmp_path_factory):
+    """(cache root, scan, matrices and scales of the rows that count) of adapters with a scale in
+    one layer and two rows that are not finite."""
     matrices = random_matrices(ROWS)
+    broken = matrices[NAMES[1]].copy()
+    broken[BAD] = np.nan
+    scale = np.linspace(-2, 2, ROWS, dtype=np.float32)
+    root = tmp_path_factory.mktemp("odd")
+    columns = {NAMES[1]: matrix_column(broken), f"{SCALED}.scale": scale}
+    source, scan = looked_at(root, **columns)
+    wanted = get_representations(["simple_stats", "channel_norms", "channel_norms:5", "stats"])
+    run_stage(source, scan, plan_stage(scan, wanted, root), root)
+    kept = {name: np.delete(values, BAD, axis=0) for name, values in matrices.items()}
+    return root, scan, kept, np.delete(scale, BAD)
+
+
+def test_bad_rows_are_left_out(odd):
+    root, scan, matrices, _ = odd
+    values = load(root, scan, REPRESENTATIONS["simple_stats"])
+    np.testing.assert_allclose(values, expected_matrix("simple_stats", matrices), rtol=1e-5)
+
+
+def test_a_representation_of_layers_has_a_column_for_each(odd):
+    root, scan, matrices, scale = odd
+    names = [item.name for item in scan.layers]
+    assert names[0] == SCALED
+    whole, binned = get_representations(["channel_norms", "channel_norms:5"])
+    expected = []
     for item in scan.layers:
         update = matrices[item.up].astype(np.float64) @ matrices[item.down]
-        if item.name == layer:
+        if item.name == SCALED:
             update *= scale[:, None, None]
         expected += [np.linalg.norm(update, axis=2), np.linalg.norm(update, axis=1)]
-    np.testing.assert_allclose(values, np.concatenate(expected, 1), rtol=1e-5, atol=1e-6)
-    assert feature_matrix(tmp_path, scan.weights, wanted[1], names).load().shape == (ROWS, 20)
-
-
-def test_shards_of_another_device_are_computed_again(stage):
-    _, scan, root, run = stage
-    wanted = get_representations(["stats"])
-    run(wanted)
-    entry = CacheEntry(root, scan.weights, wanted[0])
-    intact = feature_matrix(root, scan.weights, wanted[0], list(scan.tensors)).load().copy()
-    assert entry.origin()["instructions"] == torch.backends.cpu.get_cpu_capability()
-    entry.discard()
-    elsewhere = {name: np.zeros((35, 7), np.float32) for name in scan.tensors}
-    entry.partial.mkdir(parents=True)
-    entry.write_shard(0, 3, elsewhere, {**_origin(torch.device("cpu")), "device": "another"})
-    run(wanted)
-    again = feature_matrix(root, scan.weights, wanted[0], list(scan.tensors)).load()
-    np.testing.assert_array_equal(again, intact)
+    np.testing.assert_allclose(
+        load(root, scan, whole, names), np.concatenate(expected, 1), rtol=1e-5, atol=1e-6
+    )
+    assert load(root, scan, binned, names).shape == (len(scale), 20)
 
 
 def test_runs_that_need_the_same_features_take_turns(tmp_path):

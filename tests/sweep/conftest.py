@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from cli import app
 from sweep import RuntimeOptions, SweepSpec, run_sweep
 
 ZOO = Path(__file__).parents[2] / "examples" / "digits-zoo"
@@ -20,6 +22,16 @@ def zoo_run(local_ray, tmp_path_factory):
         settings={"mlp": dict(hidden_dim=128, dropout=0.2, lr=3e-3, epochs=25, patience=6)},
     )
     return run_sweep(spec, RuntimeOptions(root / "results", cache_dir=root / "cache")).run_dir
+
+
+@pytest.fixture(scope="session")
+def zoo_report(zoo_run, tmp_path_factory):
+    """The report folder of `zoo_run`, written by the command."""
+    out = tmp_path_factory.mktemp("written") / "report"
+    result = CliRunner().invoke(app, ["report", str(zoo_run), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[-1] == str(out / "report.html")
+    return out
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 import cli
+from sweep.watch.prometheus import read_targets
 from tests.chaos import Chaos, command, compare, read_events, torment
 from tests.damage import Victim
 from trainables.run_dir import RunDir
@@ -126,6 +128,13 @@ def test_a_killed_worker_a_signal_and_a_killed_driver_cost_slices(
     assert len(listening) > 5
     assert {address for address in listening if not address.is_loopback} == set()
 
+    (metrics,) = read_targets(run_dir)  # they need no dashboard
+    with urllib.request.urlopen(f"http://{metrics}/metrics") as answer:
+        assert b"ray_" in answer.read()
+    refused = CliRunner().invoke(cli.app, ["dashboard", str(run_dir)])
+    assert refused.exit_code == 2
+    assert "its driver has no dashboard" in refused.stderr
+
     victim = next(e for e in (run_dir / "events").glob(f"*-{driver.pid}-*") if worker_of(e))
     os.kill(worker_of(victim), signal.SIGKILL)
     wait_for(lambda: resumed(run_dir) == 1)
@@ -140,6 +149,7 @@ def test_a_killed_worker_a_signal_and_a_killed_driver_cost_slices(
     assert "To resume: lorasweep run" in text
     assert "Traceback" not in text
     assert not (run_dir / "driver.lock").exists()
+    assert not RunDir(run_dir).metrics_targets.exists()
     summary = json.loads((run_dir / "summary.json").read_text())
     assert summary["not_reached"] > 0
 
@@ -147,7 +157,7 @@ def test_a_killed_worker_a_signal_and_a_killed_driver_cost_slices(
     wait_for(lambda: resumed(run_dir) >= 2)
     driver.kill()
     driver.wait()
-    assert start(sweep, tmp_path).wait(timeout=120) == 0, (tmp_path / "log").read_text()
+    run_here(sweep)
     assert resumed(run_dir) >= 3
     for path in RunDir(run_dir).records():
         timing = json.loads(path.read_text())["timing"]

@@ -10,7 +10,9 @@ import pytest
 from features.core.errors import UserError
 from features.core.plugins import find_origin
 from sweep import RuntimeOptions, SweepSpec, run_sweep
-from sweep.report.build import make_report
+from sweep.report.analysis import Analysis
+from sweep.report.content import run_tables
+from sweep.report.runs import load_run
 from sweep.sweep_file import read_sweep_file
 from sweep.watch.status import read_status
 from trainables.run_dir import RunDir
@@ -90,7 +92,9 @@ def test_a_package_brings_one_of_each(package, sanity, tmp_path, sanity_cache):
     for file in package.rglob("*.py"):
         file.unlink()
     assert len(read_status(result.run_dir).done) == 12
-    assert "row_norms@centroids" in make_report([result.run_dir]).read_text()
+    reported = Analysis(load_run(result.run_dir))
+    assert ("queries", "row_norms@centroids") in reported.pairs
+    assert run_tables(reported)
     restored = read_sweep_file(result.run_dir).spec()
     RunDir(result.run_dir).records()[0].unlink()
     assert run_sweep(restored, options).summary["ran"] == 1

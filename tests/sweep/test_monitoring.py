@@ -1,9 +1,11 @@
 """Watching a real sweep from outside: Ray's dashboard in a browser, the metrics endpoint,
-Prometheus, and what Grafana will ask it."""
+Prometheus and what Grafana will ask it, and `status --watch`."""
 
 import json
 import os
+import pty
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -16,19 +18,11 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sweep.watch.prometheus import SweepMetrics, read_targets
+from sweep.watch.prometheus import read_targets
 from sweep.watch.status import read_status
 from tests.chaos import ROOT, command
 from tests.programs import require_program
-from trainables.events import (
-    TrialFinished,
-    TrialOutOfMemory,
-    TrialProgress,
-    TrialStarted,
-    TrialWaiting,
-)
 from trainables.record import TrialKey, read_record
-from trainables.run_dir import RunDir
 
 DEPLOY = ROOT / "deploy"
 STATES = {"finished": "finished", "running": "running", "failed": "failed", "to do": "todo"}
@@ -52,24 +46,30 @@ def get(url, **query):
 
 
 @pytest.fixture(scope="module")
-def run_dir(sanity, tmp_path_factory):
-    """A sweep with dashboard that goes on until the tests are over; one trial has finished."""
+def sweep(sanity, tmp_path_factory):
+    """The driver of a sweep with dashboard that goes on until the tests are over."""
     out = tmp_path_factory.mktemp("watched")
-    sweep = command(
+    arguments = command(
         sanity, out, "--dashboard", "--representations", "stats,matrix_norms",
         "--configs", "all_layers", "--num-runs", "500", "--epochs", "1500", "--patience", "1500",
     )  # fmt: skip
     with open(out / "log", "w") as log:
         environment = {**os.environ, "RAY_metrics_report_interval_ms": "1000"}
-        driver = subprocess.Popen(sweep, stdout=log, stderr=log, env=environment)
-    found = out / "run"
+        driver = subprocess.Popen(arguments, stdout=log, stderr=log, env=environment)
+    driver.run_dir = out / "run"
     try:
-        eventually(lambda: (found / "sweep.json").exists() and read_status(found).done, 120)
-        yield found
+        yield driver
     finally:
         driver.terminate()
-        assert driver.wait(60) == 130
-    assert not RunDir(found).metrics_targets.exists()
+        driver.wait(60)
+
+
+@pytest.fixture(scope="module")
+def run_dir(sweep):
+    """Its run directory, once a trial has finished."""
+    found = sweep.run_dir
+    eventually(lambda: (found / "sweep.json").exists() and read_status(found).done, 120)
+    return found
 
 
 def scrape(run_dir):
@@ -317,35 +317,68 @@ def test_the_dashboard_file_is_one_grafana_can_import():
             assert all(target["legendFormat"] for target in panel["targets"])
 
 
-# Without an endpoint
+# Its death, last: it ends the sweep that the other tests look at
 
 
-def test_a_resumed_sweep_counts_what_is_on_disk(tmp_path):
-    keys = [TrialKey("all_layers", "stats", seed) for seed in range(5)]
-    metrics = SweepMetrics(tmp_path / "run")
-    records = {keys[0]: {"metrics": {"val_acc": 0.5}}, keys[1]: {"metrics": {"val_acc": 0.25}}}
-    metrics.begin_with(records, keys[2:], keys[2:3])
-    counts = {"finished": 2, "running": 0, "failed": 1, "todo": 2}
-    assert metrics.counts() == {("all_layers", "stats", "mlp"): counts}
-    metrics.take(TrialStarted(keys[2]))
-    metrics.take(TrialStarted(keys[3]))
-    counts = {"finished": 2, "running": 2, "failed": 0, "todo": 1}
-    assert metrics.counts() == {("all_layers", "stats", "mlp"): counts}
-    metrics.take(TrialWaiting(keys[2]))
-    metrics.take(TrialFinished(keys[3], 1.0, val_acc=0.75, test_acc=0.1))
-    metrics.take(TrialStarted(keys[4]))
-    metrics.take(TrialOutOfMemory(keys[4]))
-    counts = {"finished": 3, "running": 0, "failed": 0, "todo": 2}
-    assert metrics.counts() == {("all_layers", "stats", "mlp"): counts}
+def test_a_running_sweep_is_watched_and_its_death_noticed(sweep, run_dir):
+    """The numbers, the table, --watch on a terminal; then the driver is killed."""
+
+    def both_are_trained():
+        status = read_status(run_dir)
+        trials = status.activity.running
+        return len(trials) == 2 and all(trial.epoch > 0 for trial in trials) and status
+
+    status = eventually(both_are_trained)
+    assert status.alive
+    assert status.driver["pid"] == sweep.pid
+    (counts,) = (n for pair, n in status.counts().items() if n["running"])
+    assert counts["running"] == 2
+    assert counts["failed"] == 0
+    assert sum(counts.values()) == 500
+    shown = "\n".join(status.lines())
+    assert f"driver: training (process {sweep.pid} on " in shown
+    finished, todo = len(status.done), 998 - len(status.done)
+    assert f"{finished} of 1000 finished ({finished / 1000:.1%}), 2 running, 0 failed, " in shown
+    assert f" {todo} to do" in shown
+    for trial in status.activity.running:
+        assert f"{trial.key}: epoch {trial.epoch}, validation " in shown
+    told = status.to_json()
+    assert [t["epoch"] > 0 for t in told["running"]] == [True, True]
+    assert told["driver"]["alive"]
+    assert told["run_bytes"] > 1000
+    json.dumps(told)
+
+    screen = watch_on_a_terminal(run_dir, lambda: os.kill(sweep.pid, signal.SIGKILL))
+    assert "driver: training" in screen
+    assert "driver: not running; it died while training" in screen
+    assert f"resume: lorasweep restore {run_dir}" in screen
+    assert read_status(run_dir).activity.running == []
 
 
-def test_without_ray_nothing_is_exported_and_nothing_breaks(tmp_path):
-    metrics = SweepMetrics(tmp_path / "run")
-    key = TrialKey("all_layers", "stats", 1)
-    metrics.begin_with({}, [key], [])
-    with metrics.exporting():
-        metrics.take(TrialProgress(key, 1, 0.5))
-        metrics.take(TrialFinished(key, 1.0, val_acc=0.5, test_acc=0.5))
-    assert not RunDir(tmp_path / "run").metrics_targets.exists()
-    assert read_targets(tmp_path / "run") == []
-    assert metrics.counts()[key.config, key.representation, key.classifier]["finished"] == 1
+def watch_on_a_terminal(run_dir, then):
+    """What `status --watch` shows, `then` being done once it has shown something."""
+    parent, child = pty.openpty()
+    watcher = subprocess.Popen(
+        [sys.executable, ROOT / "cli.py", "status", run_dir, "--watch", "--every", "0.5"],
+        stdout=child, stderr=child, stdin=child,
+        env={**os.environ, "COLUMNS": "200", "LINES": "60", "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(child)
+    screen, done = b"", False
+    try:
+        while True:
+            try:
+                piece = os.read(parent, 65536)
+            except OSError:
+                break
+            if not piece:
+                break
+            screen += piece
+            if b"running now" in screen and not done:
+                done = True
+                then()
+        assert watcher.wait(timeout=30) == 0
+    finally:
+        watcher.kill()
+        os.close(parent)
+    return screen.decode()

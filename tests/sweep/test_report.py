@@ -11,12 +11,16 @@ from typer.testing import CliRunner
 
 from cli import app
 from features.core.files import sign
+from features.hf_folder import write_dataset
 from sweep import RuntimeOptions, SweepSpec, run_sweep
+from sweep.report.build import report_run
 from sweep.sweep_file import read_sweep_file
+from tests.conftest import adapter_table
 from trainables.record import TrialKey, write_failure
 from trainables.run_dir import RunDir
 
-QUICK = {"mlp": dict(hidden_dim=16, epochs=3)}
+from .synthetic_run import made_up_run
+
 STRANGE = ['<script>alert("x")</script>', "$\\alpha_1$ & 100 %", "plain"]
 
 FIGURES = {
@@ -36,44 +40,34 @@ def report(*arguments):
     return CliRunner().invoke(app, ["report", *map(str, arguments)])
 
 
-@pytest.fixture(scope="module")
-def written(zoo_run, tmp_path_factory):
-    """The report folder of the shipped adapters' sweep."""
-    out = tmp_path_factory.mktemp("written") / "report"
-    result = report(zoo_run, "--out", out)
-    assert result.exit_code == 0, result.output
-    assert result.output.splitlines()[-1] == str(out / "report.html")
-    return out
-
-
-def test_every_figure_and_table_is_written_in_every_format(written):
-    figures = {path.name for path in (written / "figures").iterdir()}
+def test_every_figure_and_table_is_written_in_every_format(zoo_report):
+    figures = {path.name for path in (zoo_report / "figures").iterdir()}
     assert figures == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
-    tables = {path.name for path in (written / "tables").iterdir()}
+    tables = {path.name for path in (zoo_report / "tables").iterdir()}
     assert tables == {f"{name}.{kind}" for name in TABLES for kind in ("txt", "csv", "tex")}
     for name in FIGURES:
-        with Image.open(written / f"figures/{name}.png") as image:
+        with Image.open(zoo_report / f"figures/{name}.png") as image:
             assert image.width == 1440
             assert len(image.convert("L").getcolors()) > 3
-        pdf = (written / f"figures/{name}.pdf").read_bytes()
+        pdf = (zoo_report / f"figures/{name}.pdf").read_bytes()
         assert pdf.startswith(b"%PDF")
         assert b"/FontFile2" in pdf  # text is text, in a font that can be edited
 
 
-def test_latex_tables_hold_what_the_text_tables_do(written):
+def test_latex_tables_hold_what_the_text_tables_do(zoo_report):
     for name in TABLES:
-        tex = (written / f"tables/{name}.tex").read_text()
+        tex = (zoo_report / f"tables/{name}.tex").read_text()
         body = re.search(r"\\midrule\n(.*)\\bottomrule", tex, re.DOTALL)[1]
         rows = [line.removesuffix(r" \\").split(" & ") for line in body.splitlines()]
         columns = re.search(r"\\begin{tabular}{([lr]+)}", tex)[1]
         assert {len(row) for row in rows} == {len(columns)}
-        text = (written / f"tables/{name}.txt").read_text().split("\n\n")[1]
+        text = (zoo_report / f"tables/{name}.txt").read_text().split("\n\n")[1]
         assert len(text.splitlines()) == len(rows) + 2
         assert not re.search(r"(?<!\\)[_%#]", re.sub(r"(?m)^% needs.*$|\\label{.*", "", tex))
 
 
-def test_the_page_in_a_browser(written, browser):
-    page = written / "report.html"
+def test_the_page_in_a_browser(zoo_report, browser):
+    page = zoo_report / "report.html"
     backgrounds, inks = set(), set()
     for dark in (False, True):
         with browser.open(page, dark=dark) as tab:
@@ -111,8 +105,8 @@ def test_the_page_in_a_browser(written, browser):
         assert tab.errors == []
 
 
-def test_the_page_by_keyboard_and_by_click(written, browser):
-    with browser.open(written / "report.html") as tab:
+def test_the_page_by_keyboard_and_by_click(zoo_report, browser):
+    with browser.open(zoo_report / "report.html") as tab:
         page = tab.page
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.textContent") == "Skip to the results"
@@ -147,11 +141,11 @@ def test_the_page_by_keyboard_and_by_click(written, browser):
         csv = page.evaluate(
             "url => fetch(url).then(answer => answer.text())", link.get_attribute("href")
         )
-        assert csv == (written / "tables/ranking.csv").read_bytes().decode()
+        assert csv == (zoo_report / "tables/ranking.csv").read_bytes().decode()
 
 
-def test_the_page_says_what_was_found_and_what_ran(written, browser, zoo_run):
-    with browser.open(written / "report.html") as tab:
+def test_the_page_says_what_was_found_and_what_ran(zoo_report, browser, zoo_run):
+    with browser.open(zoo_report / "report.html") as tab:
         text = tab.text()
     assert "all_layers: matrix_norms has the highest test accuracy" in text
     assert "info_theoretic is not above chance (guessing gives 10.0 %" in text
@@ -166,7 +160,7 @@ def test_the_page_says_what_was_found_and_what_ran(written, browser, zoo_run):
     assert "--hidden-dim 128 --dropout 0.2 --lr 0.003 --epochs 25 --patience 6" in command
 
 
-def test_a_partial_sweep_says_what_is_missing(zoo_run, tmp_path, browser):
+def test_a_partial_sweep_says_what_is_missing(zoo_run, tmp_path, browser, monkeypatch):
     run_dir = tmp_path / "partial"
     shutil.copytree(zoo_run, run_dir)
     for seed in (43, 44):
@@ -193,8 +187,10 @@ def test_a_partial_sweep_says_what_is_missing(zoo_run, tmp_path, browser):
     for name in ("stats", "matrix_norms"):
         for path in zoo_run.glob(f"checkpoints/*/{name}/*.json"):
             shutil.copy(path, run_dir / path.relative_to(zoo_run))
+    monkeypatch.setattr("sweep.report.build.run_figures", lambda analysis: [])  # drawn above
     assert report(run_dir).exit_code == 0
     assert not (run_dir / "report/tables/missing.csv").exists()
+    assert list((run_dir / "report/figures").iterdir()) == []
 
 
 def test_an_interrupted_report_is_written_again(zoo_run, tmp_path, monkeypatch):
@@ -220,87 +216,76 @@ def test_no_pair_is_complete(zoo_run, tmp_path):
     assert list((run_dir / "report/figures").iterdir()) == []
 
 
-@pytest.mark.usefixtures("local_ray")
-def test_many_classes_with_long_names(make_dataset, tmp_path, browser):
+def test_many_classes_with_long_names(tmp_path, browser):
     names = [f"class number {i} [with a very long name]\n" for i in range(40)]
-    labels = pa.array([names[i % 40] for i in range(120)])
-    spec = SweepSpec(
-        str(make_dataset(rows=120, category_label=labels)),
-        representations=("stats",),
-        configs=("all_layers", "visual_only", "text_only"),
-        num_runs=2,
-        settings=QUICK,
-    )
-    options = RuntimeOptions(tmp_path / "results", cache_dir=tmp_path / "cache")
-    run_dir = run_sweep(spec, options).run_dir
-    assert report(run_dir).exit_code == 0
-    with browser.open(run_dir / "report/report.html") as tab:
+    configs = ("all_layers", "visual_only", "text_only")
+    run = made_up_run(tmp_path, ["stats"], configs, seeds=(42, 43), samples=120, classes=names)
+    out = tmp_path / "report"
+    with browser.open(report_run(run, out)) as tab:
         assert tab.errors == []
         assert tab.page.locator("#figure-ablation_text_only svg").is_visible()
         shown = tab.page.locator("#figure-classes svg text").all_text_contents()
     # Every second class is named, beside the first of three panels.
     assert shown.count("class number 0 …") == 1
     assert sum(text.startswith("class number") for text in shown) == 20
-    text = (run_dir / "report/tables/class_counts.txt").read_text()
+    text = (out / "tables/class_counts.txt").read_text()
     assert len(text.splitlines()) == 4 + 40
-    ablation = (run_dir / "report/tables/ablation_text_only.csv").read_text()
+    ablation = (out / "tables/ablation_text_only.csv").read_text()
     assert ablation.splitlines()[0].startswith("representation,all_layers,text_only,difference")
-    tex = (run_dir / "report/tables/class_counts.tex").read_text()
+    tex = (out / "tables/class_counts.tex").read_text()
     assert "{[}with a very long name{]}" in tex
 
 
-@pytest.mark.usefixtures("local_ray")
-def test_strange_class_names_one_seed_and_one_config(make_dataset, tmp_path, browser):
+@pytest.fixture(scope="module")
+def strange_run(local_ray, tmp_path_factory):
+    """Run directory of one seed and one config, of classes with strange names."""
+    root = tmp_path_factory.mktemp("strange")
     labels = pa.array([STRANGE[i % 3] for i in range(24)])
+    write_dataset(root / "strange", adapter_table(24, category_label=labels))
     spec = SweepSpec(
-        str(make_dataset(rows=24, category_label=labels)),
+        str(root / "strange"),
         representations=("stats", "spectral"),
         configs=("visual_only",),
         num_runs=1,
-        settings=QUICK,
+        settings={"mlp": dict(hidden_dim=16, epochs=3)},
     )
-    options = RuntimeOptions(tmp_path / "results", cache_dir=tmp_path / "cache")
-    run_dir = run_sweep(spec, options).run_dir
-    result = report(run_dir)
+    return run_sweep(spec, RuntimeOptions(root / "results", cache_dir=root / "cache")).run_dir
+
+
+def test_strange_class_names_one_seed_and_one_config(strange_run, tmp_path, browser):
+    out = tmp_path / "report"
+    result = report(strange_run, "--out", out)
     assert result.exit_code == 0, result.output
-    with browser.open(run_dir / "report/report.html") as tab:
+    with browser.open(out / "report.html") as tab:
         assert tab.errors == []
         counts = tab.page.locator("#table-class_counts td:first-child").all_text_contents()
         assert sorted(counts) == sorted(STRANGE)
         text = tab.text()
     assert "There is one seed and one split" in text
     assert "resample seeds" not in text
-    assert ",True\n" not in (run_dir / "report/tables/comparisons_visual_only.csv").read_text()
-    tex = (run_dir / "report/tables/class_counts.tex").read_text()
+    assert ",True\n" not in (out / "tables/comparisons_visual_only.csv").read_text()
+    tex = (out / "tables/class_counts.tex").read_text()
     assert r"\$\textbackslash{}alpha\_1\$ \& 100 \%" in tex
-    assert not (run_dir / "report/figures/stability.png").exists()
+    assert not (out / "figures/stability.png").exists()
 
 
-@pytest.mark.usefixtures("local_ray")
-def test_several_runs_by_size(make_dataset, zoo_run, written, tmp_path, browser):
-    options = RuntimeOptions(tmp_path / "results", cache_dir=tmp_path / "cache")
-    run_dirs = []
-    for rows in (24, 60):
-        spec = SweepSpec(
-            str(make_dataset(f"of-{rows}", rows=rows)),
-            representations=("stats",),
-            num_runs=2,
-            settings=QUICK,
-        )
-        run_dirs.append(run_sweep(spec, options).run_dir)
-    result = report(run_dirs[1], zoo_run, run_dirs[0])
+def test_several_runs_by_size(strange_run, sanity_run, zoo_run, zoo_report, tmp_path, browser):
+    small = shutil.copytree(sanity_run.run_dir, tmp_path / "small")
+    result = report(small, zoo_run, strange_run)
     assert result.exit_code == 0, result.output
-    out = tmp_path / "results" / f"report-of-60-{zoo_run.name}-of-24"
+    out = tmp_path / f"report-small-{zoo_run.name}-strange"
     rows = (out / "tables/runs.csv").read_text().splitlines()[1:]
     assert [row.split(",")[:2] for row in rows] == [
-        ["of-24", "24"], ["of-60", "60"], [zoo_run.name, "300"],
+        ["small", "18"], ["strange", "24"], [zoo_run.name, "300"],
     ]  # fmt: skip
     growth = (out / "tables/growth.csv").read_text().splitlines()[1:]
     assert [row.split(",")[:4] for row in growth] == [
-        [config, "stats", "of-24", zoo_run.name] for config in ("all_layers", "visual_only")
+        [config, name, "small", zoo_run.name]
+        for config in ("all_layers", "visual_only")
+        for name in ("stats", "matrix_norms")
     ]
     size = (out / "tables/size.csv").read_text()
-    ranking = (written / "tables/ranking.csv").read_text().splitlines()
+    ranking = (zoo_report / "tables/ranking.csv").read_text().splitlines()
     alone = next(row for row in ranking if "visual_only" in row and "stats" in row)
     # The same estimate and interval as in the run's own report.
     assert ",".join(alone.split(",")[4:7]) in size

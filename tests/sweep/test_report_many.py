@@ -10,12 +10,13 @@ from PIL import Image
 
 from sweep.report.analysis import Analysis
 from sweep.report.build import report_run
+from sweep.report.content import run_tables
 from sweep.report.facts import reproduce_command, run_facts
-from sweep.report.figures import figure
+from sweep.report.figures import figure, run_figures
 from sweep.report.page import arrange
 from sweep.report.score_figures import ranking  # noqa: F401 - declares its figures
 from sweep.report.sections import Section
-from sweep.report.style import style_of
+from sweep.report.style import figure_style, save, style_of
 from sweep.report.tables import Table
 from sweep.results import format_results
 
@@ -40,7 +41,7 @@ def rows(out, name):
 
 
 @pytest.mark.parametrize(
-    "labels", [MANY[:28], pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+    "labels", [MANY[:3], pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 )
 def test_many_labels_and_configs(labels, tmp_path):
     run = made_up_run(tmp_path / "run", labels)
@@ -75,10 +76,29 @@ def test_many_labels_and_configs(labels, tmp_path):
     with Image.open(out / "figures/ranking.png") as image:
         assert image.height > len(labels) * 40
     assert len(rows(out, "ranking")) == len(labels) * len(CONFIGS)
-    for config in CONFIGS:
-        compared = rows(out, f"comparisons_{config}")
+
+
+def test_of_many_labels_the_best_are_compared_and_drawn(tmp_path):
+    """One figure of those with panels and one of those with rows stand for the others: drawing
+    them all takes a minute."""
+    labels = MANY[:28]
+    analysis = Analysis(made_up_run(tmp_path / "run", labels, CONFIGS[:2]))
+    for table in run_tables(analysis):
+        table.write(tmp_path / "tables")
+    assert len(rows(tmp_path, "ranking")) == 28 * 2
+    for config in CONFIGS[:2]:
+        compared = rows(tmp_path, f"comparisons_{config}")
         assert len(compared) == len(labels) - 1
-        assert {row["first"] for row in compared} == {Analysis(run).best_by_validation(config)}
+        assert {row["first"] for row in compared} == {analysis.best_by_validation(config)}
+    figures = {item.name: item for item in run_figures(analysis)}
+    assert "the best 24 are drawn" in figures["calibration"].caption
+    panels = figures["calibration"].draw()
+    assert sum(axes.get_visible() for axes in panels.axes) == 24
+    tall = figures["ranking"].draw()
+    assert tall.get_figheight() > len(labels) * 0.2
+    with figure_style():
+        save(tall, tmp_path, "ranking")
+    assert (tmp_path / "ranking.pdf").stat().st_size > 1000
 
 
 def test_without_all_layers_there_is_no_ablation(tmp_path):

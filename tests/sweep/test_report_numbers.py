@@ -12,7 +12,6 @@ from scipy import stats
 from sklearn import metrics
 
 from sweep.report.analysis import Analysis
-from sweep.report.build import make_report
 from sweep.report.runs import load_run
 
 from .conftest import ZOO
@@ -23,12 +22,10 @@ SEEDS = (42, 43, 44, 45)
 
 
 @pytest.fixture(scope="module")
-def tables(zoo_run, tmp_path_factory):
+def tables(zoo_report):
     """Table name -> its rows as CSV holds them."""
-    out = tmp_path_factory.mktemp("out") / "report"
-    make_report([zoo_run], out)
     found = {}
-    for path in (out / "tables").glob("*.csv"):
+    for path in (zoo_report / "tables").glob("*.csv"):
         with path.open(newline="") as file:
             found[path.stem] = list(csv.DictReader(file))
     return found

@@ -16,12 +16,16 @@ import pytest
 from features.core.errors import UserError
 from sweep import RuntimeOptions, SweepSpec, run_sweep
 from sweep.dry_run import describe
+from sweep.report.runs import load_run
 from sweep.sweep_file import read_sweep_file
 from sweep.watch.status import read_status
 from sweep.watch.terminal import Reporter
+from tests.conftest import NAMES as LAYERS
+from tests.conftest import random_matrices
 from trainables.classifiers.mlp import Mlp
 from trainables.record import TrialKey
 from trainables.run_dir import RunDir
+from zoo.sd15 import matrix_column
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -222,16 +226,22 @@ def test_one_failing_trial_does_not_stop_the_others(spec, options, finished):
     assert (status.failed, status.todo) == ([key], [])
 
 
-def test_no_cache_features_keeps_nothing_behind_and_labels_are_mapped(
-    make_dataset, options, tmp_path
-):
-    labels = pa.array([("cat", "ant")[i % 2] for i in range(24)])
-    path = make_dataset(rows=24, category_label=labels)
-    spec = SweepSpec(str(path), representations=("stats",), num_runs=1, settings=QUICK)
+def test_an_uncached_run_of_named_classes_and_bad_adapters(make_dataset, options, tmp_path):
+    """It keeps no features; its labels are mapped, and are those of the adapters that count."""
+    matrices = random_matrices(24)[LAYERS[0]]
+    matrices[[0, 7], 0, 0] = np.nan
+    labels = [("cat", "ant")[i % 2] for i in range(24)]
+    columns = {LAYERS[0]: matrix_column(matrices), "category_label": pa.array(labels)}
+    spec = SweepSpec(
+        str(make_dataset(rows=24, **columns)),
+        representations=("stats",), num_runs=1, settings=QUICK, skip_bad_samples=True,
+    )  # fmt: skip
     uncached = replace(options, cache_features=False, cache_dir=tmp_path / "cache")
     result = run_sweep(spec, uncached)
     assert summary(result) == counts(2, 0, 2)
     assert result.results["label_mapping"] == {"ant": 0, "cat": 1}
+    kept = [label for i, label in enumerate(labels) if i not in (0, 7)]
+    assert load_run(result.run_dir).labels.tolist() == [int(label == "cat") for label in kept]
     assert not uncached.cache_dir.exists()
     assert not list(result.run_dir.rglob("*.arrow"))
     assert summary(run_sweep(spec, uncached)) == counts(2, 2, 0)

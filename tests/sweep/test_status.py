@@ -1,22 +1,13 @@
 """What `status` makes of records, events and the driver's lock."""
 
 import json
-import os
-import pty
 import shutil
-import signal
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 
 from sweep.watch.activity import RATE_SECONDS, ActivityReader, read_activity
-from sweep.watch.prometheus import read_targets
 from sweep.watch.status import Memory, format_bytes, read_status
-from tests.chaos import ROOT, command
 from trainables.record import TrialKey
 
 KEYS = [TrialKey("all_layers", name, seed) for name in ("stats", "spectral") for seed in (1, 2, 3)]
@@ -183,86 +174,3 @@ def test_sizes_are_shown_in_powers_of_ten():
     assert [format_bytes(n) for n in (0, 999, 1234, 5_600_000, 7e9, 2.5e13)] == [
         "0 B", "999 B", "1.23 kB", "5.6 MB", "7 GB", "2.5e+04 GB",
     ]  # fmt: skip
-
-
-def test_a_running_sweep_is_watched_and_its_death_noticed(sanity, sanity_cache, tmp_path):
-    """A real sweep: running trials, the table, --watch on a terminal; then its driver is killed."""
-    sweep = command(
-        sanity, tmp_path, "--representations", "stats", "--configs", "all_layers",
-        "--num-runs", "3", "--epochs", "100000", "--patience", "100000",
-        "--cache-dir", str(sanity_cache),
-    )  # fmt: skip
-    run_dir = tmp_path / "run"
-    with open(tmp_path / "log", "w") as log:
-        driver = subprocess.Popen(sweep, stdout=log, stderr=log, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 90
-        while True:
-            assert time.monotonic() < deadline
-            if (run_dir / "sweep.json").exists():
-                status = read_status(run_dir)
-                trials = status.activity.running
-                if len(trials) == 2 and all(trial.epoch > 0 for trial in trials):
-                    break
-            time.sleep(0.1)
-        assert status.alive
-        assert status.driver["pid"] == driver.pid
-        assert status.counts() == {
-            ("all_layers", "stats"): {"finished": 0, "running": 2, "failed": 0, "to do": 1}
-        }
-        shown = "\n".join(status.lines())
-        assert f"driver: training (process {driver.pid} on " in shown
-        assert "0 of 3 finished (0.0%), 2 running, 0 failed, 1 to do" in shown
-        assert f"{trials[0].key}: epoch {trials[0].epoch}, validation " in shown
-        told = status.to_json()
-        assert {(t["seed"], t["epoch"] > 0) for t in told["running"]} == {(42, True), (43, True)}
-        assert told["driver"]["alive"]
-        assert told["run_bytes"] > 1000
-        json.dumps(told)
-
-        assert status.dashboard is None
-        refused = subprocess.run(
-            [sys.executable, ROOT / "cli.py", "dashboard", run_dir], capture_output=True, text=True
-        )
-        assert refused.returncode == 2
-        assert "its driver has no dashboard" in refused.stderr
-        (metrics,) = read_targets(run_dir)  # they need none
-        assert "ray_" in urllib.request.urlopen(f"http://{metrics}/metrics").read().decode()
-
-        screen = watch_on_a_terminal(run_dir, lambda: os.kill(driver.pid, signal.SIGKILL))
-        assert "driver: training" in screen
-        assert "driver: not running; it died while training" in screen
-        assert f"resume: lorasweep restore {run_dir}" in screen
-        assert read_status(run_dir).activity.running == []
-    finally:
-        driver.kill()
-        driver.wait()
-
-
-def watch_on_a_terminal(run_dir, then):
-    """What `status --watch` shows, `then` being done once it has shown something."""
-    parent, child = pty.openpty()
-    watcher = subprocess.Popen(
-        [sys.executable, ROOT / "cli.py", "status", run_dir, "--watch", "--every", "0.5"],
-        stdout=child, stderr=child, stdin=child,
-        env={**os.environ, "COLUMNS": "200", "LINES": "60", "TERM": "xterm"},
-    )  # fmt: skip
-    os.close(child)
-    screen, done = b"", False
-    try:
-        while True:
-            try:
-                piece = os.read(parent, 65536)
-            except OSError:
-                break
-            if not piece:
-                break
-            screen += piece
-            if b"running now" in screen and not done:
-                done = True
-                then()
-        assert watcher.wait(timeout=30) == 0
-    finally:
-        watcher.kill()
-        os.close(parent)
-    return screen.decode()
