@@ -23,7 +23,7 @@ from .representations.base import Shape, Unit
 from .sources import Source
 
 _ROWS_AT_A_TIME = 1024
-_SCAN_VERSION = 3
+_SCAN_VERSION = 4
 _SHOWN_BAD_CELLS = 3
 
 Progress = Callable[[int, int], None]
