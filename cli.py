@@ -471,6 +471,27 @@ def features(
         typer.echo(f"{name:15} {made:9} {path}")
 
 
+@app.command(epilog="Example: lorasweep layers examples/digits-zoo")
+@guarded
+def layers(
+    dataset: Annotated[str, typer.Argument(help="Dataset, as for run; it needs no labels.")],
+    dataset_config: DatasetConfig = None,
+    lora_rank: LoraRank = None,
+    configs: Annotated[
+        str | None, typer.Option(help="Comma-separated layer configs to show; else all built in.")
+    ] = None,
+    cache_dir: CacheDir = Path(".feature_cache"),
+    as_json: AsJson = False,
+) -> None:
+    """List a dataset's layers, and which layer configs have them."""
+    from sweep.layer_table import read_layer_table
+    from sweep.spec import SweepSpec
+
+    spec = SweepSpec(dataset, dataset_config=dataset_config, lora_rank=lora_rank)
+    found = read_layer_table(spec, None if configs is None else _names(configs), cache_dir)
+    typer.echo(json.dumps(found.to_json()) if as_json else "\n".join(found.lines()))
+
+
 @data.command(epilog="Example: lorasweep data sanity /tmp/sanity --samples 5 --classes 3")
 @guarded
 def sanity(

@@ -78,6 +78,7 @@ def test_the_version_is_the_packages():
         "dashboard",
         "report",
         "features",
+        "layers",
         "data sanity",
         "data synthetic",
         "data zoo",
