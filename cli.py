@@ -56,7 +56,13 @@ Representations = Annotated[
         "path/to/file.py:object."
     ),
 ]
-Configs = Annotated[str, typer.Option(help="Comma-separated layer configs.")]
+ConfigRegex = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="NAME=REGEX: one more layer config, of the layers in whose canonical name the regular "
+        "expression is found; repeatable."
+    ),
+]
 CacheDir = Annotated[Path, typer.Option(help="Root of the feature cache.")]
 GpusPerTrial = Annotated[
     str, typer.Option(help="GPUs per trial, a fraction to share one, or 'auto'.")
@@ -207,7 +213,14 @@ def run(
     seed: Annotated[int, typer.Option(help="The first seed.")] = 42,
     quick: Annotated[bool, typer.Option("--quick", help="Three seeds.")] = False,
     representations: Representations = None,
-    configs: Configs = "all_layers,visual_only",
+    configs: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated layer configs; all_layers and visual_only by default, where the "
+            "dataset has them."
+        ),
+    ] = None,
+    config_regex: ConfigRegex = None,
     classifiers: Annotated[
         str,
         typer.Option(
@@ -257,7 +270,7 @@ def run(
         skip_bad_samples=skip_bad_samples,
         num_runs=QUICK_RUNS if quick else num_runs,
         seed=seed,
-        configs=_names(configs),
+        **_configs(configs, config_regex),
         classifiers=_names(classifiers),
         pairs=_pairs(pairs),
         settings=_settings(settings, assign or []),
@@ -480,6 +493,7 @@ def layers(
     configs: Annotated[
         str | None, typer.Option(help="Comma-separated layer configs to show; else all built in.")
     ] = None,
+    config_regex: ConfigRegex = None,
     cache_dir: CacheDir = Path(".feature_cache"),
     as_json: AsJson = False,
 ) -> None:
@@ -487,8 +501,10 @@ def layers(
     from sweep.layer_table import read_layer_table
     from sweep.spec import SweepSpec
 
-    spec = SweepSpec(dataset, dataset_config=dataset_config, lora_rank=lora_rank)
-    found = read_layer_table(spec, None if configs is None else _names(configs), cache_dir)
+    spec = SweepSpec(
+        dataset, dataset_config, lora_rank=lora_rank, **_configs(configs, config_regex)
+    )
+    found = read_layer_table(spec, cache_dir)
     typer.echo(json.dumps(found.to_json()) if as_json else "\n".join(found.lines()))
 
 
@@ -566,6 +582,13 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _representations(text: str | None) -> dict[str, Any]:
     return {} if text is None else {"representations": _names(text)}
+
+
+def _configs(text: str | None, regexes: list[str] | None) -> dict[str, Any]:
+    from features.layer_configs import parse_regexes
+
+    chosen = None if text is None else _names(text)
+    return {"configs": chosen, "config_regexes": parse_regexes(regexes or [])}
 
 
 def _pairs(text: str | None) -> tuple[tuple[str, str], ...] | None:

@@ -100,21 +100,23 @@ class LayerTable:
         return [*lines, "", *_aligned([_HEADER, *(row.cells() for row in self.rows)])]
 
 
-def read_layer_table(spec: SweepSpec, configs: tuple[str, ...] | None, memo: Path) -> LayerTable:
-    """The layers of a spec's dataset, from the names and shapes of its columns.
+def read_layer_table(spec: SweepSpec, memo: Path) -> LayerTable:
+    """The layers of a spec's dataset and its layer configs, from the names and shapes of columns.
+
+    A spec that names no configs shows every built-in one.
 
     Arguments:
-        configs: references of the layer configs to show; None: every built-in one.
         memo: folder of what is known of hub datasets.
 
     Raises:
         UserError: the dataset cannot be used, or a config that was asked for has none of it.
     """
     spec.validate()
-    chosen = get_configs(tuple(LAYER_CONFIGS) if configs is None else configs)
+    names = tuple(LAYER_CONFIGS) if spec.configs is None else spec.configs
+    chosen = get_configs(names, spec.config_regexes)
     tensors, scales = read_shapes(find_dataset(spec.request, memo), spec.lora_rank)
-    if configs is not None:
-        for config in chosen:
+    for config in chosen:
+        if spec.configs is not None or config.regex is not None:
             config.tensors(tensors)  # refused if it has none
     layers = pair_layers(tensors, scales)
     having = {config.name: set(config.layers(layers)) for config in chosen}

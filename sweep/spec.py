@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from features.core.errors import UserError
-from features.layer_configs import DEFAULT_CONFIGS
+from features.layer_configs import regex_config
 from features.representations import DEFAULT_REPRESENTATIONS
 from features.sources import DatasetRequest, dataset_label
 from trainables.record import DEFAULT_CLASSIFIER
@@ -30,7 +30,9 @@ class SweepSpec:
         lora_rank: rank of layer tensors stored as flat lists; None reads them as 1×N.
         skip_bad_samples: leave adapters with NaN or infinite weights out instead of refusing.
         representations: references (see `get_representation`), in the order results list them.
-        configs: references of layer configs.
+        configs: references of layer configs; None: those of the default ones that the dataset has.
+        config_regexes: layer configs of the spec's own, name -> regular expression searched for in
+            canonical names of layers; those that `configs` does not name come after them.
         classifiers: references of classifiers; every representation is seen by each.
         pairs: (representation, classifier) references, instead of that product.
         num_runs: seeds per (config, representation, classifier).
@@ -45,7 +47,8 @@ class SweepSpec:
     lora_rank: int | None = None
     skip_bad_samples: bool = False
     representations: tuple[str, ...] = DEFAULT_REPRESENTATIONS
-    configs: tuple[str, ...] = DEFAULT_CONFIGS
+    configs: tuple[str, ...] | None = None
+    config_regexes: Mapping[str, str] = field(default_factory=dict)
     classifiers: tuple[str, ...] = (DEFAULT_CLASSIFIER,)
     pairs: tuple[tuple[str, str], ...] | None = None
     num_runs: int = 10
@@ -63,6 +66,8 @@ class SweepSpec:
             raise UserError("--lora-rank must be at least 1")
         if self.threads < 1:
             raise UserError("--threads must be at least 1")
+        for name, regex in self.config_regexes.items():
+            regex_config(name, regex)  # refuses what is none
         if self.pairs is not None:
             if not self.pairs:
                 raise UserError("--pairs names no pair")

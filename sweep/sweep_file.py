@@ -77,6 +77,12 @@ class SweepFile:
         config = self.declared["classifiers"][classifier]["config"]
         return {**config, "threads": self.frozen["decides"]["threads"]}
 
+    @property
+    def config_regexes(self) -> dict[str, str]:
+        """Those of the grid's layer configs that a regular expression was given for."""
+        known = {name: self.declared["configs"][name] for name in self.grid.configs}
+        return {name: item["regex"] for name, item in known.items() if "regex" in item}
+
     def spec(self) -> SweepSpec:
         """The spec that leads to this file again."""
         dataset = self.environment["dataset"]
@@ -90,6 +96,7 @@ class SweepFile:
                 for entry in self.grid.entries
             ),
             configs=tuple(self._reference("configs", name) for name in self.grid.configs),
+            config_regexes=self.config_regexes,
             num_runs=len(self.grid.seeds),
             seed=self.grid.seeds[0],
             settings={
