@@ -112,15 +112,18 @@ Given = dict[str, Any]
 
 
 def with_options(
-    *kinds: type, without: tuple[str, ...] = (), settings: bool = False
+    *kinds: type,
+    only: tuple[str, ...] = (),
+    without: tuple[str, ...] = (),
+    settings: bool = False,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for every field of some dataclasses, as declared there, but some,
-    and, with `settings`, for every setting of every built-in classifier.
+    """Give a command an option for every field of some dataclasses, as declared there, `only` some
+    or `without` some, and, with `settings`, for every setting of every built-in classifier.
 
     The command gets `given`: the fields that were typed; settings under "settings".
     """
     found = {name: o for kind in kinds for name, o in options_of(kind).items()}
-    shared = {name: o for name, o in found.items() if name not in without}
+    shared = {n: o for n, o in found.items() if n not in without and (not only or n in only)}
     own = {f"{c.name}__{f.name}": (c.name, f) for c, f in built_in_settings() if settings}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -175,7 +178,9 @@ def _parameter(name: str, field: Field[Any], option: Option) -> inspect.Paramete
     info = typer.Option(
         flag, help=option.help, show_default=shown, autocompletion=_completion(option.known)
     )
-    kind: Any = option.kind if default is not None else option.kind | None
+    kind: Any = list[str] if option.kind is list else option.kind
+    if default is None or option.kind is list:
+        default, kind = None, kind | None
     return inspect.Parameter(name, _KEYWORD, default=default, annotation=Annotated[kind, info])
 
 
@@ -376,10 +381,9 @@ def report(
 @with_options(
     SweepSpec,
     RuntimeOptions,
-    without=(
-        *("configs", "classifiers", "pairs", "num_runs", "seed", "threads"),
-        *("output_dir", "name", "cache_features", "gpus_per_trial", "cpus_per_trial"),
-        *("max_concurrent", "dashboard", "max_failures", "log_to"),
+    only=(
+        *("dataset", "dataset_config", "label_column", "lora_rank", "skip_bad_samples"),
+        *("representations", "cache_dir", "address", "verbose", "verify"),
     ),
 )
 def features(given: Given, as_json: AsJson = False) -> None:
@@ -397,6 +401,28 @@ def features(given: Given, as_json: AsJson = False) -> None:
     for name, path in report["representations"].items():
         made = "computed" if name in report["computed"] else "cached"
         typer.echo(f"{name:15} {made:9} {path}")
+
+
+@app.command(epilog="Example: lorasweep layers examples/digits-zoo")
+@guarded
+@with_options(
+    SweepSpec,
+    RuntimeOptions,
+    only=("dataset_config", "lora_rank", "configs", "config_regex", "cache_dir"),
+)
+def layers(
+    given: Given,
+    dataset: Annotated[str, typer.Argument(help="Dataset, as for run; it needs no labels.")],
+    as_json: AsJson = False,
+) -> None:
+    """List a dataset's layers, and which layer configs have them: all built-in ones, or those of
+    --configs."""
+    from sweep.layer_table import read_layer_table
+
+    spec = SweepSpec(dataset, **_of(SweepSpec, given))
+    options = RuntimeOptions(**_of(RuntimeOptions, given))
+    found = read_layer_table(spec, options.cache_dir)
+    typer.echo(json.dumps(found.to_json()) if as_json else "\n".join(found.lines()))
 
 
 @data.command(epilog="Example: lorasweep data sanity /tmp/sanity --samples 5 --classes 3")

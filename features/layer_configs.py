@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .core.errors import UserError
 from .core.names import check_doubles, nearest
 from .core.plugins import Origin, find_origin, load
-from .layers import Layer
+from .layer_names import (
+    CROSS_ATTENTION,
+    FEED_FORWARD,
+    SELF_ATTENTION,
+    LayerParts,
+    canonical_name,
+    parse_layer,
+)
+from .layers import Layer, layer_name
 
 GROUP = "lorasweep.configs"
 """The entry points that bring layer configs."""
@@ -24,7 +33,8 @@ class LayerConfig:
         version: part of trial fingerprints.
         selects: whether it has a layer tensor of this name.
         doc: one line of documentation.
-        origin: where it was loaded from, if it is not built in.
+        origin: where it was loaded from, if it is brought by a file or a package.
+        regex: what it was made from, if it was a regular expression.
     """
 
     name: str
@@ -32,6 +42,7 @@ class LayerConfig:
     selects: Callable[[str], bool]
     doc: str = ""
     origin: Origin | None = None
+    regex: str | None = None
 
     def tensors(self, names: Iterable[str]) -> list[str]:
         """Those of some layer tensors that it has, in sorted order.
@@ -41,6 +52,12 @@ class LayerConfig:
         """
         names = sorted(names)
         selected = [name for name in names if self.selects(name)]
+        if not selected and self.regex is not None:
+            some = ", ".join(sorted({canonical_name(layer_name(name)) for name in names})[:3])
+            raise UserError(
+                f"layer config {self.name!r}: its regular expression {self.regex!r} is found in no "
+                f"layer's canonical name (they are like {some})"
+            )
         if not selected:
             some = ", ".join(names[:3])
             raise UserError(
@@ -96,10 +113,104 @@ def text_only(tensor: str) -> bool:
     return ".attn2." in tensor
 
 
+# What a name says may be read better one day: whoever changes that raises the versions below.
+
+
+def _parts(tensor: str) -> LayerParts:
+    return parse_layer(layer_name(tensor))
+
+
+@layer_config("attention", version=1)
+def attention(tensor: str) -> bool:
+    """Self- and cross-attention of every component."""
+    return _parts(tensor).kind in (SELF_ATTENTION, CROSS_ATTENTION)
+
+
+@layer_config("feedforward", version=1)
+def feedforward(tensor: str) -> bool:
+    """Feed-forward layers of every component."""
+    return _parts(tensor).kind == FEED_FORWARD
+
+
+@layer_config("down_blocks", version=1)
+def down_blocks(tensor: str) -> bool:
+    """The UNet's blocks on the way down, with what lies in them."""
+    return _parts(tensor).block.startswith("down_blocks.")
+
+
+@layer_config("mid_block", version=1)
+def mid_block(tensor: str) -> bool:
+    """The UNet's block between the way down and the way up."""
+    return _parts(tensor).block == "mid_block"
+
+
+@layer_config("up_blocks", version=1)
+def up_blocks(tensor: str) -> bool:
+    """The UNet's blocks on the way up, with what lies in them."""
+    return _parts(tensor).block.startswith("up_blocks.")
+
+
+@layer_config("text_encoder", version=1)
+def text_encoder(tensor: str) -> bool:
+    """All text encoders of a diffusion model."""
+    return _parts(tensor).component.startswith("text_encoder")
+
+
 LAYER_CONFIGS = {item.name: item for item in list(vars().values()) if isinstance(item, LayerConfig)}
 """Every built-in config by name."""
 
 DEFAULT_CONFIGS = ("all_layers", "visual_only")
+
+
+def fitting_defaults(tensors: Iterable[str]) -> tuple[str, ...]:
+    """Those of the default configs that select some of a dataset's layer tensors."""
+    tensors = list(tensors)
+    return tuple(n for n in DEFAULT_CONFIGS if any(map(LAYER_CONFIGS[n].selects, tensors)))
+
+
+def regex_config(name: str, regex: str) -> LayerConfig:
+    """The config of the layers in whose canonical name a regular expression is found.
+
+    Its version is the expression: another one makes its trials run again.
+
+    Raises:
+        UserError: the name is no word or that of a built-in config, or the expression is no valid
+            one.
+    """
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        raise UserError(
+            f"--config-regex: {name!r} is no name for a layer config: need a letter, then letters, "
+            "digits and underscores"
+        )
+    if name in LAYER_CONFIGS:
+        raise UserError(f"--config-regex: the name {name!r} is that of a built-in layer config")
+    try:
+        pattern = re.compile(regex)
+    except re.error as error:
+        raise UserError(
+            f"--config-regex {name}: {regex!r} is no regular expression: {error}"
+        ) from error
+
+    def selects(tensor: str) -> bool:
+        return pattern.search(canonical_name(layer_name(tensor))) is not None
+
+    doc = f"`{regex}` in a layer's canonical name"
+    return LayerConfig(name, f"regex {regex}", selects, doc, regex=regex)
+
+
+def parse_regexes(assignments: Sequence[str]) -> dict[str, str]:
+    """NAME=REGEX texts as name -> regular expression.
+
+    Raises:
+        UserError: one has no `=`, a name is given twice, or `regex_config` refuses it.
+    """
+    pairs = [text.partition("=")[::2] for text in assignments]
+    for text, (name, regex) in zip(assignments, pairs):
+        if not (name and regex):
+            raise UserError(f"--config-regex {text!r}: need NAME=REGEX")
+        regex_config(name, regex)
+    check_doubles("--config-regex", [name for name, _ in pairs])
+    return dict(pairs)
 
 
 def get_config(reference: str) -> LayerConfig:
@@ -121,15 +232,29 @@ def get_config(reference: str) -> LayerConfig:
     return replace(found, version=f"{found.version}-{origin.digest[:12]}", origin=origin)
 
 
-def get_configs(references: Sequence[str]) -> list[LayerConfig]:
-    """Several of them; a `UserError` if there are none or two have the same name."""
-    if not references:
+def get_configs(
+    references: Sequence[str], regexes: Mapping[str, str] | None = None
+) -> list[LayerConfig]:
+    """Several of them.
+
+    Arguments:
+        regexes: name -> regular expression: configs that are named among the references, or come
+            after them.
+
+    Raises:
+        UserError: there are none, one cannot be had, or two have the same name.
+    """
+    made = {name: regex_config(name, regex) for name, regex in (regexes or {}).items()}
+    names = [*references, *(name for name in made if name not in references)]
+    if not names:
         raise UserError(f"no layer config given; choose from {', '.join(LAYER_CONFIGS)}")
-    found = [get_config(reference) for reference in references]
+    found = [made.get(name) or get_config(name) for name in names]
     check_doubles("layer config", [item.name for item in found])
     return found
 
 
 def uncovered(tensors: Iterable[str]) -> list[str]:
-    """Layer tensors that are neither self- nor cross-attention."""
-    return [n for n in sorted(tensors) if not (visual_only.selects(n) or text_only.selects(n))]
+    """Layer tensors that are in neither `visual_only` nor `text_only`, where others are."""
+    names = sorted(tensors)
+    left = [n for n in names if not (visual_only.selects(n) or text_only.selects(n))]
+    return left if len(left) < len(names) else []

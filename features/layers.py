@@ -5,18 +5,29 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-_LAYER_MARKS = ("lora.down.weight", "lora.up.weight", "lora_A.", "lora_B.")
-_DOWN_MARKS = ("lora.down.weight", "lora_A.")
+from .layer_names import TensorName, parse_tensor
 
 
 def is_layer_tensor(column: str) -> bool:
-    """Whether a dataset column holds LoRA weights (diffusers or PEFT naming)."""
-    return any(mark in column for mark in _LAYER_MARKS)
+    """Whether a dataset column holds LoRA weights (see docs/layers.md for how they are named)."""
+    return parse_tensor(column) is not None
 
 
 def is_down(column: str) -> bool:
     """Whether a layer tensor is the down projection (r × in); the other is up (out × r)."""
-    return any(mark in column for mark in _DOWN_MARKS)
+    return _parsed(column).down
+
+
+def layer_name(tensor: str) -> str:
+    """The layer of a layer tensor, in the dataset's own spelling."""
+    return _parsed(tensor).layer
+
+
+def _parsed(tensor: str) -> TensorName:
+    parsed = parse_tensor(tensor)
+    if parsed is None:
+        raise ValueError(f"{tensor!r} is no layer tensor")
+    return parsed
 
 
 @dataclass(frozen=True)
@@ -36,19 +47,6 @@ class Layer:
     up: str
     shape: tuple[int, int, int]
     scale: str | None
-
-
-def layer_name(tensor: str) -> str:
-    """The layer of a layer tensor."""
-    at = min(tensor.index(mark) for mark in _LAYER_MARKS if mark in tensor)
-    return tensor[:at].rstrip(".")
-
-
-def canonical_name(layer: str) -> str:
-    """A layer's name without what differs between the ways of writing it."""
-    for prefix in ("base_model.model.", "base_model."):
-        layer = layer.removeprefix(prefix)
-    return layer.replace(".processor", "")
 
 
 def scale_column(layer: str) -> str:

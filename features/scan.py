@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -18,12 +18,13 @@ import xxhash
 from .columns import RaggedColumnError, flat_values, matrix_shape
 from .core.errors import UserError
 from .core.files import DamagedFileError, digest, read_signed_json, sign, write_json
-from .layers import Layer, is_layer_tensor, layer_name, pair_layers, scale_column
+from .layers import Layer, pair_layers
 from .representations.base import Shape, Unit
+from .shapes import layer_columns, some
 from .sources import Source
 
 _ROWS_AT_A_TIME = 1024
-_SCAN_VERSION = 3
+_SCAN_VERSION = 4
 _SHOWN_BAD_CELLS = 3
 
 Progress = Callable[[int, int], None]
@@ -159,23 +160,16 @@ def _scan(
 ) -> DatasetScan:
     reader = source.open()
     names = reader.schema.names
-    tensors = sorted(name for name in names if is_layer_tensor(name))
-    if not tensors:
-        raise UserError(
-            f"no layer tensors in {source.label}: none of its {len(names)} columns is named like "
-            f"…lora.down.weight or …lora_A.… (columns: {_some(names)})"
-        )
+    tensors, scales = layer_columns(names, source.label)
     if label_column not in names:
         others = [name for name in names if name not in tensors]
         raise UserError(
             f"no label column {label_column!r} in {source.label}; choose one of "
-            f"{_some(others)} with --label-column"
+            f"{some(others)} with --label-column"
         )
     if reader.num_rows == 0:
         raise UserError(f"dataset {source.label} is empty")
 
-    expected = {scale_column(layer_name(name)) for name in tensors}
-    scales = sorted(expected.intersection(names))
     numeric = [*tensors, *scales]
     columns = {name: _ColumnScan(name) for name in numeric}
     labels: list[Any] = []
@@ -284,7 +278,3 @@ def class_names(schema: pa.Schema, label_column: str) -> list[str] | None:
         return info["info"]["features"][label_column].get("names")
     except (KeyError, ValueError, AttributeError):
         return None
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

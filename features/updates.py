@@ -14,7 +14,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from .layers import canonical_name
+from .layer_names import canonical_name
 
 
 class UpdateBatch:

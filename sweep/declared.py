@@ -6,7 +6,7 @@ reads a run directory needs neither them nor the code they came from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -15,7 +15,13 @@ from typing import Any
 from features.core.errors import UserError
 from features.core.names import check_doubles
 from features.core.plugins import Origin
-from features.layer_configs import LayerConfig, get_configs
+from features.layer_configs import (
+    DEFAULT_CONFIGS,
+    LayerConfig,
+    fitting_defaults,
+    get_configs,
+    parse_regexes,
+)
 from features.representations import (
     Representation,
     Unit,
@@ -191,6 +197,7 @@ class Declared:
                 name: {
                     "version": item.version,
                     "tensors": item.tensors(scan.tensors),
+                    **({"regex": item.regex} if item.regex is not None else {}),
                     **_origin_json(item.origin),
                 }
                 for name, item in self.configs.items()
@@ -215,14 +222,23 @@ def _origin_json(origin: Origin | None) -> dict[str, Any]:
     return {"origin": origin.to_json()} if origin else {}
 
 
-def declared_by(spec: SweepSpec, split: SplitRule) -> Declared:
+def declared_by(
+    spec: SweepSpec, split: SplitRule, tensors: Iterable[str] | None = None
+) -> Declared:
     """Find and load what a spec names.
+
+    Arguments:
+        tensors: the dataset's layer tensors, which the default layer configs are fitted to; without
+            them, a spec that names no configs stands for all default ones.
 
     Raises:
         UserError: there is no such thing, it cannot be loaded, two have one name, or a setting is
             impossible.
     """
-    configs = get_configs(spec.configs)
+    names = spec.configs
+    if names is None:
+        names = DEFAULT_CONFIGS if tensors is None else fitting_defaults(tensors)
+    configs = get_configs(names, parse_regexes(spec.config_regex))
     pairs = spec.pairs
     if pairs is None:
         if not spec.representations:

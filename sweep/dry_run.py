@@ -35,7 +35,7 @@ def describe(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) -> No
     with TemporaryDirectory() as nowhere:
         memo = None if options.cache_features else Path(nowhere)
         source, scan = open_dataset(spec, options, run_dir, reporter, memo=memo)
-    declared = declared_by(spec, split_rule(spec, source, scan))
+    declared = declared_by(spec, split_rule(spec, source, scan), scan.tensors)
     sweep = make_sweep_file(spec, declared, source, scan, options.cache_dir)
     sweep = continued(run_dir, sweep)
     state = read_records(run_dir, sweep.fingerprints)

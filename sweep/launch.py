@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from features.core.files import write_json, write_text
 from features.core.plugins import PluginError
 from features.layer_configs import uncovered
+from features.scan import DatasetScan
 from trainables.events import Done, Event, EventLog, Interrupted, Planned, Started, TrialFinished
 from trainables.record import TrialKey
 from trainables.run_dir import RunDir
@@ -103,7 +104,7 @@ def run_sweep(
     run_dir = options.run_dir(spec.dataset)
     with interruptible() as interruption:
         source, scan = open_dataset(spec, options, run_dir, reporter)
-        declared = _declared(spec, split_rule(spec, source, scan), run_dir)
+        declared = _declared(spec, split_rule(spec, source, scan), scan, run_dir)
         make_sweep_file(spec, declared, source, scan, options.cache_dir)  # refused before a folder
         make_folder(run_dir)
         with driver_lock(run_dir, interruption.wake, on_wait=reporter.say) as lock:
@@ -137,10 +138,10 @@ def run_sweep(
             )
 
 
-def _declared(spec: SweepSpec, split: SplitRule, run_dir: Path) -> Declared:
+def _declared(spec: SweepSpec, split: SplitRule, scan: DatasetScan, run_dir: Path) -> Declared:
     """What a spec names; where a user's own code fails is written to the run's log."""
     try:
-        return declared_by(spec, split)
+        return declared_by(spec, split, scan.tensors)
     except PluginError as error:
         if error.traceback:
             write_text(RunDir(run_dir).logs / "plugins.log", error.traceback)
@@ -192,7 +193,7 @@ def _tell_plan(run: Invocation, done: list[TrialKey], todo: list[TrialKey]) -> N
     if neither:
         run.stream.warn(
             f"{len(neither)} of {len(scan.tensors)} layer tensors are neither .attn1. nor .attn2. "
-            f"(e.g. {neither[0]}): only all_layers has them"
+            f"(e.g. {neither[0]}): neither visual_only nor text_only has them"
         )
     if len(run.declared.split.split(scan.num_samples).train) == scan.num_samples:
         run.stream.warn(

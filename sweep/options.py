@@ -25,7 +25,7 @@ class Option:
     Attributes:
         help: what it is, in its unit.
         read: see `Read`.
-        kind: what the command line takes it for: bool, int, Path or str.
+        kind: what the command line takes it for: bool, int, Path, str, or a list of str.
         show: the value as it would be typed.
         shown_default: what help says of the default, "" for nothing; None: the default as typed.
         only_on: its flag is spelled without a --no- twin.
@@ -77,6 +77,14 @@ def as_names(value: Any) -> tuple[str, ...]:
     return tuple(item.strip() for item in items if item.strip())
 
 
+def as_texts(value: Any) -> tuple[str, ...]:
+    """Texts, each as it is: one, or a list."""
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, Sequence) or not all(isinstance(item, str) for item in items):
+        raise ValueError("need a text or a list of texts")
+    return tuple(items)
+
+
 def as_pairs(value: Any) -> tuple[tuple[str, str], ...]:
     """REPRESENTATION:CLASSIFIER, comma-separated or in a list."""
     found = []
@@ -98,7 +106,7 @@ def as_gpus(value: Any) -> float | None:
         raise ValueError("is neither 'auto' nor a number") from None
 
 
-_KINDS: dict[Read, type] = {as_int: int, as_bool: bool, as_path: Path}
+_KINDS: dict[Read, type] = {as_int: int, as_bool: bool, as_path: Path, as_texts: list}
 
 
 def _show(value: Any) -> str:

@@ -10,13 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from features.core.errors import UserError
-from features.layer_configs import DEFAULT_CONFIGS, LAYER_CONFIGS
+from features.layer_configs import DEFAULT_CONFIGS, LAYER_CONFIGS, parse_regexes
 from features.representations import DEFAULT_REPRESENTATIONS, REPRESENTATIONS
 from features.sources import DatasetRequest, dataset_label
 from trainables.classifiers.catalogue import CLASSIFIERS
 from trainables.record import DEFAULT_CLASSIFIER
 
-from .options import as_bool, as_gpus, as_int, as_names, as_pairs, as_path, as_text, option
+from .options import (
+    as_bool,
+    as_gpus,
+    as_int,
+    as_names,
+    as_pairs,
+    as_path,
+    as_text,
+    as_texts,
+    option,
+)
 from .trackers import TRACKERS, check_tracker
 
 QUICK_RUNS = 3
@@ -34,7 +44,9 @@ class SweepSpec:
         lora_rank: rank of layer tensors stored as flat lists; None reads them as 1×N.
         skip_bad_samples: leave adapters with NaN or infinite weights out instead of refusing.
         representations: references (see `get_representation`), in the order results list them.
-        configs: references of layer configs.
+        configs: references of layer configs; None: those of the default ones that the dataset has.
+        config_regex: layer configs of the spec's own, NAME=REGEX: a regular expression searched for
+            in canonical names of layers; those that `configs` does not name come after them.
         classifiers: references of classifiers; every representation is seen by each.
         pairs: (representation, classifier) references, instead of that product.
         split: "fixed": all seeds share one; "per-seed": a trial's seed decides its split, too.
@@ -70,8 +82,18 @@ class SweepSpec:
         shown_default=f"the {len(DEFAULT_REPRESENTATIONS)} of the default grid",
         known=REPRESENTATIONS.keys,
     )
-    configs: tuple[str, ...] = option(
-        DEFAULT_CONFIGS, as_names, "Comma-separated layer configs.", known=LAYER_CONFIGS.keys
+    configs: tuple[str, ...] | None = option(
+        None,
+        as_names,
+        "Comma-separated layer configs.",
+        shown_default=f"{' and '.join(DEFAULT_CONFIGS)}, where the dataset has them",
+        known=LAYER_CONFIGS.keys,
+    )
+    config_regex: tuple[str, ...] = option(
+        (),
+        as_texts,
+        "NAME=REGEX: one more layer config, of the layers in whose canonical name the regular "
+        "expression is found; repeatable.",
     )
     classifiers: tuple[str, ...] = option(
         (DEFAULT_CLASSIFIER,),
@@ -124,6 +146,7 @@ class SweepSpec:
                     raise UserError(f"--split-column says it all: leave {name} out")
         if self.threads < 1:
             raise UserError("--threads must be at least 1")
+        parse_regexes(self.config_regex)  # refuses what is none
         if self.pairs is not None:
             if not self.pairs:
                 raise UserError("--pairs names no pair")

@@ -76,6 +76,12 @@ class SweepFile:
         config = self.declared["classifiers"][classifier]["config"]
         return {**config, "threads": self.frozen["decides"]["threads"]}
 
+    @property
+    def config_regexes(self) -> dict[str, str]:
+        """Those of the grid's layer configs that a regular expression was given for."""
+        known = {name: self.declared["configs"][name] for name in self.grid.configs}
+        return {name: item["regex"] for name, item in known.items() if "regex" in item}
+
     def spec(self) -> SweepSpec:
         """The spec that leads to this file again."""
         dataset = self.environment["dataset"]
@@ -89,6 +95,7 @@ class SweepFile:
                 for entry in self.grid.entries
             ),
             configs=tuple(self._reference("configs", name) for name in self.grid.configs),
+            config_regex=tuple(f"{n}={regex}" for n, regex in self.config_regexes.items()),
             num_runs=len(self.grid.seeds),
             seed=self.grid.seeds[0],
             settings={

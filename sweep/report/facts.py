@@ -99,6 +99,8 @@ def reproduce_command(sweep: SweepFile) -> str:
     words = ["lorasweep", "run"]
     for name, value in options.items():
         words += [f"--{name}", str(value)]
+    for name, regex in sweep.config_regexes.items():
+        words += ["--config-regex", f"{name}={regex}"]
     words += changed
     if data["skip_bad_samples"]:
         words.append("--skip-bad-samples")

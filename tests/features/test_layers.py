@@ -1,7 +1,14 @@
 import pytest
 
 from features.core.errors import UserError
-from features.layer_configs import LAYER_CONFIGS, get_config, uncovered
+from features.layer_configs import (
+    LAYER_CONFIGS,
+    fitting_defaults,
+    get_config,
+    get_configs,
+    parse_regexes,
+    uncovered,
+)
 from features.layers import is_down, is_layer_tensor, pair_layers
 
 LAYERS = [
@@ -32,6 +39,7 @@ def test_configs_select_by_name_in_sorted_order():
     assert LAYER_CONFIGS["visual_only"].tensors(LAYERS) == [LAYERS[1]]
     assert LAYER_CONFIGS["text_only"].tensors(LAYERS) == [LAYERS[0]]
     assert uncovered(LAYERS) == [LAYERS[2]]
+    assert uncovered(LAYERS[2:]) == []
     assert is_down(LAYERS[1])
     assert is_down(LAYERS[2])
     assert not is_down(LAYERS[0])
@@ -67,3 +75,81 @@ def test_tensors_are_paired_into_layers_by_what_their_names_share():
     }
     config = LAYER_CONFIGS["visual_only"]
     assert config.layers(layers) == ["unet.b.attn1.to_q"]
+
+
+NETWORK = {
+    "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q.lora_down.weight":
+        "attention down_blocks",
+    "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.lora.up.weight":
+        "attention mid_block text_only",
+    "unet.up_blocks.1.attentions.0.transformer_blocks.0.attn1.to_v.lora_A.weight":
+        "attention up_blocks visual_only",
+    "lora_unet_output_blocks_0_1_transformer_blocks_3_ff_net_2.lora_up.weight":
+        "feedforward up_blocks",
+    "unet.up_blocks.2.resnets.0.conv1.lora.down.weight": "up_blocks",
+    "lora_te2_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight":
+        "attention text_encoder",
+    "text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_linear_layer.up.weight":
+        "feedforward text_encoder",
+    "transformer.transformer_blocks.0.attn.to_q.lora_A.weight": "attention",
+    "base_model.model.model.layers.0.mlp.up_proj.lora_B.weight": "feedforward",
+    "unet.conv_in.lora.down.weight": "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("tensor", "configs"), NETWORK.items())
+def test_what_the_built_in_configs_select_in_every_spelling(tensor, configs):
+    found = {name for name, config in LAYER_CONFIGS.items() if config.selects(tensor)}
+    assert found == {"all_layers", *configs.split()}
+
+
+def test_the_first_three_configs_are_of_version_1_for_ever():
+    """Their records' fingerprints are without a version."""
+    versions = {name: LAYER_CONFIGS[name].version for name in list(LAYER_CONFIGS)[:3]}
+    assert versions == dict.fromkeys(("all_layers", "visual_only", "text_only"), "1")
+
+
+def test_default_configs_are_those_that_a_dataset_has():
+    assert fitting_defaults(LAYERS) == ("all_layers", "visual_only")
+    llm = ["base_model.model.model.layers.0.mlp.up_proj.lora_B.weight"]
+    assert fitting_defaults(llm) == ("all_layers",)
+
+
+def test_a_regular_expression_is_searched_for_in_canonical_names():
+    regexes = parse_regexes(["queries=to_q$", "odd=(blocks|layers)\\.[13579]\\."])
+    queries, odd = get_configs((), regexes)
+    assert [name for name in NETWORK if queries.selects(name)] == [
+        "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q.lora_down.weight",
+        "transformer.transformer_blocks.0.attn.to_q.lora_A.weight",
+    ]
+    assert [name for name in NETWORK if odd.selects(name)] == [
+        "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q.lora_down.weight",
+        "unet.up_blocks.1.attentions.0.transformer_blocks.0.attn1.to_v.lora_A.weight",
+        "lora_unet_output_blocks_0_1_transformer_blocks_3_ff_net_2.lora_up.weight",
+    ]
+    assert queries.version != get_configs((), {"queries": "to_q"})[0].version
+    with pytest.raises(UserError, match=r"'x': its regular .* 'to_z' is found in no .* like model"):
+        get_configs((), {"x": "to_z"})[0].tensors(NETWORK)
+
+
+def test_regular_expressions_come_after_the_others_unless_they_are_named():
+    regexes = {"queries": "to_q"}
+    assert [c.name for c in get_configs(("all_layers",), regexes)] == ["all_layers", "queries"]
+    named = get_configs(("queries", "all_layers"), regexes)
+    assert [c.name for c in named] == ["queries", "all_layers"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["queries"], "'queries': need NAME=REGEX"),
+        (["queries="], "need NAME=REGEX"),
+        (["a/b=x"], "'a/b' is no name for a layer config"),
+        (["attention=x"], "'attention' is that of a built-in layer config"),
+        (["x=("], r"x: '\(' is no regular expression: missing \)"),
+        (["x=a", "x=b"], "'x' is given twice"),
+    ],
+)
+def test_bad_regular_expressions_are_refused(given, message):
+    with pytest.raises(UserError, match=message):
+        parse_regexes(given)

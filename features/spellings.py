@@ -1,0 +1,247 @@
+"""How other programs spell the layers that diffusers has: to diffusers' own module paths.
+
+Covered are kohya's names, in which every dot is an underscore, Stability's own UNet and the fused
+Flux and SD3 transformers of their authors. Queries, keys and values that are fused into one matrix
+stay one layer, under the name that diffusers gives them when it fuses them.
+"""
+
+from __future__ import annotations
+
+import re
+
+PEFT_PREFIXES = ("base_model.model.", "base_model.")
+"""What PEFT's wrapper puts before a model's own path."""
+
+UNET, TRANSFORMER = "unet", "transformer"
+"""diffusers' names of the network that denoises."""
+
+_KOHYA = {
+    "lora_unet_": "",  # a UNet or a transformer: what follows tells
+    "lora_transformer_": TRANSFORMER,
+    "lora_te_": "text_encoder",
+    "lora_te1_": "text_encoder",
+    "lora_te2_": "text_encoder_2",
+    "lora_te3_": "text_encoder_3",
+}
+_UPSTREAM_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
+
+# A name of kohya's is cut at every underscore; those in one of these words are none of its dots.
+_JOINED = (
+    "down_blocks", "mid_block", "up_blocks", "transformer_blocks", "single_transformer_blocks",
+    "input_blocks", "middle_block", "output_blocks", "in_layers", "out_layers", "emb_layers",
+    "skip_connection", "time_embed", "label_emb", "time_embedding", "add_embedding",
+    "time_emb_proj", "linear_1", "linear_2", "to_q", "to_k", "to_v", "to_out", "proj_in",
+    "proj_out", "conv_in", "conv_out", "conv_shortcut", "text_model", "text_projection",
+    "self_attn", "q_proj", "k_proj", "v_proj", "out_proj", "wi_0", "wi_1", "double_blocks",
+    "single_blocks", "joint_blocks", "context_block", "x_block", "img_attn", "txt_attn",
+    "img_mlp", "txt_mlp", "img_mod", "txt_mod", "img_in", "txt_in", "time_in", "vector_in",
+    "guidance_in", "in_layer", "out_layer", "final_layer", "adaLN_modulation", "ff_context",
+    "norm1_context", "to_add_out", "add_q_proj", "add_k_proj", "add_v_proj", "proj_mlp",
+    "x_embedder", "context_embedder", "time_text_embed", "timestep_embedder", "text_embedder",
+    "guidance_embedder", "norm_out",
+)  # fmt: skip
+_PLAIN = (
+    "attentions", "resnets", "downsamplers", "upsamplers", "conv", "conv1", "conv2", "op", "out",
+    "attn", "attn1", "attn2", "ff", "ff_context", "net", "proj", "encoder", "layers", "mlp",
+    "fc1", "fc2", "block", "layer", "SelfAttention", "DenseReluDense", "q", "k", "v", "o", "wo",
+    "qkv", "mod", "lin", "linear", "modulation", "linear1", "linear2", "norm", "norm1",
+)  # fmt: skip
+_WORDS = {*_JOINED, *_PLAIN}
+_JOIN = re.compile(
+    r"(?<![^.])(?:"
+    + "|".join(sorted((re.escape(w.replace("_", ".")) for w in _JOINED), key=len, reverse=True))
+    + r")(?![^.])"
+)
+
+# Stability's UNet: block number -> diffusers' block and place in it, for two layers per block.
+_SGM_INNER = {"0": "resnets", "1": "attentions"}
+_SGM_MIDDLE = {"0": "resnets.0", "1": "attentions.0", "2": "resnets.1"}
+_SGM_RESNET = {
+    "in_layers.2": "conv1",
+    "out_layers.3": "conv2",
+    "emb_layers.1": "time_emb_proj",
+    "skip_connection": "conv_shortcut",
+}
+_SGM_OUTSIDE = {
+    "input_blocks.0.0": "conv_in",
+    "out.2": "conv_out",
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "label_emb.0.0": "add_embedding.linear_1",
+    "label_emb.0.2": "add_embedding.linear_2",
+}
+
+# The authors' transformers: kind of block -> (diffusers' list, module there -> diffusers' module).
+# Of a double block, XLabs writes `qkv_lora1` for the image's and `qkv_lora2` for the text's.
+_TRANSFORMER_BLOCKS = {
+    "double_blocks": (
+        "transformer_blocks",
+        {
+            "img_attn.qkv": "attn.to_qkv",
+            "img_attn.proj": "attn.to_out.0",
+            "img_mlp.0": "ff.net.0.proj",
+            "img_mlp.2": "ff.net.2",
+            "img_mod.lin": "norm1.linear",
+            "txt_attn.qkv": "attn.to_added_qkv",
+            "txt_attn.proj": "attn.to_add_out",
+            "txt_mlp.0": "ff_context.net.0.proj",
+            "txt_mlp.2": "ff_context.net.2",
+            "txt_mod.lin": "norm1_context.linear",
+            "qkv_lora1": "attn.to_qkv",
+            "proj_lora1": "attn.to_out.0",
+            "qkv_lora2": "attn.to_added_qkv",
+            "proj_lora2": "attn.to_add_out",
+        },
+    ),
+    "single_blocks": (
+        "single_transformer_blocks",
+        {
+            "linear1": "attn.to_qkv_mlp_proj",
+            "linear2": "proj_out",
+            "modulation.lin": "norm.linear",
+            "qkv": "attn.to_qkv",
+            "proj": "proj_out",
+        },
+    ),
+    "joint_blocks": (
+        "transformer_blocks",
+        {
+            "x_block.attn.qkv": "attn.to_qkv",
+            "x_block.attn.proj": "attn.to_out.0",
+            "x_block.mlp.fc1": "ff.net.0.proj",
+            "x_block.mlp.fc2": "ff.net.2",
+            "x_block.adaLN_modulation.1": "norm1.linear",
+            "context_block.attn.qkv": "attn.to_added_qkv",
+            "context_block.attn.proj": "attn.to_add_out",
+            "context_block.mlp.fc1": "ff_context.net.0.proj",
+            "context_block.mlp.fc2": "ff_context.net.2",
+            "context_block.adaLN_modulation.1": "norm1_context.linear",
+        },
+    ),
+}
+_TRANSFORMER_OUTSIDE = {
+    "img_in": "x_embedder",
+    "txt_in": "context_embedder",
+    "time_in.in_layer": "time_text_embed.timestep_embedder.linear_1",
+    "time_in.out_layer": "time_text_embed.timestep_embedder.linear_2",
+    "vector_in.in_layer": "time_text_embed.text_embedder.linear_1",
+    "vector_in.out_layer": "time_text_embed.text_embedder.linear_2",
+    "guidance_in.in_layer": "time_text_embed.guidance_embedder.linear_1",
+    "guidance_in.out_layer": "time_text_embed.guidance_embedder.linear_2",
+    "final_layer.linear": "proj_out",
+    "final_layer.adaLN_modulation.1": "norm_out.linear",
+}
+
+# First words of a path in diffusers, for names that do not say which network they are of.
+_FIRST_WORDS = {
+    "down_blocks": UNET,
+    "mid_block": UNET,
+    "up_blocks": UNET,
+    "conv_in": UNET,
+    "conv_out": UNET,
+    "time_embedding": UNET,
+    "add_embedding": UNET,
+    "transformer_blocks": TRANSFORMER,
+    "single_transformer_blocks": TRANSFORMER,
+    "x_embedder": TRANSFORMER,
+    "context_embedder": TRANSFORMER,
+    "time_text_embed": TRANSFORMER,
+    "text_model": "text_encoder",
+}
+_COMPONENT = re.compile(r"(unet|transformer|text_encoder(?:_[23])?)\.(.+)")
+# Paths in language models (GPT-2, Falcon, ChatGLM) that begin like diffusers' component.
+_LANGUAGE_MODEL = re.compile(r"transformer\.(h|encoder|wte|wpe|word_embeddings|output_layer)\.")
+_TEXT_PROJECTIONS = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+
+
+def unwrapped(layer: str) -> str:
+    """A layer's name without what PEFT's wrapper puts before it."""
+    for prefix in PEFT_PREFIXES:
+        layer = layer.removeprefix(prefix)
+    return layer
+
+
+def diffusers_path(layer: str) -> tuple[str, str] | None:
+    """(component, module path in it) of a diffusion model's layer, in diffusers' spelling.
+
+    Arguments:
+        layer: a layer's name in any spelling, without PEFT's wrapper and without the tensor's part.
+
+    Returns:
+        None: it is no layer of a diffusion model in a spelling that is known here.
+    """
+    found = _from_kohya(layer) if "." not in layer else _from_dots(layer)
+    if found is None:
+        return None
+    component, path = found
+    if component == UNET and path.endswith(".to_out"):
+        path += ".0"  # old names of attention processors are without it
+    if component.startswith("text_encoder"):
+        head, _, last = path.rpartition(".")
+        path = f"{head}.{_TEXT_PROJECTIONS[last]}" if last in _TEXT_PROJECTIONS else path
+    return component, path
+
+
+def _from_kohya(layer: str) -> tuple[str, str] | None:
+    prefix = next((p for p in _KOHYA if layer.startswith(p)), None)
+    if prefix is None:
+        # A layer outside of all blocks, as PEFT writes it: one word.
+        return (_FIRST_WORDS[layer], layer) if layer in _FIRST_WORDS else None
+    path = _JOIN.sub(
+        lambda match: match[0].replace(".", "_"), layer.removeprefix(prefix).replace("_", ".")
+    )
+    if not all(word in _WORDS or word.isdigit() for word in path.split(".")):
+        return None
+    component = _KOHYA[prefix]
+    return (component, path) if component else _by_content(path)
+
+
+def _from_dots(layer: str) -> tuple[str, str] | None:
+    path = re.sub(r"\.processor(?=\.|$)", "", layer)
+    upstream = next((p for p in _UPSTREAM_PREFIXES if path.startswith(p)), "")
+    path = path.removeprefix(upstream)
+    match = _COMPONENT.fullmatch(path)
+    if upstream or not match:
+        return _by_content(path)
+    return None if _LANGUAGE_MODEL.match(path) else (match[1], match[2])
+
+
+def _by_content(path: str) -> tuple[str, str] | None:
+    """(component, diffusers' path) of a path that does not say what it is a path in."""
+    for component, translated in (
+        (UNET, _from_sgm(path)),
+        (TRANSFORMER, _from_authors_transformer(path)),
+    ):
+        if translated:
+            return component, translated
+    component = _FIRST_WORDS.get(path.split(".")[0], "")
+    return (component, path) if component else None
+
+
+def _from_sgm(path: str) -> str | None:
+    if path in _SGM_OUTSIDE:
+        return _SGM_OUTSIDE[path]
+    if match := re.fullmatch(r"middle_block\.([012])\.(.+)", path):
+        return f"mid_block.{_SGM_MIDDLE[match[1]]}.{_SGM_RESNET.get(match[2], match[2])}"
+    match = re.fullmatch(r"(input|output)_blocks\.(\d+)\.(\d+)\.(.+)", path)
+    if not match:
+        return None
+    down, number, inner, rest = match[1] == "input", int(match[2]), match[3], match[4]
+    block, place = divmod(number - 1 if down else number, 3)
+    side = "down" if down else "up"
+    if rest in ("op", "conv"):
+        return f"{side}_blocks.{block}.{side}samplers.0.conv"
+    if inner not in _SGM_INNER or block < 0:
+        return None
+    module = _SGM_RESNET.get(rest, rest)
+    return f"{side}_blocks.{block}.{_SGM_INNER[inner]}.{place}.{module}"
+
+
+def _from_authors_transformer(path: str) -> str | None:
+    if path in _TRANSFORMER_OUTSIDE:
+        return _TRANSFORMER_OUTSIDE[path]
+    match = re.fullmatch(r"(double|single|joint)_blocks\.(\d+)\.(.+)", path)
+    if not match:
+        return None
+    blocks, modules = _TRANSFORMER_BLOCKS[f"{match[1]}_blocks"]
+    return f"{blocks}.{match[2]}.{modules[match[3]]}" if match[3] in modules else None

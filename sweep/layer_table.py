@@ -1,0 +1,139 @@
+"""`lorasweep layers`: what layers a dataset has, and which layer configs have them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from features.layer_configs import LAYER_CONFIGS, get_configs, parse_regexes
+from features.layer_names import LayerParts, network_order, parse_layer
+from features.layers import Layer, pair_layers
+from features.shapes import read_shapes
+from features.sources import find_dataset
+
+from .spec import SweepSpec
+
+_HEADER = ("layer", "component", "kind", "projection", "out × in", "rank", "scale", "configs")
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer.
+
+    Attributes:
+        parts: what its name says.
+        layer: its tensors and shape; its name in the dataset's own spelling.
+        configs: the layer configs that have both of its tensors.
+    """
+
+    parts: LayerParts
+    layer: Layer
+    configs: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        outputs, inputs, rank = self.layer.shape
+        return {
+            "name": self.parts.name,
+            "spelling": self.layer.name,
+            "component": self.parts.component,
+            "block": self.parts.block,
+            "numbers": list(self.parts.numbers),
+            "kind": self.parts.kind,
+            "projection": self.parts.projection,
+            "outputs": outputs,
+            "inputs": inputs,
+            "rank": rank,
+            "scale_column": self.layer.scale,
+            "configs": list(self.configs),
+        }
+
+    def cells(self) -> tuple[str, ...]:
+        """As a row under `_HEADER`."""
+        parts, (outputs, inputs, rank) = self.parts, self.layer.shape
+        return (
+            *(parts.name, parts.component, parts.kind, parts.projection),
+            *(f"{outputs} × {inputs}", str(rank), "yes" if self.layer.scale else "no"),
+            ", ".join(self.configs) or "none",
+        )
+
+
+@dataclass(frozen=True)
+class LayerTable:
+    """A dataset's layers.
+
+    Attributes:
+        rows: as data flows through the networks.
+        unpaired: layer tensors that are no layer, for want of the other factor or of its rank.
+        configs: layer configs that were asked about.
+    """
+
+    rows: list[LayerRow]
+    unpaired: list[str]
+    configs: list[str]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Config -> how many layers it has."""
+        found = Counter(config for row in self.rows for config in row.configs)
+        return {config: found[config] for config in self.configs}
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {
+            "layers": [row.to_json() for row in self.rows],
+            "unpaired": self.unpaired,
+            "configs": self.counts,
+        }
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [
+            f"layers   {len(self.rows)}",
+            "configs  " + ", ".join(f"{name} {count}" for name, count in self.counts.items()),
+        ]
+        if self.unpaired:
+            some = ", ".join(self.unpaired[:3]) + (", …" if len(self.unpaired) > 3 else "")
+            lines.append(f"without a fitting other half: {len(self.unpaired)} tensors ({some})")
+        return [*lines, "", *_aligned([_HEADER, *(row.cells() for row in self.rows)])]
+
+
+def read_layer_table(spec: SweepSpec, memo: Path) -> LayerTable:
+    """The layers of a spec's dataset and its layer configs, from the names and shapes of columns.
+
+    A spec that names no configs shows every built-in one.
+
+    Arguments:
+        memo: folder of what is known of hub datasets.
+
+    Raises:
+        UserError: the dataset cannot be used, or a config that was asked for has none of it.
+    """
+    spec.validate()
+    names = tuple(LAYER_CONFIGS) if spec.configs is None else spec.configs
+    chosen = get_configs(names, parse_regexes(spec.config_regex))
+    tensors, scales = read_shapes(find_dataset(spec.request, memo), spec.lora_rank)
+    for config in chosen:
+        if spec.configs is not None or config.regex is not None:
+            config.tensors(tensors)  # refused if it has none
+    layers = pair_layers(tensors, scales)
+    having = {config.name: set(config.layers(layers)) for config in chosen}
+    rows = [
+        LayerRow(
+            parse_layer(layer.name),
+            layer,
+            tuple(name for name, names in having.items() if layer.name in names),
+        )
+        for layer in sorted(layers, key=lambda layer: network_order(layer.name))
+    ]
+    paired = {tensor for layer in layers for tensor in (layer.down, layer.up)}
+    return LayerTable(rows, sorted(tensors.keys() - paired), list(having))
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return [
+        "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows
+    ]
