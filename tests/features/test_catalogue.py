@@ -19,8 +19,14 @@ from features.representations.base import NAME
 from features.representations.evaluate import evaluate_each, matrix_batch
 from features.updates import UpdateBatch
 
-SIZES = {None: ("",), "optional": ("", ":7"), "required": (":7",)}
-EVERY = [f"{name}{size}" for name, item in REPRESENTATIONS.items() for size in SIZES[item.sized]]
+
+def sizes(item):
+    """What may follow a name: nothing where it may be left out, and a size where it takes one."""
+    given = [f":{size}" for size in item.sizes or (7,)] if item.sized else []
+    return given if item.sized == "required" else ["", *given]
+
+
+EVERY = [f"{name}{size}" for name, item in REPRESENTATIONS.items() for size in sizes(item)]
 SHAPES = [(1, 1, 1), (6, 9, 1), (9, 6, 4), (3, 3, 3)]
 
 
