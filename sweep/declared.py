@@ -19,6 +19,7 @@ from features.layer_configs import LayerConfig, get_configs
 from features.representations import (
     Representation,
     Unit,
+    expand_groups,
     get_representation,
     get_representations,
 )
@@ -220,7 +221,8 @@ def declared_by(spec: SweepSpec) -> Declared:
         if not spec.representations:
             get_representations(())  # says so
         find_classifiers(spec.classifiers)  # refused if there is none, or one twice
-        pairs = tuple(product(spec.representations, spec.classifiers))
+        pairs = tuple(product(expand_groups(spec.representations), spec.classifiers))
+    pairs = tuple((name, c) for reference, c in pairs for name in expand_groups([reference]))
     inputs = {reference: _input(reference) for reference, _ in pairs}
     references = list(dict.fromkeys(reference for _, reference in pairs))
     classifiers = dict(zip(references, find_classifiers(references)))

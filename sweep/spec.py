@@ -29,7 +29,8 @@ class SweepSpec:
         label_column: column of strings or integers to predict.
         lora_rank: rank of layer tensors stored as flat lists; None reads them as 1×N.
         skip_bad_samples: leave adapters with NaN or infinite weights out instead of refusing.
-        representations: references (see `get_representation`), in the order results list them.
+        representations: references (see `get_representation`) or `GROUPS` of them, in the order
+            results list them.
         configs: references of layer configs.
         classifiers: references of classifiers; every representation is seen by each.
         pairs: (representation, classifier) references, instead of that product.

@@ -10,6 +10,7 @@ import torch
 from features.core.errors import UserError
 from features.representations import (
     DEFAULT_REPRESENTATIONS,
+    GROUPS,
     REPRESENTATIONS,
     Unit,
     get_representation,
@@ -76,6 +77,20 @@ def test_the_default_grid_is_the_original_experiment():
         "frequency", "info_theoretic", "ensemble",
     )  # fmt: skip
     assert list(REPRESENTATIONS)[: len(DEFAULT_REPRESENTATIONS)] == list(DEFAULT_REPRESENTATIONS)
+
+
+def test_groups_stand_for_their_members():
+    names = {group: [item.name for item in get_representations([group])] for group in GROUPS}
+    assert tuple(names["nine"]) == DEFAULT_REPRESENTATIONS
+    assert names["all"] == [*names["nine"], *names["update"]]
+    assert all(item.unit is Unit.LAYER for item in get_representations(["update"]))
+    of_layers = {name for name, item in REPRESENTATIONS.items() if item.unit is Unit.LAYER}
+    assert {name.partition(":")[0] for name in names["update"]} == of_layers
+    assert not GROUPS.keys() & REPRESENTATIONS.keys()
+    with pytest.raises(UserError, match="'stats' is given twice"):
+        get_representations(["nine", "stats"])
+    with pytest.raises(UserError, match="did you mean 'update'"):
+        get_representation("updat")
 
 
 @pytest.mark.parametrize("sized", [None, 16])

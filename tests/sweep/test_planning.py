@@ -119,3 +119,13 @@ def test_what_cannot_fit_is_refused_before_it_starts(spec, sanity, tmp_path):
 def test_pairs_go_without_the_lists_they_stand_for(spec):
     with pytest.raises(UserError, match="--pairs goes without"):
         replace(spec, pairs=(("stats", "mlp"),)).validate()
+
+
+def test_groups_of_representations_are_their_members():
+    spec = SweepSpec("anything", representations=("update",), classifiers=("linear", "mlp"))
+    names = ["update_spectrum", "update_sketch:128", "channel_norms", "canonical"]
+    assert list(declared_by(spec).inputs) == names
+    both = declared_by(replace(spec, pairs=(("nine", "mlp"), ("update_sketch", "linear"))))
+    assert [entry.label for entry in both.entries][-2:] == ["ensemble", "update_sketch:128@linear"]
+    with pytest.raises(UserError, match="pair 'stats' is given twice"):
+        declared_by(replace(spec, representations=("nine", "stats"), classifiers=("mlp",)))
