@@ -52,8 +52,8 @@ SkipBad = Annotated[
 Representations = Annotated[
     str | None,
     typer.Option(
-        help="Comma-separated; all nine by default. Also NAME:SIZE, package.module:object, "
-        "path/to/file.py:object."
+        help="Comma-separated; all nine by default. Also 'update' (of whole layers), 'all', "
+        "NAME:SIZE, package.module:object, path/to/file.py:object."
     ),
 ]
 Configs = Annotated[str, typer.Option(help="Comma-separated layer configs.")]
