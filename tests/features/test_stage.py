@@ -75,7 +75,7 @@ def test_cached_matrices_equal_direct_evaluation(stage):
     progress = []
     run(on_progress=lambda *p: progress.append(p))
     assert progress[-1] == (ROWS, ROWS)
-    assert len(progress) == len(shard_bounds(ROWS)) - 1 == 3
+    assert len(progress) == len(shard_bounds(ROWS, scan.numbers_per_sample)) - 1 == 3
     for item in NINE:
         values = feature_matrix(root, scan.weights, item, list(scan.tensors)).load()
         assert values.dtype == np.float32
@@ -189,7 +189,7 @@ def test_an_interrupted_stage_keeps_its_finished_shards(stage):
         }
         for i in (0, 1)
     }
-    bounds = shard_bounds(ROWS)
+    bounds = shard_bounds(ROWS, scan.numbers_per_sample)
     entry.discard()
     for i, values in half.items():
         part = {k: np.ascontiguousarray(v[bounds[i] : bounds[i + 1]]) for k, v in values.items()}
@@ -283,6 +283,16 @@ def test_a_representation_of_layers_has_a_column_for_each(make_dataset, tmp_path
     assert feature_matrix(tmp_path, scan.weights, wanted[1], names).load().shape == (ROWS, 20)
 
 
+def test_the_nine_are_the_same_beside_representations_of_layers(stage):
+    _, _, root, run = stage
+    run()
+    files = {p: p.read_bytes() for p in root.rglob("data-*.arrow")}
+    shutil.rmtree(root)
+    run(stored_representations(get_representations(["all"])))
+    assert len(files) == 3 * len(ALL)
+    assert all(path.read_bytes() == found for path, found in files.items())
+
+
 def test_shards_of_another_device_are_computed_again(stage):
     _, scan, root, run = stage
     wanted = get_representations(["stats"])
@@ -297,6 +307,24 @@ def test_shards_of_another_device_are_computed_again(stage):
     run(wanted)
     again = feature_matrix(root, scan.weights, wanted[0], list(scan.tensors)).load()
     np.testing.assert_array_equal(again, intact)
+
+
+def test_shards_hold_fewer_samples_of_larger_adapters():
+    assert shard_bounds(50_000, 99_648)[1] == 1024
+    assert shard_bounds(50_000, 64 * 99_648)[1] == 42
+    assert shard_bounds(50_000, 1 << 40)[1] == 32
+    assert shard_bounds(70, 100) == [0, 32, 64, 70]
+
+
+def test_shards_of_another_number_are_removed(stage):
+    _, scan, root, run = stage
+    wanted = get_representations(["stats"])
+    entry = CacheEntry(root, scan.weights, wanted[0])
+    entry.partial.mkdir(parents=True)
+    values = {name: np.zeros((35, 7), np.float32) for name in scan.tensors}
+    entry.write_shard(0, 2, values, {})
+    run(wanted)
+    assert feature_matrix(root, scan.weights, wanted[0], list(scan.tensors)).load().shape[0] == ROWS
 
 
 def test_runs_that_need_the_same_features_take_turns(tmp_path):
