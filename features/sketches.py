@@ -15,7 +15,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from . import compiled_sketch
+from . import compiled_updates
 from .kernels import is_native
 from .layers import canonical_name
 
@@ -32,22 +32,26 @@ def count_sketch(values: Tensor, layers: Sequence[str], side: str, size: int) ->
         (rows, size) float64.
     """
     own = len(values) // len(layers)
+    return torch.cat([_folded(x, y, side, size) for x, y in zip(values.split(own), layers)])
+
+
+def _folded(values: Tensor, layer: str, side: str, size: int) -> Tensor:
+    """(rows, channels) of one layer -> (rows, size) float64."""
     folded = values.new_zeros((len(values), size), dtype=torch.float64)
-    for part, out, layer in zip(values.split(own), folded.split(own), layers):
-        places, signs = _hashed(canonical_name(layer), side, size, values.shape[1])
-        if is_native(values):
-            compiled_sketch.fold(part.numpy(), places.numpy(), signs.numpy(), out.numpy())
-        else:
-            out.index_add_(1, places.to(values.device), part * signs.to(values.device))
+    places, signs = _hashed(canonical_name(layer), side, size, values.shape[1])
+    if is_native(values):
+        compiled_updates.fold(values.numpy(), places.numpy(), signs.numpy(), folded.numpy())
+    else:
+        folded.index_add_(1, places.to(values.device), values * signs.to(values.device))
     return folded
 
 
-def tensor_sketch(up: Tensor, down: Tensor, layers: Sequence[str], size: int) -> Tensor:
+def tensor_sketch(columns: Tensor, down: Tensor, layers: Sequence[str], size: int) -> Tensor:
     """Sketch of B·A as the sum over k of the circular convolutions of the count sketches of B's
     columns and A's rows (TensorSketch: Pham and Pagh, 2013), by Fourier transforms.
 
     Arguments:
-        up: (batch, outputs, rank) float32 B.
+        columns: (batch, rank, outputs) float32 Bᵀ, contiguous.
         down: (batch, rank, inputs) float32 A.
         layers: as of `count_sketch`.
 
@@ -55,13 +59,27 @@ def tensor_sketch(up: Tensor, down: Tensor, layers: Sequence[str], size: int) ->
         (batch, size) float64. Inner products of two are, on average over hashes, those of the two
         updates.
     """
-    batch, rank, inputs = down.shape
-    outputs = up.shape[1]
-    columns = up.mT.reshape(batch * rank, outputs)
-    left = count_sketch(columns, layers, "sketch_output", size)
-    right = count_sketch(down.reshape(batch * rank, inputs), layers, "sketch_input", size)
-    product = torch.fft.rfft(left).mul_(torch.fft.rfft(right))
-    return torch.fft.irfft(product.reshape(batch, rank, -1).sum(1), n=size)
+    batch, rank, _ = down.shape
+    own = batch // len(layers)
+    parts = []
+    # One layer after the other, so that what is transformed stays in the processor's cache.
+    for b, a, layer in zip(columns.split(own), down.split(own), layers):
+        left = _folded(b.flatten(0, 1), layer, "sketch_output", size)
+        right = _folded(a.flatten(0, 1), layer, "sketch_input", size)
+        product = torch.fft.rfft(left).mul_(torch.fft.rfft(right))
+        if rank > 1:
+            product = product.reshape(own, rank, -1).sum(1)
+        parts.append(torch.fft.irfft(product, n=size))
+    return torch.cat(parts)
+
+
+def row_sums(values: Tensor) -> Tensor:
+    """(rows, channels) float32 -> (rows,) float64."""
+    if is_native(values):
+        sums = torch.empty(len(values), dtype=torch.float64)
+        compiled_updates.row_sums(values.numpy(), sums.numpy())
+        return sums
+    return values.sum(1, dtype=torch.float64)
 
 
 @cache

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import kernels
 from .decomposition import Decomposition, singular_triplets, singular_values
-from .sketches import count_sketch, tensor_sketch
+from .sketches import count_sketch, row_sums, tensor_sketch
 
 
 class UpdateBatch:
@@ -42,6 +42,11 @@ class UpdateBatch:
         self.scale = torch.ones(self.batch, device=down.device) if scale is None else scale
 
     @cached_property
+    def columns(self) -> Tensor:
+        """(batch, rank, outputs) Bᵀ, its rows contiguous."""
+        return self.up.reshape(self.batch, 1, -1) if self.rank == 1 else self.up.mT.contiguous()
+
+    @cached_property
     def gram_down(self) -> Tensor:
         """(batch, rank, rank) A·Aᵀ."""
         if self.rank == 1:
@@ -53,7 +58,7 @@ class UpdateBatch:
     def gram_up(self) -> Tensor:
         """(batch, rank, rank) Bᵀ·B."""
         if self.rank == 1:
-            return kernels.gram(self.up.reshape(self.batch, 1, self.outputs))
+            return kernels.gram(self.columns)
         b = self.up.double()
         return b.mT @ b
 
@@ -76,13 +81,13 @@ class UpdateBatch:
     @cached_property
     def mean_entry(self) -> Tensor:
         """(batch,) mean entry of ΔW: s·(1ᵀB)(A1)/(mn)."""
-        sums = self.up.sum(1, dtype=torch.float64), self.down.sum(2, dtype=torch.float64)
-        total = (sums[0] * sums[1]).sum(1)
+        sums = row_sums(self.columns.flatten(0, 1)) * row_sums(self.down.flatten(0, 1))
+        total = sums.reshape(self.batch, self.rank).sum(1)
         return self.scale.double() * total / (self.outputs * self.inputs)
 
     def sketch(self, size: int) -> Tensor:
         """(batch, size) TensorSketch of ΔW."""
-        found = tensor_sketch(self.up, self.down, self.layers, size)
+        found = tensor_sketch(self.columns, self.down, self.layers, size)
         return found * self.scale.double()[:, None]
 
     def fold(self, values: Tensor, side: str, size: int) -> Tensor:

@@ -57,6 +57,8 @@ class Representation:
         sizes: the only sizes it takes; empty: any.
         default_size: what a name without a size stands for where one is required.
         size: the size given.
+        cached: whether its values are computed once and kept; else they are read from the dataset
+            for every trial.
         origin: where it was loaded from, if it is not built in.
     """
 
@@ -71,12 +73,13 @@ class Representation:
     sizes: tuple[int, ...] = ()
     default_size: int | None = None
     size: int | None = None
+    cached: bool = True
     origin: Origin | None = None
 
     @property
     def stored(self) -> tuple[Representation, ...]:
         """The representations to compute and cache for this one."""
-        return self.parts or (self,)
+        return self.parts or ((self,) if self.cached else ())
 
     @property
     def reference(self) -> str:
@@ -161,6 +164,7 @@ def representation(
     sizes: Sequence[int] = (),
     default_size: int | None = None,
     default: bool = False,
+    cached: bool = True,
 ) -> Callable[[Compute], Representation]:
     """Declare a function of a batch as a representation.
 
@@ -177,6 +181,7 @@ def representation(
         sizes: the only sizes it takes; empty: any.
         default_size: what a name without the required size stands for.
         default: whether it is in the grid of those who ask for none by name.
+        cached: False for what is as quickly read from the dataset, and as large.
     """
     if not NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no name: need lower case letters, digits and underscores")
@@ -199,6 +204,7 @@ def representation(
             sized=sized,
             sizes=tuple(sizes),
             default_size=default_size,
+            cached=cached,
         )
 
     return declare

@@ -36,7 +36,7 @@ REPRESENTATIONS: dict[str, Representation] = _built_in()
 DEFAULT_REPRESENTATIONS = tuple(name for name, r in REPRESENTATIONS.items() if r.default)
 
 
-_OF_UPDATES = ("update_spectrum", "update_sketch:128", "channel_norms", "canonical")
+_OF_UPDATES = ("update_spectrum", "update_sketch:128", "channel_norms", "canonical", "flat")
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "nine": DEFAULT_REPRESENTATIONS,

@@ -1,4 +1,4 @@
-"""The loop of a count sketch on the CPU, compiled by Numba; `sketches` has the same in torch."""
+"""Loops over updates' factors on the CPU, compiled by Numba; `sketches` has the same in torch."""
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
@@ -42,3 +42,13 @@ def fold(values, places, signs, folded):
         for lane in range(min(_LANES, rows)):
             for place in range(folded.shape[1]):
                 folded[first + lane, place] = sums[place, lane]
+
+
+@njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+def row_sums(values, sums):
+    """(rows, channels) float32; (rows,) float64 is written."""
+    for i in range(values.shape[0]):
+        total = 0.0
+        for channel in range(values.shape[1]):
+            total += np.float64(values[i, channel])
+        sums[i] = total
