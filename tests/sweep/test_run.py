@@ -406,5 +406,4 @@ def test_representations_of_updates_run_and_flat_is_never_cached(spec, options):
     folders = {path.parent.name for path in options.cache_dir.rglob("manifest.json")}
     assert folders == {"update_spectrum-v1"}
     entries = {e["representation"]: e for e in result.results["all_layers_results"]}
-    found = read_sweep_file(result.run_dir)
-    assert entries["flat_all_layers"]["feature_dim"] == found.features["flat"]["all_layers"]
+    assert entries["flat/pca:4_all_layers"]["feature_dim"] == 4
