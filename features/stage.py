@@ -25,6 +25,10 @@ _MIN_SHARDS = 16
 _SHARD_ROWS = (32, 1024)
 """Fewest and most samples of a shard: enough shards to share out, few enough to open fast."""
 
+_SHARD_NUMBERS = 1 << 28
+"""Weights of a shard at most, beyond the fewest samples. The widest representations have as many
+values, and a worker holds those of a shard: a gigabyte each."""
+
 Progress = Callable[[int, int], None]
 
 
@@ -75,10 +79,11 @@ def plan_stage(scan: DatasetScan, wanted: list[Representation], root: Path) -> S
     return StagePlan(computed, cached, damaged)
 
 
-def shard_bounds(num_rows: int) -> list[int]:
-    """Row bounds of the shards. They depend on the number of rows alone, so that an interrupted
-    stage can be continued on another machine."""
-    rows = min(max(-(-num_rows // _MIN_SHARDS), _SHARD_ROWS[0]), _SHARD_ROWS[1])
+def shard_bounds(num_rows: int, numbers_per_row: int) -> list[int]:
+    """Row bounds of the shards. They depend on the dataset alone, so that an interrupted stage can
+    be continued on another machine."""
+    most = min(_SHARD_ROWS[1], _SHARD_NUMBERS // numbers_per_row)
+    rows = max(min(-(-num_rows // _MIN_SHARDS), most), _SHARD_ROWS[0])
     return [*range(0, num_rows, rows), num_rows]
 
 
@@ -106,12 +111,12 @@ def run_stage(
     for entry in entries.values():
         if entry.exists:
             entry.discard()
-        entry.partial.mkdir(parents=True, exist_ok=True)
 
     from .shard import ShardTask
 
-    bounds = shard_bounds(scan.num_rows)
-    spans = list(pairwise(bounds))
+    spans = list(pairwise(shard_bounds(scan.num_rows, scan.numbers_per_sample)))
+    for entry in entries.values():
+        entry.begin(len(spans))
     wanted = [item.reference for item in plan.computed]
     task = ShardTask(
         source, scan.tensors, scan.layers, scan.bad_rows, root, scan.weights, wanted, len(spans)

@@ -25,6 +25,7 @@ from features.layer_configs import (
 from features.representations import (
     Representation,
     Unit,
+    expand_groups,
     get_representation,
     get_representations,
 )
@@ -223,7 +224,7 @@ def _origin_json(origin: Origin | None) -> dict[str, Any]:
 
 
 def declared_by(
-    spec: SweepSpec, split: SplitRule, tensors: Iterable[str] | None = None
+    spec: SweepSpec, split: SplitRule = BY_CHANCE, tensors: Iterable[str] | None = None
 ) -> Declared:
     """Find and load what a spec names.
 
@@ -244,7 +245,8 @@ def declared_by(
         if not spec.representations:
             get_representations(())  # says so
         find_classifiers(spec.classifiers)  # refused if there is none, or one twice
-        pairs = tuple(product(spec.representations, spec.classifiers))
+        pairs = tuple(product(expand_groups(spec.representations), spec.classifiers))
+    pairs = tuple((name, c) for reference, c in pairs for name in expand_groups([reference]))
     inputs = {reference: _input(reference) for reference, _ in pairs}
     references = list(dict.fromkeys(reference for _, reference in pairs))
     classifiers = dict(zip(references, find_classifiers(references)))

@@ -13,6 +13,7 @@ from typing import Any
 
 from features.cache import FeatureMatrix
 from features.core.plugins import Origin
+from features.dataset_matrix import DatasetMatrix
 
 from .classifiers.base import Classifier, Config
 from .classifiers.catalogue import CLASSIFIERS, load_classifier
@@ -25,7 +26,7 @@ class PairMatrix:
     """Where the features of a (config, representation) are.
 
     Attributes:
-        features: cache folders and columns.
+        features: cache folders and columns; or, for what is never cached, the dataset's.
         num_tensors: layer tensors of the config.
         transform: what comes after standardising; "" for nothing.
         origin: on what its features were computed, by part.
@@ -33,7 +34,7 @@ class PairMatrix:
 
     config: str
     representation: str
-    features: FeatureMatrix
+    features: FeatureMatrix | DatasetMatrix
     num_tensors: int
     transform: str
     origin: dict[str, Any]
@@ -94,12 +95,20 @@ class TrialJob:
     def to_json(self) -> dict[str, Any]:
         """As a JSON object. Pairs of one config mostly have the same columns: they stand once."""
         columns: dict[tuple[str, ...], int] = {}
+
+        def where(features: FeatureMatrix | DatasetMatrix) -> dict[str, Any]:
+            if isinstance(features, DatasetMatrix):
+                return {"dataset": features.to_json()}
+            return {
+                "folders": [str(folder) for folder in features.folders],
+                "columns": columns.setdefault(features.columns, len(columns)),
+            }
+
         matrices = [
             {
                 "config": matrix.config,
                 "representation": matrix.representation,
-                "folders": [str(folder) for folder in matrix.features.folders],
-                "columns": columns.setdefault(matrix.features.columns, len(columns)),
+                **where(matrix.features),
                 "num_tensors": matrix.num_tensors,
                 "transform": matrix.transform,
                 "origin": matrix.origin,
@@ -128,7 +137,9 @@ class TrialJob:
             PairMatrix(
                 matrix["config"],
                 matrix["representation"],
-                FeatureMatrix(tuple(map(Path, matrix["folders"])), columns[matrix["columns"]]),
+                DatasetMatrix.from_json(matrix["dataset"])
+                if "dataset" in matrix
+                else FeatureMatrix(tuple(map(Path, matrix["folders"])), columns[matrix["columns"]]),
                 matrix["num_tensors"],
                 matrix["transform"],
                 matrix["origin"],

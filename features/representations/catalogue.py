@@ -36,6 +36,22 @@ REPRESENTATIONS: dict[str, Representation] = _built_in()
 DEFAULT_REPRESENTATIONS = tuple(name for name, r in REPRESENTATIONS.items() if r.default)
 
 
+_OF_UPDATES = ("update_spectrum", "update_sketch:128", "channel_norms", "canonical", "flat")
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "nine": DEFAULT_REPRESENTATIONS,
+    "update": _OF_UPDATES,
+    "all": (*DEFAULT_REPRESENTATIONS, *_OF_UPDATES),
+}
+"""Names that stand for several representations: those of the default grid; those of whole layers'
+updates, one of each; both."""
+
+
+def expand_groups(references: Sequence[str]) -> tuple[str, ...]:
+    """The references, with those of its members where a group is named."""
+    return tuple(name for given in references for name in GROUPS.get(given, (given,)))
+
+
 def get_representation(reference: str) -> Representation:
     """A representation by what a user types: NAME or NAME:SIZE, where NAME is a built-in one, an
     entry point, `package.module:object` or `path/to/file.py:object`.
@@ -48,7 +64,7 @@ def get_representation(reference: str) -> Representation:
         return REPRESENTATIONS[name].of_size(size)
     origin = find_origin(name, GROUP)
     if origin is None:
-        hint = nearest(name, REPRESENTATIONS) or ":"
+        hint = nearest(name, [*REPRESENTATIONS, *GROUPS]) or ":"
         known = ", ".join(REPRESENTATIONS)
         raise UserError(f"unknown representation {name!r}{hint} known are {known}")
     return load_representation(origin, size)
@@ -76,10 +92,11 @@ def _split_size(reference: str) -> tuple[str, str | None]:
 
 
 def get_representations(references: Sequence[str]) -> list[Representation]:
-    """Several of them; a `UserError` if there are none or two have the same name."""
+    """Several of them, `GROUPS` among them; a `UserError` if there are none or two have the same
+    name."""
     if not references:
         raise UserError(f"no representation given; choose from {', '.join(REPRESENTATIONS)}")
-    found = [get_representation(reference) for reference in references]
+    found = [get_representation(reference) for reference in expand_groups(references)]
     check_doubles("representation", [item.name for item in found])
     return found
 

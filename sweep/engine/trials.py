@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from features.cache import CacheEntry, feature_matrix
+from features.cache import CacheEntry, FeatureMatrix, feature_matrix
 from features.core.files import DamagedFileError
+from features.dataset_matrix import DatasetMatrix, dataset_matrix
 from trainables.events import (
     DashboardUp,
     ExperimentStarted,
@@ -218,10 +219,15 @@ def _matrix(run: Invocation, cache: Path, config: str, representation: str) -> P
     item = run.declared.inputs[representation]
     columns = run.declared.columns(config, representation, run.scan)
     parts = item.representation.stored
+    features: FeatureMatrix | DatasetMatrix
+    if item.representation.cached:
+        features = feature_matrix(cache, run.scan.weights, item.representation, columns)
+    else:
+        features = dataset_matrix(run.source, run.scan, item.representation, columns)
     return PairMatrix(
         config,
         representation,
-        feature_matrix(cache, run.scan.weights, item.representation, columns),
+        features,
         len(run.declared.configs[config].tensors(run.scan.tensors)),
         item.transform,
         {part.name: CacheEntry(cache, run.scan.weights, part).origin() for part in parts},
