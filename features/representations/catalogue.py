@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ..core.errors import UserError
-from ..core.names import check_doubles, nearest
-from ..core.plugins import Origin, find_origin, load
+from ..core.names import check_doubles
+from ..core.plugins import Origin, check_own_name, load, require_origin
 from .base import Representation
 
 GROUP = "lorasweep.representations"
@@ -62,12 +62,9 @@ def get_representation(reference: str) -> Representation:
     name, size = _split_size(reference)
     if name in REPRESENTATIONS:
         return REPRESENTATIONS[name].of_size(size)
-    origin = find_origin(name, GROUP)
-    if origin is None:
-        hint = nearest(name, [*REPRESENTATIONS, *GROUPS]) or ":"
-        known = ", ".join(REPRESENTATIONS)
-        raise UserError(f"unknown representation {name!r}{hint} known are {known}")
-    return load_representation(origin, size)
+    return load_representation(
+        require_origin(name, "representation", GROUP, REPRESENTATIONS, GROUPS), size
+    )
 
 
 def load_representation(origin: Origin, size: str | None = None) -> Representation:
@@ -77,10 +74,7 @@ def load_representation(origin: Origin, size: str | None = None) -> Representati
         UserError: it cannot be loaded, has a built-in one's name, or its size is wrong.
     """
     found = load(origin, "representation", Representation)
-    if found.name in REPRESENTATIONS:
-        raise UserError(
-            f"{origin.reference}: the name {found.name!r} is that of a built-in representation"
-        )
+    check_own_name(origin, "representation", found.name, REPRESENTATIONS)
     version = f"{found.version}-{origin.digest[:12]}"
     return replace(found, version=version, origin=origin).of_size(size)
 
