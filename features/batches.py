@@ -170,7 +170,7 @@ class DatasetBatches:
     def _read(self, part: _Part, start: int, stop: int, keep: np.ndarray | None) -> _Columns:
         """What lies in a memory-mapped file is on its way from the disk when this returns."""
         shape, names = part
-        batches = list(_open_reader(self.source).read(start, stop, names)) if names else []
+        batches = list(open_reader(self.source).read(start, stop, names)) if names else []
         found = [[to_matrices(b.column(i), shape) for b in batches] for i in range(len(names))]
         fetch_ahead(piece for pieces in found for piece in pieces)
         if keep is None:
@@ -232,7 +232,7 @@ def _empty(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
 _OPEN: dict[str, Any] = {}
 
 
-def _open_reader(source: Source) -> Any:
+def open_reader(source: Source) -> Any:
     """The reader a worker process keeps: opening parses the headers of every record batch."""
     if _OPEN.get("files") != source.files:
         _OPEN.update(files=source.files, reader=source.open())

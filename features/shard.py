@@ -80,7 +80,7 @@ class ShardTask:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         bad = [row - start for row in self.bad_rows if start <= row < stop]
         keep = np.delete(np.arange(stop - start), bad)
-        origin = _origin(device)
+        origin = origin_of(device)
         todo = [e for e in self._entries if not e.has_shard(index, self.count, len(keep), origin)]
         failed: dict[str, str] = {}
         values: dict[str, dict[str, np.ndarray]] = {entry.item.name: {} for entry in todo}
@@ -114,7 +114,7 @@ class ShardTask:
         }
 
 
-def _origin(device: torch.device) -> dict[str, Any]:
+def origin_of(device: torch.device) -> dict[str, Any]:
     """What the last bits of a feature depend on besides its matrix."""
     import torch
 

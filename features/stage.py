@@ -8,15 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from .cache import ORIGIN, CacheEntry
 from .representations import Representation
 from .scan import DatasetScan
 from .sources import Source
-
-if TYPE_CHECKING:
-    from .shard import ShardTask
 
 _DATASET_NAME = "lorasweep-features"
 """What Ray's dashboard and its metrics call the stage."""
@@ -30,6 +27,16 @@ _SHARD_NUMBERS = 1 << 28
 values, and a worker holds those of a shard: a gigabyte each."""
 
 Progress = Callable[[int, int], None]
+
+
+class Task(Protocol):
+    """What a worker does with a span of rows."""
+
+    def warm_up(self) -> None:
+        """Load whatever the first span would wait for."""
+
+    def __call__(self, span: dict[str, Any]) -> dict[str, Any]:
+        """{"shard", "start", "stop"} -> what was done, for the driver."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,7 @@ def run_stage(
     origin: dict[str, Any] = {}
     with ThreadPoolExecutor(1) as background:
         flushed = []
-        for result in _run_shards(task, spans):
+        for result in run_spans(task, spans):
             if not done:
                 report.waited = max(0.0, time.perf_counter() - began - result["seconds"])
             index = result["shard"]
@@ -151,7 +158,7 @@ def run_stage(
     return report
 
 
-def _run_shards(task: ShardTask, spans: list[tuple[int, int]]) -> Iterator[dict]:
+def run_spans(task: Task, spans: list[tuple[int, int]]) -> Iterator[dict]:
     """Run the task on every span with Ray Data; yields results as they arrive."""
     import ray
     import ray.data
@@ -179,7 +186,7 @@ def _run_shards(task: ShardTask, spans: list[tuple[int, int]]) -> Iterator[dict]
 class ShardWorker:
     """The task as a class, for Ray Data's actors."""
 
-    def __init__(self, task: ShardTask) -> None:
+    def __init__(self, task: Task) -> None:
         self.task = task
         task.warm_up()
 

@@ -30,6 +30,7 @@ class PairMatrix:
         num_tensors: layer tensors of the config.
         transform: what comes after standardising; "" for nothing.
         origin: on what its features were computed, by part.
+        seed: whose trial it is for, where it is fitted on that seed's own split; None: any.
     """
 
     config: str
@@ -38,6 +39,7 @@ class PairMatrix:
     num_tensors: int
     transform: str
     origin: dict[str, Any]
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class TrialJob:
     Attributes:
         run_dir: where records and events go.
         invocation: names the event files.
-        matrices: one for each (config, representation) of the trials.
+        matrices: one for each (config, representation) of the trials, and of each seed where it is
+            fitted on that seed's split.
         labels: (n_samples,) class indices.
         n_classes: number of classes.
         split: how the samples are split.
@@ -76,12 +79,13 @@ class TrialJob:
     workers: int
 
     @cached_property
-    def _by_pair(self) -> dict[tuple[str, str], PairMatrix]:
-        return {(matrix.config, matrix.representation): matrix for matrix in self.matrices}
+    def _by_pair(self) -> dict[tuple[str, str, int | None], PairMatrix]:
+        return {(item.config, item.representation, item.seed): item for item in self.matrices}
 
     def matrix(self, key: TrialKey) -> PairMatrix:
         """A trial's features."""
-        return self._by_pair[key.config, key.representation]
+        own = self._by_pair.get((key.config, key.representation, key.seed))
+        return own or self._by_pair[key.config, key.representation, None]
 
     def classifier(self, name: str) -> tuple[Classifier, Config]:
         """A classifier and its settings."""
@@ -112,6 +116,7 @@ class TrialJob:
                 "num_tensors": matrix.num_tensors,
                 "transform": matrix.transform,
                 "origin": matrix.origin,
+                "seed": matrix.seed,
             }
             for matrix in self.matrices
         ]
@@ -143,6 +148,7 @@ class TrialJob:
                 matrix["num_tensors"],
                 matrix["transform"],
                 matrix["origin"],
+                matrix["seed"],
             )
             for matrix in value.pop("matrices")
         ]

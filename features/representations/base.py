@@ -38,6 +38,7 @@ class Unit(StrEnum):
 
     TENSOR = "tensor"
     LAYER = "layer"
+    ADAPTER = "adapter"
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,9 @@ class Representation:
         size: the size given.
         cached: whether its values are computed once and kept; else they are read from the dataset
             for every trial.
+        kernel: of a fitted one, the inner product of a layer whose principal components it is, by
+            its name in `features.fitted.kernel`; else "".
+        about: what it is, in one line, if no function's documentation says so.
         origin: where it was loaded from, if it is not built in.
     """
 
@@ -74,12 +78,14 @@ class Representation:
     default_size: int | None = None
     size: int | None = None
     cached: bool = True
+    kernel: str = ""
+    about: str = ""
     origin: Origin | None = None
 
     @property
     def stored(self) -> tuple[Representation, ...]:
         """The representations to compute and cache for this one."""
-        return self.parts or ((self,) if self.cached else ())
+        return self.parts or ((self,) if self.cached and not self.kernel else ())
 
     @property
     def reference(self) -> str:
@@ -95,6 +101,8 @@ class Representation:
     @property
     def doc(self) -> str:
         """The first line of its documentation."""
+        if self.about:
+            return self.about
         if self.parts:
             return f"{', '.join(part.name for part in self.parts)} side by side."
         function = self.compute.func if isinstance(self.compute, partial) else self.compute
@@ -215,3 +223,38 @@ def view(name: str, parts: Sequence[Representation], *, default: bool = False) -
     version = "+".join(f"{part.name}:{part.version}" for part in parts)
     first = parts[0]
     return Representation(name, version, first.unit, None, first.names, tuple(parts), default)
+
+
+def fitted(
+    name: str,
+    *,
+    version: int,
+    kernel: str,
+    sizes: Sequence[int],
+    default_size: int,
+    about: str,
+) -> Representation:
+    """Declare principal components of whole adapters, fitted on the training split.
+
+    Arguments:
+        kernel: the inner product of a layer, by its name in `features.fitted.kernel`.
+        sizes: how many components there may be.
+        default_size: what a name without a size stands for.
+        about: one line of documentation.
+    """
+
+    def names(shape: Shape, size: int | None) -> Sequence[str]:
+        return [f"component_{i}" for i in range(1, (size or default_size) + 1)]
+
+    return Representation(
+        name,
+        str(version),
+        Unit.ADAPTER,
+        None,
+        names,
+        sized="required",
+        sizes=tuple(sizes),
+        default_size=default_size,
+        kernel=kernel,
+        about=about,
+    )

@@ -36,7 +36,10 @@ REPRESENTATIONS: dict[str, Representation] = _built_in()
 DEFAULT_REPRESENTATIONS = tuple(name for name, r in REPRESENTATIONS.items() if r.default)
 
 
-_OF_UPDATES = ("update_spectrum", "update_sketch:128", "channel_norms", "canonical", "flat")
+_OF_UPDATES = (
+    *("update_spectrum", "update_sketch:128", "channel_norms", "canonical", "flat"),
+    *("update_pca:256", "flat_pca:256"),
+)
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "nine": DEFAULT_REPRESENTATIONS,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from features.cache import CacheEntry, exclusive
+from features.core.errors import UserError
 from features.representations import Representation, stored_representations
 from features.scan import DatasetScan
 from features.sources import Source
@@ -101,6 +102,9 @@ def features_only(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) 
     make_folder(cache)
     source, scan = open_dataset(spec, options, None, reporter)
     wanted = declared_by(spec).copied(cache / PLUGINS).representations
+    for item in wanted:
+        if item.kernel:
+            raise UserError(f"{item.name} is fitted on a split: `lorasweep run` computes it")
     plan = _plan_features(scan, wanted, cache)
     report = StageReport()
     if plan.computed:

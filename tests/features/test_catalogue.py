@@ -27,7 +27,12 @@ def sizes(item):
     return given if item.sized == "required" else ["", *given]
 
 
-EVERY = [f"{name}{size}" for name, item in REPRESENTATIONS.items() for size in sizes(item)]
+EVERY = [
+    f"{name}{size}"
+    for name, item in REPRESENTATIONS.items()
+    for size in sizes(item)
+    if not item.kernel  # fitted ones have tests of their own: they are no function of one adapter
+]
 SHAPES = [(1, 1, 1), (6, 9, 1), (9, 6, 4), (3, 3, 3)]
 
 
@@ -71,6 +76,16 @@ def test_it_keeps_what_it_declares(reference):
         np.testing.assert_array_equal(values, again)
 
 
+@pytest.mark.parametrize("name", [name for name, item in REPRESENTATIONS.items() if item.kernel])
+def test_a_fitted_one_is_declared_whole(name):
+    item = get_representation(name)
+    assert item.unit is Unit.ADAPTER
+    assert item.doc
+    assert len(set(item.values(()))) == item.width(()) == item.size
+    assert item.stored == ()
+    assert item.name == get_representation(item.name).name == f"{name}:{item.size}"
+
+
 def test_the_default_grid_is_the_original_experiment():
     assert DEFAULT_REPRESENTATIONS == (
         "simple_stats", "rank_based", "stats", "spectral", "matrix_norms", "distribution",
@@ -83,9 +98,9 @@ def test_groups_stand_for_their_members():
     names = {group: [item.name for item in get_representations([group])] for group in GROUPS}
     assert tuple(names["nine"]) == DEFAULT_REPRESENTATIONS
     assert names["all"] == [*names["nine"], *names["update"]]
-    assert all(item.unit is Unit.LAYER for item in get_representations(["update"]))
-    of_layers = {name for name, item in REPRESENTATIONS.items() if item.unit is Unit.LAYER}
-    assert {name.partition(":")[0] for name in names["update"]} == of_layers
+    assert all(item.unit is not Unit.TENSOR for item in get_representations(["update"]))
+    others = {n for n, item in REPRESENTATIONS.items() if item.unit is not Unit.TENSOR}
+    assert {name.partition(":")[0] for name in names["update"]} == others
     assert not GROUPS.keys() & REPRESENTATIONS.keys()
     with pytest.raises(UserError, match="'stats' is given twice"):
         get_representations(["nine", "stats"])

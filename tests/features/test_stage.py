@@ -22,7 +22,7 @@ from features.representations import (
 )
 from features.representations.evaluate import evaluate, matrix_batch
 from features.scan import scan_dataset
-from features.shard import _origin
+from features.shard import origin_of
 from features.sources import DatasetRequest, find_dataset
 from features.stage import StagePlan, plan_stage, run_stage, shard_bounds
 from tests.conftest import NAMES, adapter_table, random_matrices
@@ -152,7 +152,7 @@ def interrupt(entry, scan):
     layers = dict(zip(scan.tensors, np.split(values, len(scan.tensors), 1)))
     entry.discard()
     entry.partial.mkdir()
-    here = _origin(torch.device("cpu"))
+    here = origin_of(torch.device("cpu"))
     origins = (here, here, {**here, "device": "another"})
     bounds = shard_bounds(ROWS, scan.numbers_per_sample)
     for i, origin in enumerate(origins):

@@ -124,6 +124,7 @@ def test_pairs_go_without_the_lists_they_stand_for(spec):
 def test_groups_of_representations_are_their_members():
     spec = SweepSpec("anything", representations=("update",), classifiers=("linear", "mlp"))
     names = ["update_spectrum", "update_sketch:128", "channel_norms", "canonical", "flat"]
+    names += ["update_pca:256", "flat_pca:256"]
     assert list(declared_by(spec).inputs) == names
     both = declared_by(replace(spec, pairs=(("nine", "mlp"), ("update_sketch", "linear"))))
     assert [entry.label for entry in both.entries][-2:] == ["ensemble", "update_sketch:128@linear"]
