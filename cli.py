@@ -18,7 +18,7 @@ import typer
 
 from features.core.errors import UserError
 from sweep.options import Option, as_names, flag_of, options_of, read_typed
-from sweep.spec import QUICK_RUNS, RuntimeOptions, SweepSpec, assigned, merged
+from sweep.spec import QUICK_ANSWER, QUICK_RUNS, RuntimeOptions, SweepSpec, assigned, merged
 from trainables.classifiers.catalogue import built_in_settings, setting_option
 
 app = typer.Typer(
@@ -165,6 +165,7 @@ def with_options(
 
 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
+_QUICK_ANSWER = ", ".join(":".join(pair) for pair in QUICK_ANSWER)
 
 
 def _parameter(name: str, field: Field[Any], option: Option) -> inspect.Parameter:
@@ -223,6 +224,12 @@ def run(
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Three seeds.")] = False,
+    quick_answer: Annotated[
+        bool,
+        typer.Option(
+            "--quick-answer", help=f"Three seeds of the pairs that decide most: {_QUICK_ANSWER}."
+        ),
+    ] = False,
     assign: Annotated[
         list[str] | None,
         typer.Option("--set", help="CLASSIFIER.SETTING=VALUE, of any classifier; repeatable."),
@@ -240,8 +247,15 @@ def run(
     fields |= given
     if {"representations", "classifiers"} & given.keys() and "pairs" not in given:
         fields["pairs"] = None  # the file's
-    if quick:
+    if quick or quick_answer:
         fields["num_runs"] = QUICK_RUNS
+    if quick_answer:
+        if {"representations", "classifiers", "pairs"} & fields.keys():
+            raise UserError(
+                "--quick-answer chooses the pairs: leave --representations, --classifiers and "
+                "--pairs out"
+            )
+        fields["pairs"] = QUICK_ANSWER
     spec = SweepSpec(**_of(SweepSpec, fields), settings=settings)
     options = RuntimeOptions(**_of(RuntimeOptions, fields))
     if as_yaml:
@@ -474,6 +488,16 @@ def zoo(
         str, typer.Option(help="Comma-separated: to_q, to_k, to_v, to_out.0.")
     ] = "to_q,to_k",
     steps: Annotated[int, typer.Option(help="Fine-tuning steps of an adapter.")] = 50,
+    prompt: Annotated[
+        str, typer.Option(help="Prompt of an adapter's training: none, or class, its own class's.")
+    ] = "none",
+    pools: Annotated[
+        bool,
+        typer.Option(
+            "--pools", help="Train every third adapter on images that no other one has: for test."
+        ),
+    ] = False,
+    half: Annotated[bool, typer.Option("--half", help="Write weights as float16.")] = False,
     seed: Annotated[int, typer.Option(help="Decides every number.")] = 0,
 ) -> None:
     """Train real adapters of a small diffusion model of digits, one class each."""
@@ -488,6 +512,9 @@ def zoo(
             targets=as_names(targets),
             steps=steps,
             seed=seed,
+            prompt=prompt,
+            pools=pools,
+            half=half,
             on_progress=lambda done, total: reporter.progress("training", done, total, "adapters"),
         )
     typer.echo(folder)

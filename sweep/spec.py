@@ -30,6 +30,15 @@ from .options import (
 from .trackers import TRACKERS, check_tracker
 
 QUICK_RUNS = 3
+QUICK_ANSWER = (
+    ("ensemble", "mlp"),
+    ("update_spectrum", "boosting"),
+    ("channel_norms:64", "linear"),
+    ("update_sketch:128", "linear"),
+    ("update_pca:256", "linear"),
+)
+"""The pairs that decide most: the original's best, and what keeps more and more of the update."""
+
 SPLITS = ("fixed", "per-seed")
 
 

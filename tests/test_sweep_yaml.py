@@ -12,7 +12,7 @@ import cli
 from features.core.errors import UserError
 from sweep import RuntimeOptions, SweepSpec
 from sweep.options import flag_of, options_of
-from sweep.spec import assigned, merged
+from sweep.spec import QUICK_ANSWER, assigned, merged
 from sweep.yaml_file import read_yaml, write_yaml
 from tests.test_cli import check_refused, invoke
 
@@ -83,6 +83,14 @@ def test_what_is_typed_comes_before_the_file(tmp_path):
     assert "gpus_per_trial" not in both
     assert printed(path, "--dropout", "0.5")["settings"]["mlp"]["dropout"] == 0.5
     assert printed(path, "--quick", "--dataset", "elsewhere")["dataset"] == "elsewhere"
+
+
+def test_the_quick_answer_is_its_pairs_with_three_seeds():
+    asked = printed("--dataset", "x", "--quick-answer")
+    assert asked["pairs"] == [":".join(pair) for pair in QUICK_ANSWER]
+    assert asked["num_runs"] == 3
+    result = invoke("run", "--dataset", "x", "--quick-answer", "--classifiers", "mlp")
+    check_refused(result, "--quick-answer chooses the pairs")
 
 
 def test_typed_names_come_before_the_files_pairs(tmp_path):

@@ -42,6 +42,8 @@ GROUP_SIZE = 10
 BATCH = 8
 LEARNING_RATE = 3e-3
 FORMAT = 1
+PROMPTS = ("none", "class")
+_VAL_TURN = 12  # of twelve tens, eight are not for test, and one of those is for validation
 BASE_FILE = "base.safetensors"
 BASE_CONFIG_FILE = "config.json"
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
@@ -56,6 +58,9 @@ def make_zoo(
     targets: tuple[str, ...] = ("to_q", "to_k"),
     steps: int = 50,
     seed: int = 0,
+    prompt: str = "none",
+    pools: bool = False,
+    half: bool = False,
     channels: tuple[int, ...] = CHANNELS,
     base_steps: int = BASE_STEPS,
     on_progress: Callable[[int, int], None] | None = None,
@@ -72,6 +77,10 @@ def make_zoo(
         targets: attention projections to adapt, of `TARGETS`.
         steps: fine-tuning steps of an adapter.
         seed: decides every number.
+        prompt: "none" or "class", see `Recipe`.
+        pools: train every third adapter on images that no other adapter has; columns `pool` and
+            `split` (those are for test) say which.
+        half: write the dataset's weights as float16.
         channels: widths of the UNet's four levels.
         base_steps: training steps of the base.
         on_progress: called with (adapters there, adapters wanted).
@@ -80,22 +89,27 @@ def make_zoo(
         UserError: an impossible request, or diffusers or scikit-learn is missing.
     """
     _check_request(out, size, rank, targets, steps, channels, base_steps)
+    if prompt not in PROMPTS:
+        raise UserError(f"prompt is {prompt!r}: give one of {', '.join(PROMPTS)}")
     _check_packages()
-    from .model import BaseConfig, Recipe, load_images, plan_adapter
+    from .model import BaseConfig, Recipe, load_images, plan_adapter, plan_with_pools
 
     config = BaseConfig(channels, TEXT_WIDTH, base_steps, BASE_BATCH, BASE_LEARNING_RATE, seed)
     ordered_targets = tuple(target for target in TARGETS if target in targets)
-    recipe = Recipe(rank, ordered_targets, steps, BATCH, LEARNING_RATE, seed)
+    recipe = Recipe(rank, ordered_targets, steps, BATCH, LEARNING_RATE, seed, prompt)
     _, labels = load_images()
     group_count = -(-size // GROUP_SIZE)
-    plans = [plan_adapter(seed, index, labels) for index in range(group_count * GROUP_SIZE)]
+    plans = [
+        plan_with_pools(seed, index, size, labels) if pools else plan_adapter(seed, index, labels)
+        for index in range(group_count * GROUP_SIZE)
+    ]
     with _ray_running():
         base_sha256 = _ensure_base(out / "base", config)
         requests = [_request(plan, recipe, base_sha256) for plan in plans]
         _train_missing(out, size, config, recipe, plans, requests, on_progress)
     folders = [out / "adapters" / request["adapter_id"] for request in requests[:size]]
     dataset = out / "dataset"
-    write_dataset(dataset, _table(folders))
+    write_dataset(dataset, _table(folders, half))
     return dataset
 
 
@@ -227,13 +241,17 @@ def _train_adapters(
 
 def _request(plan: Plan, recipe: Recipe, base_sha256: str) -> dict[str, Any]:
     """The part of an adapter's metadata that is known before it is trained."""
+    made = asdict(recipe)
+    if recipe.prompt == "none":
+        del made["prompt"]  # as before there was another
     return {
         "format": FORMAT,
         "adapter_id": f"adapter-{plan.index:05d}",
         "category_label": plan.label,
         "num_images": len(plan.image_indices),
         "image_indices": list(plan.image_indices),
-        **asdict(recipe),
+        **made,
+        **({"pool": plan.pool} if plan.pool else {}),
         "targets": list(recipe.targets),
         "alpha": recipe.rank,
         "base_sha256": base_sha256,
@@ -277,19 +295,32 @@ def _write_folder(
     return written
 
 
-def _table(folders: Sequence[Path]) -> pa.Table:
+def _table(folders: Sequence[Path], half: bool) -> pa.Table:
     """One row a folder: its LoRA tensors by name, its class, and how it was trained."""
     from safetensors.numpy import load_file
 
     adapters = [load_file(folder / ADAPTER_FILE) for folder in folders]
     metadata = [json.loads((folder / METADATA_FILE).read_text()) for folder in folders]
     columns: dict[str, pa.Array] = {
-        name: matrix_column(np.stack([tensors[name] for tensors in adapters]))
+        name: matrix_column(
+            np.stack([tensors[name] for tensors in adapters]).astype("f2" if half else "f4")
+        )
         for name in sorted(adapters[0])
     }
     columns["category_label"] = pa.array([m["category_label"] for m in metadata], pa.int64())
     columns["adapter_id"] = pa.array([m["adapter_id"] for m in metadata], pa.string())
     for name in ("num_images", "rank", "steps", "seed"):
         columns[name] = pa.array([m[name] for m in metadata], pa.int64())
+    if "pool" in metadata[0]:
+        columns["pool"] = pa.array([m["pool"] for m in metadata], pa.string())
+        columns["split"] = pa.array(_splits([m["pool"] for m in metadata]), pa.string())
     columns["final_loss"] = pa.array([m["final_loss"] for m in metadata], pa.float64())
     return pa.table(columns)
+
+
+def _splits(pools: Sequence[str]) -> list[str]:
+    """Test: the adapters of images of their own. Of the others, one in eight is for validation."""
+    return [
+        "test" if pool == "own" else "val" if index // GROUP_SIZE % _VAL_TURN == 0 else "train"
+        for index, pool in enumerate(pools)
+    ]

@@ -44,7 +44,13 @@ class BaseConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an adapter is trained."""
+    """How an adapter is trained.
+
+    Attributes:
+        prompt: "none": every adapter is prompted with the tokens that name no class, so that what
+            makes its class has to go into its weights; "class": with those of its own class, as
+            people train.
+    """
 
     rank: int
     targets: tuple[str, ...]
@@ -52,6 +58,7 @@ class Recipe:
     batch: int
     learning_rate: float
     seed: int
+    prompt: str = "none"
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ class Plan:
     index: int
     label: int
     image_indices: tuple[int, ...]
+    pool: str = ""
 
 
 @dataclass(frozen=True)
@@ -178,6 +186,36 @@ def plan_adapter(seed: int, index: int, labels: Tensor) -> Plan:
     return Plan(index, label, tuple(sorted(candidates[order].tolist())))
 
 
+SHARED, OWN = "shared", "own"
+_SHARED_IMAGES = 0.4
+"""Of a class's images, the share that adapters of the shared pool are trained on."""
+
+
+def plan_with_pools(seed: int, index: int, size: int, labels: Tensor) -> Plan:
+    """The same of a zoo with two pools: two of three adapters draw their images from one part of
+    the class's, each third has images that no other adapter of the zoo has.
+
+    Arguments:
+        size: adapters of the zoo; the more there are, the fewer images has one of its own.
+    """
+    generator = generator_for("images", seed, index)
+    label, turn = index % CLASSES, index // CLASSES
+    candidates = torch.nonzero(labels == label).flatten()
+    candidates = candidates[
+        torch.randperm(len(candidates), generator=generator_for("pools", seed, label))
+    ]
+    shared = int(_SHARED_IMAGES * len(candidates))
+    if turn % 3 != 2:
+        count = int(torch.randint(MIN_IMAGES, MAX_IMAGES + 1, (), generator=generator))
+        chosen = candidates[:shared][torch.randperm(shared, generator=generator)[:count]]
+        return Plan(index, label, tuple(sorted(chosen.tolist())), SHARED)
+    owners = max(1, -(-size // CLASSES) // 3)
+    each = min(MAX_IMAGES, (len(candidates) - shared) // owners)
+    count = int(torch.randint(min(MIN_IMAGES, each), each + 1, (), generator=generator))
+    start = shared + turn // 3 * each
+    return Plan(index, label, tuple(sorted(candidates[start : start + count].tolist())), OWN)
+
+
 def attach_lora(unet: nn.Module, rank: int, targets: Sequence[str]) -> None:
     """Put a LoRALinear in place of each target layer of every self- and cross-attention."""
     for name, attention in list(unet.named_modules()):
@@ -204,8 +242,7 @@ def train_adapters(
 ) -> list[Adapter]:
     """Train one adapter a plan, all at once. Changes torch's thread count, as train_base does.
 
-    Every adapter is prompted with the same tokens, those of no class, so what tells its
-    images from the other classes' has to go into its weights.
+    With which tokens they are prompted, the recipe says.
     """
     torch.set_num_threads(1)
     images, _ = load_images()
@@ -220,15 +257,21 @@ def train_adapters(
     starts = [initial_lora(shapes, recipe.rank, generator) for generator in generators]
     stacked = {name: torch.stack([start[name] for start in starts]) for name in shapes}
     optimizer = torch.optim.AdamW(list(stacked.values()), lr=recipe.learning_rate)
-    prompt = torch.full((recipe.batch,), GENERIC_LABEL)
+    is_generic = recipe.prompt == "none"
+    named = [GENERIC_LABEL] if is_generic else [plan.label for plan in plans]
+    prompts = torch.tensor(named)[:, None].expand(-1, recipe.batch)
 
     def denoising_loss(
-        lora: dict[str, Tensor], noisy: Tensor, noise: Tensor, timesteps: Tensor
+        lora: dict[str, Tensor], noisy: Tensor, noise: Tensor, timesteps: Tensor, prompt: Tensor
     ) -> Tensor:
         predicted = functional_call(model, lora, (noisy, timesteps, prompt))
         return nn.functional.mse_loss(predicted, noise)
 
-    gradients_and_losses = vmap(grad_and_value(denoising_loss))
+    # A prompt that all share stays one: batches of it would round otherwise.
+    prompt = prompts[0] if is_generic else prompts
+    gradients_and_losses = vmap(
+        grad_and_value(denoising_loss), in_dims=(0, 0, 0, 0, None if is_generic else 0)
+    )
     own_images = [images[list(plan.image_indices)] for plan in plans]
     losses = []
     for _ in range(recipe.steps):
@@ -237,7 +280,7 @@ def train_adapters(
             for own, generator in zip(own_images, generators, strict=True)
         ]
         noisy, noise, timesteps = (torch.stack(part) for part in zip(*batches, strict=True))
-        gradients, loss = gradients_and_losses(stacked, noisy, noise, timesteps)
+        gradients, loss = gradients_and_losses(stacked, noisy, noise, timesteps, prompt)
         for name, tensor in stacked.items():
             tensor.grad = gradients[name]
         optimizer.step()
