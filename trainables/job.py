@@ -16,6 +16,7 @@ from features.core.plugins import Origin
 
 from .classifiers.base import Classifier, Config
 from .classifiers.catalogue import CLASSIFIERS, load_classifier
+from .column_names import ColumnNames, names_from_json, names_to_json
 from .record import TrialKey
 from .splits import SplitRule
 
@@ -26,6 +27,7 @@ class PairMatrix:
 
     Attributes:
         features: cache folders and columns.
+        values: of each of these columns, a name for every value.
         num_tensors: layer tensors of the config.
         transform: what comes after standardising; "" for nothing.
         origin: on what its features were computed, by part.
@@ -34,9 +36,15 @@ class PairMatrix:
     config: str
     representation: str
     features: FeatureMatrix
+    values: tuple[tuple[str, ...], ...]
     num_tensors: int
     transform: str
     origin: dict[str, Any]
+
+    @property
+    def names(self) -> ColumnNames:
+        """What the matrix's columns are called."""
+        return ColumnNames(self.features.columns, self.values)
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,7 @@ class TrialJob:
                 "representation": matrix.representation,
                 "folders": [str(folder) for folder in matrix.features.folders],
                 "columns": columns.setdefault(matrix.features.columns, len(columns)),
+                "values": names_to_json(matrix.values),
                 "num_tensors": matrix.num_tensors,
                 "transform": matrix.transform,
                 "origin": matrix.origin,
@@ -129,6 +138,7 @@ class TrialJob:
                 matrix["config"],
                 matrix["representation"],
                 FeatureMatrix(tuple(map(Path, matrix["folders"])), columns[matrix["columns"]]),
+                names_from_json(matrix["values"]),
                 matrix["num_tensors"],
                 matrix["transform"],
                 matrix["origin"],

@@ -218,10 +218,14 @@ def _matrix(run: Invocation, cache: Path, config: str, representation: str) -> P
     item = run.declared.inputs[representation]
     columns = run.declared.columns(config, representation, run.scan)
     parts = item.representation.stored
+    features = feature_matrix(cache, run.scan.weights, item.representation, columns)
+    shapes = run.scan.columns(item.representation.unit)
+    values = {shape: item.representation.values(shape) for shape in set(shapes.values())}
     return PairMatrix(
         config,
         representation,
-        feature_matrix(cache, run.scan.weights, item.representation, columns),
+        features,
+        tuple(values[shapes[column]] for column in features.columns),
         len(run.declared.configs[config].tensors(run.scan.tensors)),
         item.transform,
         {part.name: CacheEntry(cache, run.scan.weights, part).origin() for part in parts},
