@@ -58,7 +58,9 @@ class ColumnNames:
         """Kind of value -> its columns in all layers; see `kinds`."""
         lists = list(dict.fromkeys(self.values))
         found = kinds(lists)
-        known = {name: i for i, name in enumerate(dict.fromkeys(found[n] for of in lists for n in of))}
+        known = {
+            name: i for i, name in enumerate(dict.fromkeys(found[n] for of in lists for n in of))
+        }
         coded = {of: np.array([known[found[name]] for name in of], dtype=np.int64) for of in lists}
         codes = np.concatenate([coded[of] for of in self.values])
         return dict(zip(known, _groups(codes, len(known))))
@@ -73,8 +75,8 @@ def layer_of(column: str) -> str:
 def kinds(lists: Iterable[tuple[str, ...]]) -> dict[str, str]:
     """Value name -> its kind: the name itself; of a long family without its number.
 
-    The first singular value of one layer is like that of another; the 700th output channel is not, and
-    there may be thousands of them. The longest family of any list decides.
+    The first singular value of one layer is like that of another; the 700th output channel is not,
+    and there may be thousands of them. The longest family of any list decides.
 
     Arguments:
         lists: the names of a column's values, for every kind of column there is.

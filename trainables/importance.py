@@ -1,10 +1,10 @@
 """Which layers and which kinds of values a fitted classifier relies on.
 
-Permutation importance (Breiman 2001, "Random Forests"; as model reliance in Fisher, Rudin and Dominici
-2019, "All Models are Wrong, but Many are Useful"): what a split's scores lose when the values of some
-columns are dealt out to the split's samples at random, all else being left as it is. Columns are
-permuted by groups, all of a layer or all of a kind together: one column alone is seldom missed where others
-tell the same, and there may be many thousands.
+Permutation importance (Breiman 2001, "Random Forests"; as model reliance in Fisher, Rudin and
+Dominici 2019, "All Models are Wrong, but Many are Useful"): what a split's scores lose when the
+values of some columns are dealt out to the split's samples at random, all else being left as it is.
+Columns are permuted by groups, all of a layer or all of a kind together: one column alone is seldom
+missed where others tell the same, and there may be many thousands.
 """
 
 from __future__ import annotations

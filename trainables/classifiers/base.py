@@ -158,13 +158,13 @@ class Fit(ABC):
     # What a finished fit may tell of what it relies on
 
     def column_weights(self) -> np.ndarray | None:
-        """(k, n_features) float: k weights of every standardised feature, of which a larger one counts
-        for more; None: it has none."""
+        """(k, n_features) float: k weights of every standardised feature, of which a larger one
+        counts for more; None: it has none."""
         return None
 
     def linear_part(self) -> LinearPart | None:
-        """The linear map that its input goes through first, where that is all it sees of it; None if
-        there is none. Permutation importance is several times faster with it."""
+        """The linear map that its input goes through first, where that is all it sees of it; None
+        if there is none. Permutation importance is several times faster with it."""
         return None
 
     def state(self) -> FitState | None:

@@ -91,8 +91,8 @@ class LinearFit(Fit):
         return with_absent_classes(log_p, self._present.numpy(), self._data.n_classes)
 
     def column_weights(self) -> np.ndarray:
-        """(n_present, n_features) float64: the best strength's weights, a row for each class that the
-        training split has."""
+        """(n_present, n_features) float64: the best strength's weights, a row for each class that
+        the training split has."""
         return self._weights[:, :-1].numpy()
 
     def linear_part(self) -> LinearPart:

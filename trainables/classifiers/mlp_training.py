@@ -200,16 +200,17 @@ class Training(Fit):
     def linear_part(self) -> LinearPart:
         """The first layer's weights, those of the best epoch."""
         self._restore_best()
-        first, others = self.model[0], self.model[1:]
+        first, *others = self.model
+        bias, after = first.get_parameter("bias"), nn.Sequential(*others)
 
         @torch.no_grad()
         def rest(products: Tensor) -> np.ndarray:
             self.model.eval()
-            parts = (products + first.bias).split(EVALUATION_ROWS)
-            logits = torch.cat([others(part) for part in parts])
+            parts = (products + bias).split(EVALUATION_ROWS)
+            logits = torch.cat([after(part) for part in parts])
             return logits.double().log_softmax(1).cpu().numpy()
 
-        return LinearPart(first.weight.detach(), rest)
+        return LinearPart(first.get_parameter("weight").detach(), rest)
 
     @torch.no_grad()
     def _logits(self, x: Tensor) -> Tensor:
