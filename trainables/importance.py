@@ -164,7 +164,7 @@ def _refusal(val: SplitTensors, groups: int, linear: LinearPart | None) -> str |
         return "one validation sample cannot be permuted"
     values = groups * REPEATS * samples * val.x.shape[1]
     if linear is None and values > MOST_VALUES:
-        return f"{values:.1e} values to predict from are more than {MOST_VALUES:.0e}"
+        return f"{values:,} values to predict from, more than {MOST_VALUES:,}"
     return None
 
 
