@@ -10,13 +10,13 @@ from .importance import Axis, Importance, Spread, importance_of, top_columns, un
 from .parts import MOST_PANELS, best_only, display_order
 from .runs import Pair
 from .sections import Section
-from .tables import Column, Table, Value, decimal, signed_percent
+from .tables import Column, Table, Value, decimal, percent, signed_percent
 
 _MEASURES = (
     Column("log_loss_rise", "log loss rise", decimal(4), "nats, mean over seeds"),
     Column("log_loss_rise_std", "std", decimal(4), "sample standard deviation over seeds"),
     Column("accuracy_drop", "acc drop", signed_percent, "percentage points, mean over seeds"),
-    Column("accuracy_drop_std", "std", signed_percent, "sample standard deviation over seeds"),
+    Column("accuracy_drop_std", "std", percent, "sample standard deviation over seeds"),
     Column("weight", "weight", decimal(3), "sum of the columns' weights, mean over seeds"),
 )
 
