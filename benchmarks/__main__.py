@@ -80,6 +80,33 @@ def features16(options: argparse.Namespace, work: Path) -> Iterator[Row]:
     yield from features(options, work, rank=16)
 
 
+def updates(options: argparse.Namespace, work: Path) -> Iterator[Row]:
+    """The stage with singular values and sketches of whole updates, against the nine alone."""
+    names = {"nine": "nine", "more": "nine,update_spectrum,update_sketch:128"}
+    for rank in (1, 16):
+        samples = max(16, options.samples // rank)
+        dataset = _synthetic(options, work, samples, rank)
+        stages: dict[str, list[float]] = {key: [] for key in names}
+        for key in list(names) * options.repeat:
+            cache = work / "cache"
+            shutil.rmtree(cache, ignore_errors=True)
+            told = json.loads(
+                lorasweep(
+                    *("features", "--dataset", dataset, "--cache-dir", cache, "--json"),
+                    *("--representations", names[key]),
+                ).output
+            )
+            stages[key].append(told["seconds"] - told["waited"])
+        nine, more = (min(stages[key]) for key in names)
+        yield Row(
+            f"update features: {samples:,} adapters of rank {rank}",
+            more / nine,
+            1.5,
+            "× nine",
+            f"{more:.1f} s, the nine alone {nine:.1f} s; least of {options.repeat} each",
+        )
+
+
 def scale(options: argparse.Namespace, work: Path) -> Iterator[Row]:
     """All 50,000 adapters: time, memory, and how time grows."""
     per_adapter = {}
@@ -215,6 +242,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace, Path], Iterator[Row]]] = {
     "linear": linear,
     "features": features,
     "features16": features16,
+    "updates": updates,
     "overhead": overhead,
     "scale": scale,
 }

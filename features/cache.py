@@ -107,6 +107,14 @@ class CacheEntry:
 
     # Computing
 
+    def begin(self, count: int) -> None:
+        """Make the partial folder; what it has of another number of shards is removed."""
+        self.partial.mkdir(parents=True, exist_ok=True)
+        own = {Path(shard_name(index, count)).stem for index in range(count)}
+        for path in self.partial.glob("data-*"):
+            if path.stem not in own:
+                path.unlink()
+
     def has_shard(self, index: int, count: int, rows: int, origin: dict[str, Any]) -> bool:
         """Whether a shard is finished and intact in the partial folder.
 

@@ -122,18 +122,18 @@ def singular_values(matrices: Tensor, products: Tensor) -> Tensor:
     Returns:
         (batch, min(m, n)) float64, descending.
     """
-    eigenvalues = _eigenvalues(products)
-    values = eigenvalues.clamp(min=0).sqrt()
+    squares = eigenvalues(products)
+    values = squares.clamp(min=0).sqrt()
     if matrices.device.type == "meta":
         return values
-    poor = (eigenvalues[:, -1] < _WELL_CONDITIONED * eigenvalues[:, 0]).nonzero()[:, 0]
+    poor = (squares[:, -1] < _WELL_CONDITIONED * squares[:, 0]).nonzero()[:, 0]
     tall = matrices[poor].double()
     tall = tall if tall.shape[1] >= tall.shape[2] else tall.mT
     values[poor] = torch.linalg.svdvals(torch.linalg.qr(tall, mode="r").R)
     return values
 
 
-def _eigenvalues(products: Tensor) -> Tensor:
+def eigenvalues(products: Tensor) -> Tensor:
     """(batch, r, r) float64, positive semidefinite, lower triangles -> (batch, r), descending."""
     if is_native(products) and products.shape[1] <= _LARGEST_SIDE_BY_SIDE:
         values = torch.empty(products.shape[:2], dtype=torch.float64)

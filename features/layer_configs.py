@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .core.errors import UserError
-from .core.names import check_doubles, nearest
-from .core.plugins import Origin, find_origin, load
+from .core.names import check_doubles
+from .core.plugins import Origin, check_own_name, load, require_origin
 from .layer_names import (
     CROSS_ATTENTION,
     FEED_FORWARD,
@@ -221,14 +221,9 @@ def get_config(reference: str) -> LayerConfig:
     """
     if reference in LAYER_CONFIGS:
         return LAYER_CONFIGS[reference]
-    origin = find_origin(reference, GROUP)
-    if origin is None:
-        hint = nearest(reference, LAYER_CONFIGS) or ":"
-        known = ", ".join(LAYER_CONFIGS)
-        raise UserError(f"unknown layer config {reference!r}{hint} known are {known}")
+    origin = require_origin(reference, "layer config", GROUP, LAYER_CONFIGS)
     found = load(origin, "layer config", LayerConfig)
-    if found.name in LAYER_CONFIGS:
-        raise UserError(f"{reference}: the name {found.name!r} is that of a built-in layer config")
+    check_own_name(origin, "layer config", found.name, LAYER_CONFIGS)
     return replace(found, version=f"{found.version}-{origin.digest[:12]}", origin=origin)
 
 

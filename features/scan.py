@@ -75,6 +75,8 @@ class DatasetScan:
         """
         if unit is Unit.TENSOR:
             return dict(self.tensors)
+        if unit is Unit.ADAPTER:
+            return {"adapter": ()}
         if not self.layers:
             raise UserError(
                 "no two layer tensors of this dataset are the down and the up projection of one "

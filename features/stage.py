@@ -8,15 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from .cache import ORIGIN, CacheEntry
 from .representations import Representation
 from .scan import DatasetScan
 from .sources import Source
-
-if TYPE_CHECKING:
-    from .shard import ShardTask
 
 _DATASET_NAME = "lorasweep-features"
 """What Ray's dashboard and its metrics call the stage."""
@@ -25,7 +22,21 @@ _MIN_SHARDS = 16
 _SHARD_ROWS = (32, 1024)
 """Fewest and most samples of a shard: enough shards to share out, few enough to open fast."""
 
+_SHARD_NUMBERS = 1 << 28
+"""Weights of a shard at most, beyond the fewest samples. The widest representations have as many
+values, and a worker holds those of a shard: a gigabyte each."""
+
 Progress = Callable[[int, int], None]
+
+
+class Task(Protocol):
+    """What a worker does with a span of rows."""
+
+    def warm_up(self) -> None:
+        """Load whatever the first span would wait for."""
+
+    def __call__(self, span: dict[str, Any]) -> dict[str, Any]:
+        """{"shard", "start", "stop"} -> what was done, for the driver."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +86,11 @@ def plan_stage(scan: DatasetScan, wanted: list[Representation], root: Path) -> S
     return StagePlan(computed, cached, damaged)
 
 
-def shard_bounds(num_rows: int) -> list[int]:
-    """Row bounds of the shards. They depend on the number of rows alone, so that an interrupted
-    stage can be continued on another machine."""
-    rows = min(max(-(-num_rows // _MIN_SHARDS), _SHARD_ROWS[0]), _SHARD_ROWS[1])
+def shard_bounds(num_rows: int, numbers_per_row: int) -> list[int]:
+    """Row bounds of the shards. They depend on the dataset alone, so that an interrupted stage can
+    be continued on another machine."""
+    most = min(_SHARD_ROWS[1], _SHARD_NUMBERS // numbers_per_row)
+    rows = max(min(-(-num_rows // _MIN_SHARDS), most), _SHARD_ROWS[0])
     return [*range(0, num_rows, rows), num_rows]
 
 
@@ -106,12 +118,12 @@ def run_stage(
     for entry in entries.values():
         if entry.exists:
             entry.discard()
-        entry.partial.mkdir(parents=True, exist_ok=True)
 
     from .shard import ShardTask
 
-    bounds = shard_bounds(scan.num_rows)
-    spans = list(pairwise(bounds))
+    spans = list(pairwise(shard_bounds(scan.num_rows, scan.numbers_per_sample)))
+    for entry in entries.values():
+        entry.begin(len(spans))
     wanted = [item.reference for item in plan.computed]
     task = ShardTask(
         source, scan.tensors, scan.layers, scan.bad_rows, root, scan.weights, wanted, len(spans)
@@ -121,7 +133,7 @@ def run_stage(
     origin: dict[str, Any] = {}
     with ThreadPoolExecutor(1) as background:
         flushed = []
-        for result in _run_shards(task, spans):
+        for result in run_spans(task, spans):
             if not done:
                 report.waited = max(0.0, time.perf_counter() - began - result["seconds"])
             index = result["shard"]
@@ -146,7 +158,7 @@ def run_stage(
     return report
 
 
-def _run_shards(task: ShardTask, spans: list[tuple[int, int]]) -> Iterator[dict]:
+def run_spans(task: Task, spans: list[tuple[int, int]]) -> Iterator[dict]:
     """Run the task on every span with Ray Data; yields results as they arrive."""
     import ray
     import ray.data
@@ -174,7 +186,7 @@ def _run_shards(task: ShardTask, spans: list[tuple[int, int]]) -> Iterator[dict]
 class ShardWorker:
     """The task as a class, for Ray Data's actors."""
 
-    def __init__(self, task: ShardTask) -> None:
+    def __init__(self, task: Task) -> None:
         self.task = task
         task.warm_up()
 

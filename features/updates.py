@@ -7,14 +7,14 @@ number. Nothing of the size of ΔW is formed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, cached_property
+from functools import cached_property
 
-import numpy as np
 import torch
-import xxhash
 from torch import Tensor
 
-from .layer_names import canonical_name
+from . import kernels
+from .decomposition import Decomposition, singular_triplets, singular_values
+from .sketches import count_sketch, row_sums, tensor_sketch
 
 
 class UpdateBatch:
@@ -42,16 +42,57 @@ class UpdateBatch:
         self.scale = torch.ones(self.batch, device=down.device) if scale is None else scale
 
     @cached_property
+    def columns(self) -> Tensor:
+        """(batch, rank, outputs) Bᵀ, its rows contiguous."""
+        return self.up.reshape(self.batch, 1, -1) if self.rank == 1 else self.up.mT.contiguous()
+
+    @cached_property
     def gram_down(self) -> Tensor:
         """(batch, rank, rank) A·Aᵀ."""
+        if self.rank == 1:
+            return kernels.gram(self.down)
         a = self.down.double()
         return a @ a.mT
 
     @cached_property
     def gram_up(self) -> Tensor:
         """(batch, rank, rank) Bᵀ·B."""
+        if self.rank == 1:
+            return kernels.gram(self.columns)
         b = self.up.double()
         return b.mT @ b
+
+    @cached_property
+    def singular_values(self) -> Tensor:
+        """(batch, rank) of ΔW, descending; those beyond its size are 0."""
+        values = singular_values(self.up, self.down, self.gram_up, self.gram_down)
+        return values * self.scale.double().abs()[:, None]
+
+    @cached_property
+    def singular_triplets(self) -> Decomposition:
+        """Singular values and vectors of ΔW."""
+        found = singular_triplets(self.up, self.down, self.gram_up, self.gram_down)
+        s = self.scale.double()
+        sign = s.sign()[:, None, None]
+        return Decomposition(
+            found.values * s.abs()[:, None], found.left * sign.abs(), found.right * sign
+        )
+
+    @cached_property
+    def mean_entry(self) -> Tensor:
+        """(batch,) mean entry of ΔW: s·(1ᵀB)(A1)/(mn)."""
+        sums = row_sums(self.columns.flatten(0, 1)) * row_sums(self.down.flatten(0, 1))
+        total = sums.reshape(self.batch, self.rank).sum(1)
+        return self.scale.double() * total / (self.outputs * self.inputs)
+
+    def sketch(self, size: int) -> Tensor:
+        """(batch, size) TensorSketch of ΔW."""
+        found = tensor_sketch(self.columns, self.down, self.layers, size)
+        return found * self.scale.double()[:, None]
+
+    def fold(self, values: Tensor, side: str, size: int) -> Tensor:
+        """(batch, size) count sketch of every row of (batch, channels)."""
+        return count_sketch(values, self.layers, side, size)
 
     @cached_property
     def output_norms(self) -> Tensor:
@@ -68,30 +109,3 @@ class UpdateBatch:
     def _norms(self, squares: Tensor) -> Tensor:
         # Rounding may leave a square that is 0 a little below it.
         return squares.clamp(min=0).sqrt() * self.scale.double().abs()[:, None]
-
-    def fold(self, values: Tensor, side: str, size: int) -> Tensor:
-        """Count sketch of every row of (batch, channels), each layer with a hash of its own.
-
-        Returns:
-            (batch, size) float64.
-        """
-        rows = self.batch // len(self.layers)
-        folded = values.new_zeros((self.batch, size))
-        for i, layer in enumerate(self.layers):
-            places, signs = _hashed(canonical_name(layer), side, size, values.shape[1])
-            own = slice(i * rows, (i + 1) * rows)
-            places, signs = places.to(values.device), signs.to(values.device)
-            folded[own].index_add_(1, places, values[own] * signs)
-        return folded
-
-
-@cache
-def _hashed(layer: str, side: str, size: int, channels: int) -> tuple[Tensor, Tensor]:
-    """(channels,) int64 places below `size` and float64 signs."""
-    hashes = np.array(
-        [xxhash.xxh3_64_intdigest(f"{layer}|{side}|{size}|{c}".encode()) for c in range(channels)],
-        dtype=np.uint64,
-    )
-    places = (hashes >> np.uint64(1)) % np.uint64(size)
-    signs = 1.0 - 2.0 * (hashes & np.uint64(1)).astype(np.float64)
-    return torch.from_numpy(places.astype(np.int64)), torch.from_numpy(signs)

@@ -15,6 +15,7 @@ from typing import Any
 from features.core.errors import UserError
 from features.core.names import check_doubles
 from features.core.plugins import Origin
+from features.fitted import Fitted, fitted
 from features.layer_configs import (
     DEFAULT_CONFIGS,
     LayerConfig,
@@ -25,6 +26,7 @@ from features.layer_configs import (
 from features.representations import (
     Representation,
     Unit,
+    expand_groups,
     get_representation,
     get_representations,
 )
@@ -32,6 +34,7 @@ from features.representations.base import shape_name
 from features.scan import DatasetScan
 from trainables.classifiers.base import Classifier, Config
 from trainables.classifiers.catalogue import find_classifiers
+from trainables.record import TrialKey
 from trainables.splits import BY_CHANCE, SplitRule
 from trainables.transforms import VERSION as TRANSFORM_VERSION
 from trainables.transforms import split_transform, transformed_width
@@ -107,7 +110,7 @@ class Declared:
         return [item.representation for item in self.inputs.values()]
 
     def columns(self, config: str, name: str, scan: DatasetScan) -> list[str]:
-        """The cache columns that an input of a config comes from.
+        """The layer tensors or layers that an input of a config comes from.
 
         Raises:
             UserError: the config selects nothing of the dataset.
@@ -123,10 +126,31 @@ class Declared:
             )
         return layers
 
+    def fitted(self, key: TrialKey, scan: DatasetScan) -> Fitted | None:
+        """What a trial's representation is fitted on; None if it is not a fitted one."""
+        item = self.inputs[key.representation].representation
+        if not item.kernel:
+            return None
+        train = self.split.split(scan.num_samples, key.seed).train
+        return fitted(
+            item, scan, train.tolist(), self.columns(key.config, key.representation, scan)
+        )
+
+    def all_fitted(self, keys: Iterable[TrialKey], scan: DatasetScan) -> list[Fitted]:
+        """What some trials' representations are fitted on, without doubles."""
+        alike = {
+            (key.config, key.representation, key.seed if self.split.per_seed else None): key
+            for key in keys
+        }
+        found = [self.fitted(key, scan) for key in alike.values()]
+        return list({(one.stored.name, one.stored.version): one for one in found if one}.values())
+
     def cached_width(self, config: str, name: str, scan: DatasetScan) -> int:
         """Columns of an input's matrix as it is read from the cache."""
         item = self.inputs[name].representation
         shapes = scan.columns(item.unit)
+        if item.unit is Unit.ADAPTER:
+            return sum(map(item.width, shapes.values()))
         widths = {
             shape: item.width(shape) for shape in set(shapes.values())
         }  # few, of many columns
@@ -223,7 +247,7 @@ def _origin_json(origin: Origin | None) -> dict[str, Any]:
 
 
 def declared_by(
-    spec: SweepSpec, split: SplitRule, tensors: Iterable[str] | None = None
+    spec: SweepSpec, split: SplitRule = BY_CHANCE, tensors: Iterable[str] | None = None
 ) -> Declared:
     """Find and load what a spec names.
 
@@ -244,7 +268,8 @@ def declared_by(
         if not spec.representations:
             get_representations(())  # says so
         find_classifiers(spec.classifiers)  # refused if there is none, or one twice
-        pairs = tuple(product(spec.representations, spec.classifiers))
+        pairs = tuple(product(expand_groups(spec.representations), spec.classifiers))
+    pairs = tuple((name, c) for reference, c in pairs for name in expand_groups([reference]))
     inputs = {reference: _input(reference) for reference, _ in pairs}
     references = list(dict.fromkeys(reference for _, reference in pairs))
     classifiers = dict(zip(references, find_classifiers(references)))

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from features.fitted import missing as not_fitted
 from features.representations import Representation, stored_representations
 from features.scan import DatasetScan
 from features.stage import plan_stage
@@ -13,6 +14,7 @@ from trainables.record import TrialKey
 
 from .dataset import open_dataset
 from .declared import Declared, declared_by
+from .engine.fitted import describe as describe_fitted
 from .memory import largest_trial, machine_memory, require_memory
 from .plan import RecordState, read_records
 from .samples import split_rule
@@ -64,6 +66,10 @@ def describe(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) -> No
         missing = plan.computed
         say(f"features cached: {', '.join(item.name for item in plan.cached) or 'none'}")
         say(f"features to compute: {', '.join(item.name for item in missing) or 'none'}")
+        asked = declared.all_fitted(state.todo, scan)
+        unfitted = not_fitted(scan, asked, options.cache_dir.absolute())
+        if unfitted:
+            say(f"to fit: {describe_fitted(unfitted)}")
     widths = (item.width(shape) for item in missing for shape in scan.columns(item.unit).values())
     numbers = sum(widths) * scan.num_samples
     disk = 4 * numbers + len(state.todo) * (_RECORD_BYTES + 2 * scan.num_samples)

@@ -11,7 +11,7 @@ from typing import Any
 
 from features.core.errors import UserError
 from features.layer_configs import DEFAULT_CONFIGS, LAYER_CONFIGS, parse_regexes
-from features.representations import DEFAULT_REPRESENTATIONS, REPRESENTATIONS
+from features.representations import DEFAULT_REPRESENTATIONS, GROUPS, REPRESENTATIONS
 from features.sources import DatasetRequest, dataset_label
 from trainables.classifiers.catalogue import CLASSIFIERS
 from trainables.record import DEFAULT_CLASSIFIER
@@ -43,7 +43,8 @@ class SweepSpec:
         label_column: column of strings or integers to predict.
         lora_rank: rank of layer tensors stored as flat lists; None reads them as 1×N.
         skip_bad_samples: leave adapters with NaN or infinite weights out instead of refusing.
-        representations: references (see `get_representation`), in the order results list them.
+        representations: references (see `get_representation`) or `GROUPS` of them, in the order
+            results list them.
         configs: references of layer configs; None: those of the default ones that the dataset has.
         config_regex: layer configs of the spec's own, NAME=REGEX: a regular expression searched for
             in canonical names of layers; those that `configs` does not name come after them.
@@ -78,9 +79,10 @@ class SweepSpec:
     representations: tuple[str, ...] = option(
         DEFAULT_REPRESENTATIONS,
         as_names,
-        "Comma-separated. Also NAME:SIZE, package.module:object, path/to/file.py:object.",
-        shown_default=f"the {len(DEFAULT_REPRESENTATIONS)} of the default grid",
-        known=REPRESENTATIONS.keys,
+        "Comma-separated. Also 'update' (those of whole layers), 'all', NAME:SIZE, "
+        "package.module:object, path/to/file.py:object.",
+        shown_default="nine",
+        known=lambda: [*REPRESENTATIONS, *GROUPS],
     )
     configs: tuple[str, ...] | None = option(
         None,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,12 +16,14 @@ from numpy.typing import NDArray
 from features.layer_names import parse_tensor
 
 LONGEST_FAMILY = 16
-"""So many values NAME_1, NAME_2, … of a layer are kinds of their own; more are one kind, NAME."""
+"""So many values NAME_1, NAME_2, … (or NAME_1_1, …) of a layer are kinds of their own; more are one
+kind, NAME."""
 
 Group = NDArray[np.int64]
 """Ascending indices of columns."""
 
-_NUMBERED = re.compile(r"(.+)_(0|[1-9]\d*)")
+_STEM = re.compile(r"(.+?)(?:_\d+)+")
+_NUMBERED = re.compile(r"(.+?)(?:_(0|[1-9]\d*))?_(0|[1-9]\d*)")
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class ColumnNames:
             index -= len(names)
         raise IndexError("the matrix has no such column")
 
+    @cached_property
     def by_layer(self) -> dict[str, Group]:
         """Layer -> its columns: those of both of its tensors."""
         layers = [layer_of(column) for column in self.columns]
@@ -54,6 +59,7 @@ class ColumnNames:
         codes = np.repeat([known[layer] for layer in layers], list(map(len, self.values)))
         return dict(zip(known, _groups(codes, len(known))))
 
+    @cached_property
     def by_kind(self) -> dict[str, Group]:
         """Kind of value -> its columns in all layers; see `kinds`."""
         lists = list(dict.fromkeys(self.values))
@@ -84,7 +90,7 @@ def kinds(lists: Iterable[tuple[str, ...]]) -> dict[str, str]:
     stems: dict[str, str] = {}
     longest: Counter[str] = Counter()
     for names in lists:
-        matches = {name: _NUMBERED.fullmatch(name) for name in names}
+        matches = {name: _STEM.fullmatch(name) for name in names}
         stems |= {name: match[1] if match else "" for name, match in matches.items()}
         for stem, count in Counter(match[1] for match in matches.values() if match).items():
             longest[stem] = max(longest[stem], count)
@@ -116,19 +122,47 @@ def names_from_json(value: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
 
 
 def _shortened(names: tuple[str, ...]) -> list[Any]:
-    """NAME_3, NAME_4, NAME_5 becomes [NAME, 3, 3]: a stem, the first number, and how many."""
+    """A name is itself; NAME_3, NAME_4, NAME_5 are [NAME, [3, 3]], a stem, the first number and how
+    many; NAME_1_7, NAME_1_8, NAME_2_7, NAME_2_8 are [NAME, [1, 2], [7, 2]]."""
+    parsed = [_parsed(name) for name in names]
     found: list[Any] = []
-    for name in names:
-        match = _NUMBERED.fullmatch(name)
-        if match is None:
-            found.append(name)
+    at = 0
+    while at < len(names):
+        name = parsed[at]
+        if name is None:
+            found.append(names[at])
+            at += 1
             continue
-        stem, number, last = match[1], int(match[2]), found[-1] if found else None
-        if isinstance(last, list) and last[0] == stem and last[1] + last[2] == number:
-            last[2] += 1
-        else:
-            found.append([stem, number, 1])
+        stem, outer, inner = name
+        width = _run(parsed, at, 1, lambda i: [(stem, outer, inner + i)])
+        height = 1
+        if outer is not None:
+            row = range(inner, inner + width)
+            height = _run(parsed, at, width, lambda i: [(stem, outer + i, j) for j in row])
+        sizes = [[inner, width]] if outer is None else [[outer, height], [inner, width]]
+        found.append([stem, *sizes])
+        at += width * height
     return found
+
+
+Parsed = tuple[str, int | None, int]
+
+
+def _parsed(name: str) -> Parsed | None:
+    match = _NUMBERED.fullmatch(name)
+    if match is None:
+        return None
+    return match[1], None if match[2] is None else int(match[2]), int(match[3])
+
+
+def _run(
+    parsed: list[Parsed | None], at: int, step: int, expected: Callable[[int], list[Parsed]]
+) -> int:
+    """How many times `step` names after another are those that are expected, from `at` on."""
+    count = 1
+    while parsed[at + count * step : at + (count + 1) * step] == expected(count):
+        count += 1
+    return count
 
 
 def _spelled_out(names: list[Any]) -> Iterable[str]:
@@ -136,5 +170,6 @@ def _spelled_out(names: list[Any]) -> Iterable[str]:
         if isinstance(item, str):
             yield item
         else:
-            stem, first, count = item
-            yield from (f"{stem}_{number}" for number in range(first, first + count))
+            stem, *sizes = item
+            ranges = (range(first, first + count) for first, count in sizes)
+            yield from ("_".join([stem, *map(str, of)]) for of in product(*ranges))

@@ -47,13 +47,14 @@ _SIGNIFICANT = 6
 
 
 def importance_part(
-    fit: Fit, val: SplitTensors, names: ColumnNames, transform: str, seed: int
+    fit: Fit, val: SplitTensors, names: ColumnNames | None, transform: str, seed: int
 ) -> dict[str, Any]:
     """The record's `importance`: see docs/results-format.md.
 
     Arguments:
         fit: finished.
         val: the split that is permuted, with a column for every name.
+        names: None if its columns are of no layer.
         transform: what came after standardising; "" for nothing.
         seed: decides the permutations. No other random state is touched.
 
@@ -62,7 +63,9 @@ def importance_part(
     """
     if transform:
         return {"unavailable": f"columns of {transform} are mixed from those of all layers"}
-    layers, kinds = names.by_layer(), names.by_kind()
+    if names is None:
+        return {"unavailable": "its values are of whole adapters, not of layers"}
+    layers, kinds = names.by_layer, names.by_kind
     weights = _column_norms(fit, names.count)
     part: dict[str, Any] = {}
     if weights is not None:
@@ -175,7 +178,7 @@ def _column_norms(fit: Fit, width: int) -> Floats | None:
         return None
     if weights.ndim != 2 or weights.shape[1] != width:
         raise ValueError(f"column_weights() must be (k, {width}), not {weights.shape}")
-    return np.sqrt(np.square(weights, dtype=np.float64).sum(axis=0))
+    return np.sqrt(np.einsum("kj,kj->j", weights, weights, dtype=np.float64))
 
 
 def _top(weights: Floats, names: ColumnNames) -> list[list[Any]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from features.cache import FeatureMatrix
 from features.core.plugins import Origin
+from features.dataset_matrix import DatasetMatrix
 
 from .classifiers.base import Classifier, Config
 from .classifiers.catalogue import CLASSIFIERS, load_classifier
@@ -26,25 +27,28 @@ class PairMatrix:
     """Where the features of a (config, representation) are.
 
     Attributes:
-        features: cache folders and columns.
-        values: of each of these columns, a name for every value.
+        features: cache folders and columns; or, for what is never cached, the dataset's.
+        values: of each of these columns, a name for every value; empty where they are of whole
+            adapters.
         num_tensors: layer tensors of the config.
         transform: what comes after standardising; "" for nothing.
         origin: on what its features were computed, by part.
+        seed: whose trial it is for, where it is fitted on that seed's own split; None: any.
     """
 
     config: str
     representation: str
-    features: FeatureMatrix
+    features: FeatureMatrix | DatasetMatrix
     values: tuple[tuple[str, ...], ...]
     num_tensors: int
     transform: str
     origin: dict[str, Any]
+    seed: int | None = None
 
-    @property
-    def names(self) -> ColumnNames:
-        """What the matrix's columns are called."""
-        return ColumnNames(self.features.columns, self.values)
+    @cached_property
+    def names(self) -> ColumnNames | None:
+        """What the matrix's columns are called; None where they are of whole adapters."""
+        return ColumnNames(self.features.columns, self.values) if self.values else None
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ class TrialJob:
     Attributes:
         run_dir: where records and events go.
         invocation: names the event files.
-        matrices: one for each (config, representation) of the trials.
+        matrices: one for each (config, representation) of the trials, and of each seed where it is
+            fitted on that seed's split.
         labels: (n_samples,) class indices.
         n_classes: number of classes.
         split: how the samples are split.
@@ -83,12 +88,13 @@ class TrialJob:
     workers: int
 
     @cached_property
-    def _by_pair(self) -> dict[tuple[str, str], PairMatrix]:
-        return {(matrix.config, matrix.representation): matrix for matrix in self.matrices}
+    def _by_pair(self) -> dict[tuple[str, str, int | None], PairMatrix]:
+        return {(item.config, item.representation, item.seed): item for item in self.matrices}
 
     def matrix(self, key: TrialKey) -> PairMatrix:
         """A trial's features."""
-        return self._by_pair[key.config, key.representation]
+        own = self._by_pair.get((key.config, key.representation, key.seed))
+        return own or self._by_pair[key.config, key.representation, None]
 
     def classifier(self, name: str) -> tuple[Classifier, Config]:
         """A classifier and its settings."""
@@ -102,16 +108,25 @@ class TrialJob:
     def to_json(self) -> dict[str, Any]:
         """As a JSON object. Pairs of one config mostly have the same columns: they stand once."""
         columns: dict[tuple[str, ...], int] = {}
+
+        def where(features: FeatureMatrix | DatasetMatrix) -> dict[str, Any]:
+            if isinstance(features, DatasetMatrix):
+                return {"dataset": features.to_json()}
+            return {
+                "folders": [str(folder) for folder in features.folders],
+                "columns": columns.setdefault(features.columns, len(columns)),
+            }
+
         matrices = [
             {
                 "config": matrix.config,
                 "representation": matrix.representation,
-                "folders": [str(folder) for folder in matrix.features.folders],
-                "columns": columns.setdefault(matrix.features.columns, len(columns)),
+                **where(matrix.features),
                 "values": names_to_json(matrix.values),
                 "num_tensors": matrix.num_tensors,
                 "transform": matrix.transform,
                 "origin": matrix.origin,
+                "seed": matrix.seed,
             }
             for matrix in self.matrices
         ]
@@ -137,11 +152,14 @@ class TrialJob:
             PairMatrix(
                 matrix["config"],
                 matrix["representation"],
-                FeatureMatrix(tuple(map(Path, matrix["folders"])), columns[matrix["columns"]]),
+                DatasetMatrix.from_json(matrix["dataset"])
+                if "dataset" in matrix
+                else FeatureMatrix(tuple(map(Path, matrix["folders"])), columns[matrix["columns"]]),
                 names_from_json(matrix["values"]),
                 matrix["num_tensors"],
                 matrix["transform"],
                 matrix["origin"],
+                matrix["seed"],
             )
             for matrix in value.pop("matrices")
         ]

@@ -17,7 +17,7 @@ import re
 import shutil
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -96,6 +96,33 @@ class Origin:
 
 
 # Finding
+
+
+def require_origin(
+    reference: str, kind: str, group: str, known: Collection[str], hints: Iterable[str] = ()
+) -> Origin:
+    """The source behind what is no built-in thing's name.
+
+    Arguments:
+        kind: of things, for messages.
+        group: of entry points.
+        known: names of the built-in things.
+        hints: what else may have been meant.
+
+    Raises:
+        UserError: there is no such thing.
+    """
+    origin = find_origin(reference, group)
+    if origin is None:
+        hint = nearest(reference, [*known, *hints]) or ":"
+        raise UserError(f"unknown {kind} {reference!r}{hint} known are {', '.join(known)}")
+    return origin
+
+
+def check_own_name(origin: Origin, kind: str, name: str, known: Collection[str]) -> None:
+    """Raise a `UserError` if what a user brings has a built-in thing's name."""
+    if name in known:
+        raise UserError(f"{origin.reference}: the name {name!r} is that of a built-in {kind}")
 
 
 def find_origin(reference: str, group: str) -> Origin | None:

@@ -6,7 +6,9 @@ Add one by declaring it in a module of this package; nothing else has to know of
 from .base import Representation, Unit, representation, view
 from .catalogue import (
     DEFAULT_REPRESENTATIONS,
+    GROUPS,
     REPRESENTATIONS,
+    expand_groups,
     get_representation,
     get_representations,
     stored_representations,
@@ -14,9 +16,11 @@ from .catalogue import (
 
 __all__ = [
     "DEFAULT_REPRESENTATIONS",
+    "GROUPS",
     "REPRESENTATIONS",
     "Representation",
     "Unit",
+    "expand_groups",
     "get_representation",
     "get_representations",
     "representation",

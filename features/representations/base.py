@@ -38,6 +38,7 @@ class Unit(StrEnum):
 
     TENSOR = "tensor"
     LAYER = "layer"
+    ADAPTER = "adapter"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,14 @@ class Representation:
         parts: for a view, the stored representations it puts side by side; else empty.
         default: whether it belongs to the grid of those who ask for none by name.
         sized: whether it takes a size: None (never), "optional" or "required".
+        sizes: the only sizes it takes; empty: any.
+        default_size: what a name without a size stands for where one is required.
         size: the size given.
+        cached: whether its values are computed once and kept; else they are read from the dataset
+            for every trial.
+        kernel: of a fitted one, the inner product of a layer whose principal components it is, by
+            its name in `features.fitted.kernel`; else "".
+        about: what it is, in one line, if no function's documentation says so.
         origin: where it was loaded from, if it is not built in.
     """
 
@@ -66,13 +74,18 @@ class Representation:
     parts: tuple[Representation, ...] = ()
     default: bool = False
     sized: str | None = None
+    sizes: tuple[int, ...] = ()
+    default_size: int | None = None
     size: int | None = None
+    cached: bool = True
+    kernel: str = ""
+    about: str = ""
     origin: Origin | None = None
 
     @property
     def stored(self) -> tuple[Representation, ...]:
         """The representations to compute and cache for this one."""
-        return self.parts or (self,)
+        return self.parts or ((self,) if self.cached and not self.kernel else ())
 
     @property
     def reference(self) -> str:
@@ -88,6 +101,8 @@ class Representation:
     @property
     def doc(self) -> str:
         """The first line of its documentation."""
+        if self.about:
+            return self.about
         if self.parts:
             return f"{', '.join(part.name for part in self.parts)} side by side."
         function = self.compute.func if isinstance(self.compute, partial) else self.compute
@@ -109,6 +124,8 @@ class Representation:
         Raises:
             UserError: it takes none, needs one, or this is none.
         """
+        if text is None and self.default_size is not None:
+            text = str(self.default_size)
         if text is None:
             if self.sized == "required":
                 raise UserError(f"representation {self.name!r} needs a size, as in {self.name}:64")
@@ -125,6 +142,9 @@ class Representation:
                 "999999"
             )
         size = int(text)
+        if self.sizes and size not in self.sizes:
+            known = ", ".join(map(str, self.sizes))
+            raise UserError(f"representation {self.name}:{text}: the size must be one of {known}")
         return replace(
             self,
             name=f"{self.name}:{size}",
@@ -149,7 +169,10 @@ def representation(
     values: Sequence[str] | Values,
     unit: Unit = Unit.TENSOR,
     sized: str | None = None,
+    sizes: Sequence[int] = (),
+    default_size: int | None = None,
     default: bool = False,
+    cached: bool = True,
 ) -> Callable[[Compute], Representation]:
     """Declare a function of a batch as a representation.
 
@@ -163,7 +186,10 @@ def representation(
             `UpdateBatch`. It returns (batch, len(values)) finite numbers.
         sized: "optional" or "required" if the name may or must be followed by a size, as in
             `name:64`; the function gets it as `size`, None if there is none.
+        sizes: the only sizes it takes; empty: any.
+        default_size: what a name without the required size stands for.
         default: whether it is in the grid of those who ask for none by name.
+        cached: False for what is as quickly read from the dataset, and as large.
     """
     if not NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no name: need lower case letters, digits and underscores")
@@ -176,7 +202,18 @@ def representation(
             return fixed
 
     def declare(compute: Compute) -> Representation:
-        return Representation(name, str(version), unit, compute, names, (), default, sized)
+        return Representation(
+            name,
+            str(version),
+            unit,
+            compute,
+            names,
+            default=default,
+            sized=sized,
+            sizes=tuple(sizes),
+            default_size=default_size,
+            cached=cached,
+        )
 
     return declare
 
@@ -186,3 +223,38 @@ def view(name: str, parts: Sequence[Representation], *, default: bool = False) -
     version = "+".join(f"{part.name}:{part.version}" for part in parts)
     first = parts[0]
     return Representation(name, version, first.unit, None, first.names, tuple(parts), default)
+
+
+def fitted(
+    name: str,
+    *,
+    version: int,
+    kernel: str,
+    sizes: Sequence[int],
+    default_size: int,
+    about: str,
+) -> Representation:
+    """Declare principal components of whole adapters, fitted on the training split.
+
+    Arguments:
+        kernel: the inner product of a layer, by its name in `features.fitted.kernel`.
+        sizes: how many components there may be.
+        default_size: what a name without a size stands for.
+        about: one line of documentation.
+    """
+
+    def names(shape: Shape, size: int | None) -> Sequence[str]:
+        return [f"component_{i}" for i in range(1, (size or default_size) + 1)]
+
+    return Representation(
+        name,
+        str(version),
+        Unit.ADAPTER,
+        None,
+        names,
+        sized="required",
+        sizes=tuple(sizes),
+        default_size=default_size,
+        kernel=kernel,
+        about=about,
+    )

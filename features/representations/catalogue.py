@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ..core.errors import UserError
-from ..core.names import check_doubles, nearest
-from ..core.plugins import Origin, find_origin, load
+from ..core.names import check_doubles
+from ..core.plugins import Origin, check_own_name, load, require_origin
 from .base import Representation
 
 GROUP = "lorasweep.representations"
@@ -36,6 +36,25 @@ REPRESENTATIONS: dict[str, Representation] = _built_in()
 DEFAULT_REPRESENTATIONS = tuple(name for name, r in REPRESENTATIONS.items() if r.default)
 
 
+_OF_UPDATES = (
+    *("update_spectrum", "update_sketch:128", "channel_norms", "canonical", "flat"),
+    *("update_pca:256", "flat_pca:256"),
+)
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "nine": DEFAULT_REPRESENTATIONS,
+    "update": _OF_UPDATES,
+    "all": (*DEFAULT_REPRESENTATIONS, *_OF_UPDATES),
+}
+"""Names that stand for several representations: those of the default grid; those of whole layers'
+updates, one of each; both."""
+
+
+def expand_groups(references: Sequence[str]) -> tuple[str, ...]:
+    """The references, with those of its members where a group is named."""
+    return tuple(name for given in references for name in GROUPS.get(given, (given,)))
+
+
 def get_representation(reference: str) -> Representation:
     """A representation by what a user types: NAME or NAME:SIZE, where NAME is a built-in one, an
     entry point, `package.module:object` or `path/to/file.py:object`.
@@ -46,12 +65,9 @@ def get_representation(reference: str) -> Representation:
     name, size = _split_size(reference)
     if name in REPRESENTATIONS:
         return REPRESENTATIONS[name].of_size(size)
-    origin = find_origin(name, GROUP)
-    if origin is None:
-        hint = nearest(name, REPRESENTATIONS) or ":"
-        known = ", ".join(REPRESENTATIONS)
-        raise UserError(f"unknown representation {name!r}{hint} known are {known}")
-    return load_representation(origin, size)
+    return load_representation(
+        require_origin(name, "representation", GROUP, REPRESENTATIONS, GROUPS), size
+    )
 
 
 def load_representation(origin: Origin, size: str | None = None) -> Representation:
@@ -61,10 +77,7 @@ def load_representation(origin: Origin, size: str | None = None) -> Representati
         UserError: it cannot be loaded, has a built-in one's name, or its size is wrong.
     """
     found = load(origin, "representation", Representation)
-    if found.name in REPRESENTATIONS:
-        raise UserError(
-            f"{origin.reference}: the name {found.name!r} is that of a built-in representation"
-        )
+    check_own_name(origin, "representation", found.name, REPRESENTATIONS)
     version = f"{found.version}-{origin.digest[:12]}"
     return replace(found, version=version, origin=origin).of_size(size)
 
@@ -76,10 +89,11 @@ def _split_size(reference: str) -> tuple[str, str | None]:
 
 
 def get_representations(references: Sequence[str]) -> list[Representation]:
-    """Several of them; a `UserError` if there are none or two have the same name."""
+    """Several of them, `GROUPS` among them; a `UserError` if there are none or two have the same
+    name."""
     if not references:
         raise UserError(f"no representation given; choose from {', '.join(REPRESENTATIONS)}")
-    found = [get_representation(reference) for reference in references]
+    found = [get_representation(reference) for reference in expand_groups(references)]
     check_doubles("representation", [item.name for item in found])
     return found
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from features.cache import CacheEntry, exclusive
+from features.core.errors import UserError
 from features.representations import Representation, stored_representations
 from features.scan import DatasetScan
 from features.sources import Source
 from trainables.events import FeaturesDone, FeaturesProgress
-from trainables.splits import BY_CHANCE
 
 from ..dataset import make_folder, open_dataset
 from ..declared import declared_by
@@ -101,7 +101,10 @@ def features_only(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) 
     cache = options.cache_dir.absolute()
     make_folder(cache)
     source, scan = open_dataset(spec, options, None, reporter)
-    wanted = declared_by(spec, BY_CHANCE).copied(cache / PLUGINS).representations
+    wanted = declared_by(spec).copied(cache / PLUGINS).representations
+    for item in wanted:
+        if item.kernel:
+            raise UserError(f"{item.name} is fitted on a split: `lorasweep run` computes it")
     plan = _plan_features(scan, wanted, cache)
     report = StageReport()
     if plan.computed:

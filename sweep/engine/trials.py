@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from features.cache import CacheEntry, feature_matrix
+from features.cache import CacheEntry, FeatureMatrix, feature_matrix
 from features.core.files import DamagedFileError
+from features.dataset_matrix import DatasetMatrix, dataset_matrix
+from features.representations import Unit
 from trainables.events import (
     DashboardUp,
     ExperimentStarted,
@@ -28,6 +31,7 @@ from ..invocation import Invocation
 from ..memory import largest_trial, machine_memory
 from ..spec import RuntimeOptions
 from .features import ensure_features
+from .fitted import ensure_fitted, fitted_matrix
 
 if TYPE_CHECKING:
     from .packing import TrialResources
@@ -76,7 +80,6 @@ def _prepare_features(
     _, report = ensure_features(run.source, run.scan, wanted, cache, run.stream)
     run.lock.check()
     run.feature_seconds = report.seconds
-    _tell_mixed_features(run, cache, [name for name in names if name not in report.failed], todo)
     ready = []
     for key in todo:
         parts = run.declared.inputs[key.representation].representation.stored
@@ -87,6 +90,8 @@ def _prepare_features(
             run.stream.publish(TrialFailed(key))
         else:
             ready.append(key)
+    ensure_fitted(run, cache, ready)
+    _tell_mixed_features(run, cache, [name for name in names if name not in report.failed], todo)
     return ready
 
 
@@ -106,7 +111,7 @@ def _tell_mixed_features(
                 before = read_record(run.run_dir, key)["environment"].get("features")
             except (OSError, DamagedFileError):  # gone meanwhile: the next plan sees it
                 break
-            now = _matrix(run, cache, key.config, key.representation).origin
+            now = _matrix(run, cache, key).origin
             if before and any(before.get(name, own) != own for name, own in now.items()):
                 run.stream.warn(
                     f"{'/'.join(pair)}: its records were made with features computed on another "
@@ -209,27 +214,54 @@ def _give_up(run: Invocation, points: dict[TrialKey, str], gpus: float) -> set[T
     return set(points)
 
 
-def _matrix_of(key: TrialKey) -> tuple[str, str]:
-    return key.config, key.representation
+def _matrices(run: Invocation, cache: Path, keys: Iterable[TrialKey]) -> list[PairMatrix]:
+    """Where the workers find the features of some trials: one for each pair, or, where a pair is
+    fitted on every seed's own split, for each trial."""
+    found: dict[tuple[str, str, int | None], PairMatrix] = {}
+    for key in keys:
+        is_fitted = bool(run.declared.inputs[key.representation].representation.kernel)
+        seed = key.seed if is_fitted and run.declared.split.per_seed else None
+        of = key.config, key.representation, seed
+        if of not in found:
+            found[of] = replace(_matrix(run, cache, key), seed=seed)
+    return list(found.values())
 
 
-def _matrix(run: Invocation, cache: Path, config: str, representation: str) -> PairMatrix:
-    """Where the workers find a pair's features."""
+def _matrix(run: Invocation, cache: Path, key: TrialKey) -> PairMatrix:
+    """Where the workers find a trial's features."""
+    config, representation = key.config, key.representation
     item = run.declared.inputs[representation]
     columns = run.declared.columns(config, representation, run.scan)
     parts = item.representation.stored
-    features = feature_matrix(cache, run.scan.weights, item.representation, columns)
-    shapes = run.scan.columns(item.representation.unit)
-    values = {shape: item.representation.values(shape) for shape in set(shapes.values())}
+    one = run.declared.fitted(key, run.scan)
+    features: FeatureMatrix | DatasetMatrix
+    if one:
+        features, parts = fitted_matrix(cache, run.scan.weights, one), (one.stored,)
+    elif item.representation.cached:
+        features = feature_matrix(cache, run.scan.weights, item.representation, columns)
+    else:
+        features = dataset_matrix(run.source, run.scan, item.representation, columns)
     return PairMatrix(
         config,
         representation,
         features,
-        tuple(values[shapes[column]] for column in features.columns),
+        _value_names(run, representation, features),
         len(run.declared.configs[config].tensors(run.scan.tensors)),
         item.transform,
         {part.name: CacheEntry(cache, run.scan.weights, part).origin() for part in parts},
     )
+
+
+def _value_names(
+    run: Invocation, representation: str, features: FeatureMatrix | DatasetMatrix
+) -> tuple[tuple[str, ...], ...]:
+    """Of each column of a matrix, a name for every value; none where they are of whole adapters."""
+    item = run.declared.inputs[representation].representation
+    if item.unit is Unit.ADAPTER:
+        return ()
+    shapes = run.scan.columns(item.unit)
+    names = {shape: item.values(shape) for shape in {shapes[name] for name in features.columns}}
+    return tuple(names[shapes[name]] for name in features.columns)
 
 
 def _fit(
@@ -244,7 +276,7 @@ def _fit(
     job = TrialJob(
         run_dir=run.run_dir,
         invocation=run.name,
-        matrices=[_matrix(run, cache, *of) for of in dict.fromkeys(map(_matrix_of, points))],
+        matrices=_matrices(run, cache, points),
         labels=run.scan.kept_labels,
         n_classes=len(run.scan.classes),
         split=run.declared.split,

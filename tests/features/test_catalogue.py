@@ -10,6 +10,7 @@ import torch
 from features.core.errors import UserError
 from features.representations import (
     DEFAULT_REPRESENTATIONS,
+    GROUPS,
     REPRESENTATIONS,
     Unit,
     get_representation,
@@ -19,8 +20,19 @@ from features.representations.base import NAME
 from features.representations.evaluate import evaluate_each, matrix_batch
 from features.updates import UpdateBatch
 
-SIZES = {None: ("",), "optional": ("", ":7"), "required": (":7",)}
-EVERY = [f"{name}{size}" for name, item in REPRESENTATIONS.items() for size in SIZES[item.sized]]
+
+def sizes(item):
+    """What may follow a name: nothing where it may be left out, and a size where it takes one."""
+    given = [f":{size}" for size in item.sizes or (7,)] if item.sized else []
+    return given if item.sized == "required" else ["", *given]
+
+
+EVERY = [
+    f"{name}{size}"
+    for name, item in REPRESENTATIONS.items()
+    for size in sizes(item)
+    if not item.kernel  # fitted ones have tests of their own: they are no function of one adapter
+]
 SHAPES = [(1, 1, 1), (6, 9, 1), (9, 6, 4), (3, 3, 3)]
 
 
@@ -64,12 +76,36 @@ def test_it_keeps_what_it_declares(reference):
         np.testing.assert_array_equal(values, again)
 
 
+@pytest.mark.parametrize("name", [name for name, item in REPRESENTATIONS.items() if item.kernel])
+def test_a_fitted_one_is_declared_whole(name):
+    item = get_representation(name)
+    assert item.unit is Unit.ADAPTER
+    assert item.doc
+    assert len(set(item.values(()))) == item.width(()) == item.size
+    assert item.stored == ()
+    assert item.name == get_representation(item.name).name == f"{name}:{item.size}"
+
+
 def test_the_default_grid_is_the_original_experiment():
     assert DEFAULT_REPRESENTATIONS == (
         "simple_stats", "rank_based", "stats", "spectral", "matrix_norms", "distribution",
         "frequency", "info_theoretic", "ensemble",
     )  # fmt: skip
     assert list(REPRESENTATIONS)[: len(DEFAULT_REPRESENTATIONS)] == list(DEFAULT_REPRESENTATIONS)
+
+
+def test_groups_stand_for_their_members():
+    names = {group: [item.name for item in get_representations([group])] for group in GROUPS}
+    assert tuple(names["nine"]) == DEFAULT_REPRESENTATIONS
+    assert names["all"] == [*names["nine"], *names["update"]]
+    assert all(item.unit is not Unit.TENSOR for item in get_representations(["update"]))
+    others = {n for n, item in REPRESENTATIONS.items() if item.unit is not Unit.TENSOR}
+    assert {name.partition(":")[0] for name in names["update"]} == others
+    assert not GROUPS.keys() & REPRESENTATIONS.keys()
+    with pytest.raises(UserError, match="'stats' is given twice"):
+        get_representations(["nine", "stats"])
+    with pytest.raises(UserError, match="did you mean 'update'"):
+        get_representation("updat")
 
 
 @pytest.mark.parametrize("sized", [None, 16])

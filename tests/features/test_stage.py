@@ -22,7 +22,7 @@ from features.representations import (
 )
 from features.representations.evaluate import evaluate, matrix_batch
 from features.scan import scan_dataset
-from features.shard import _origin
+from features.shard import origin_of
 from features.sources import DatasetRequest, find_dataset
 from features.stage import StagePlan, plan_stage, run_stage, shard_bounds
 from tests.conftest import NAMES, adapter_table, random_matrices
@@ -74,7 +74,7 @@ def expected_matrix(name, matrices):
 def test_cached_matrices_equal_direct_evaluation(adapters, computed):
     (_, scan), (root, progress) = adapters, computed
     assert progress[-1] == (ROWS, ROWS)
-    assert len(progress) == len(shard_bounds(ROWS)) - 1 == 3
+    assert len(progress) == len(shard_bounds(ROWS, scan.numbers_per_sample)) - 1 == 3
     for item in NINE:
         values = load(root, scan, item)
         assert values.dtype == np.float32
@@ -152,9 +152,9 @@ def interrupt(entry, scan):
     layers = dict(zip(scan.tensors, np.split(values, len(scan.tensors), 1)))
     entry.discard()
     entry.partial.mkdir()
-    here = _origin(torch.device("cpu"))
+    here = origin_of(torch.device("cpu"))
     origins = (here, here, {**here, "device": "another"})
-    bounds = shard_bounds(ROWS)
+    bounds = shard_bounds(ROWS, scan.numbers_per_sample)
     for i, origin in enumerate(origins):
         part = {k: np.ascontiguousarray(v[bounds[i] : bounds[i + 1]]) for k, v in layers.items()}
         if origin is not here:
@@ -300,6 +300,36 @@ def test_a_representation_of_layers_has_a_column_for_each(odd):
         load(root, scan, whole, names), np.concatenate(expected, 1), rtol=1e-5, atol=1e-6
     )
     assert load(root, scan, binned, names).shape == (len(scale), 20)
+
+
+def test_the_nine_are_the_same_beside_representations_of_layers(adapters, computed, tmp_path):
+    (source, scan), nine = adapters, stored_representations(NINE)
+    everything = stored_representations(get_representations(["all"]))
+    run_stage(source, scan, plan_stage(scan, everything, tmp_path), tmp_path)
+    for item in nine:
+        alone = CacheEntry(computed[0], scan.weights, item).folder
+        beside = CacheEntry(tmp_path, scan.weights, item).folder
+        files = sorted(path.name for path in alone.glob("data-*.arrow"))
+        assert len(files) == 3
+        for name in files:
+            assert (beside / name).read_bytes() == (alone / name).read_bytes()
+
+
+def test_shards_hold_fewer_samples_of_larger_adapters():
+    assert shard_bounds(50_000, 99_648)[1] == 1024
+    assert shard_bounds(50_000, 64 * 99_648)[1] == 42
+    assert shard_bounds(50_000, 1 << 40)[1] == 32
+    assert shard_bounds(70, 100) == [0, 32, 64, 70]
+
+
+def test_shards_of_another_number_are_removed(adapters, tmp_path):
+    (source, scan), wanted = adapters, get_representations(["stats"])
+    entry = CacheEntry(tmp_path, scan.weights, wanted[0])
+    entry.partial.mkdir(parents=True)
+    values = {name: np.zeros((35, 7), np.float32) for name in scan.tensors}
+    entry.write_shard(0, 2, values, {})
+    run_stage(source, scan, plan_stage(scan, wanted, tmp_path), tmp_path)
+    assert load(tmp_path, scan, wanted[0]).shape[0] == ROWS
 
 
 def test_runs_that_need_the_same_features_take_turns(tmp_path):

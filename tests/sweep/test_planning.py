@@ -13,7 +13,6 @@ from sweep.memory import largest_trial, machine_memory, require_memory
 from sweep.watch.terminal import Reporter
 from trainables.record import TrialKey
 from trainables.run_dir import RunDir
-from trainables.splits import SplitRule
 
 KEYS = [
     TrialKey("all_layers", "stats", 42),
@@ -106,7 +105,7 @@ def test_what_cannot_fit_is_refused_before_it_starts(spec, sanity, tmp_path):
 
     source = find_dataset(DatasetRequest(str(sanity)), tmp_path)
     scan = scan_dataset(source, "category_label", None, tmp_path)
-    declared = declared_by(spec, SplitRule())
+    declared = declared_by(spec)
     keys = declared.grid(scan, [42]).keys
     largest = largest_trial(declared, scan, keys)
     assert largest.key.representation.startswith("channel_norms")
@@ -120,3 +119,14 @@ def test_what_cannot_fit_is_refused_before_it_starts(spec, sanity, tmp_path):
 def test_pairs_go_without_the_lists_they_stand_for(spec):
     with pytest.raises(UserError, match="--pairs goes without"):
         replace(spec, pairs=(("stats", "mlp"),)).validate()
+
+
+def test_groups_of_representations_are_their_members():
+    spec = SweepSpec("anything", representations=("update",), classifiers=("linear", "mlp"))
+    names = ["update_spectrum", "update_sketch:128", "channel_norms", "canonical", "flat"]
+    names += ["update_pca:256", "flat_pca:256"]
+    assert list(declared_by(spec).inputs) == names
+    both = declared_by(replace(spec, pairs=(("nine", "mlp"), ("update_sketch", "linear"))))
+    assert [entry.label for entry in both.entries][-2:] == ["ensemble", "update_sketch:128@linear"]
+    with pytest.raises(UserError, match="pair 'stats' is given twice"):
+        declared_by(replace(spec, representations=("nine", "stats"), classifiers=("mlp",)))

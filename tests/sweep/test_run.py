@@ -407,3 +407,14 @@ def test_fresh_full_resume_and_partial_resume(sanity, options, capsys):
             assert new[part] == old[part]
     merged = [*partial.results["all_layers_results"], *partial.results["visual_only_results"]]
     assert len(merged) == 18
+
+
+def test_representations_of_updates_run_and_flat_is_never_cached(spec, options):
+    wanted = ("update_spectrum", "flat", "flat/pca:4")
+    options = replace(options, cache_dir=options.output_dir / "cache")
+    result = run_sweep(replace(spec, representations=wanted, num_runs=1), options)
+    assert summary(result) == counts(6, 0, 6)
+    folders = {path.parent.name for path in options.cache_dir.rglob("manifest.json")}
+    assert folders == {"update_spectrum-v1"}
+    entries = {e["representation"]: e for e in result.results["all_layers_results"]}
+    assert entries["flat/pca:4_all_layers"]["feature_dim"] == 4

@@ -14,6 +14,7 @@ from sweep.report.facts import reproduce_command
 from sweep.report.runs import load_run
 from sweep.sweep_file import read_sweep_file
 from tests.test_cli import check_refused, invoke
+from trainables.run_dir import RunDir
 from trainables.splits import SplitRule
 
 ROWS = 40
@@ -120,3 +121,27 @@ def test_bad_splits_get_one_line_and_exit_code_2(options, message, data, tmp_pat
     given = ["--output-dir", tmp_path / "out", "--cache-dir", tmp_path / "cache", *options]
     check_refused(invoke("run", "--dataset", data, *given), message)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_fitted_is_fitted_on_each_seeds_own_split(spec, options, local_ray):
+    spec = replace(
+        spec,
+        split="per-seed",
+        representations=("update_pca:64", "stats"),
+        classifiers=("neighbours",),
+        settings={},
+        num_runs=2,
+    )
+    run = open_run(run_sweep(spec, options).run_dir)
+    assert len(run.trials) == 4
+    widths = run.trials.groupby("representation").feature_dim.unique()
+    assert list(widths["update_pca:64"]) == [64]
+    folders = {p.name for p in options.cache_dir.glob("*/update_pca*")}
+    assert len(folders) == 2  # a seed each
+    for path in RunDir(run.run_dir).records():
+        path.unlink()
+    before = {p: p.stat().st_mtime_ns for p in options.cache_dir.glob("*/update_pca*/*")}
+    again = open_run(run_sweep(spec, options).run_dir)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    for key, record in run.records.items():
+        assert again.records[key]["predictions"] == record["predictions"]

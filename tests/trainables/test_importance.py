@@ -193,6 +193,8 @@ def test_where_it_is_not_available_the_reason_is_said(monkeypatch):
     linear, boosting = fit(Linear(), data), fit(Boosting(), data)
     said = part_of(linear, data, transform="pca:4")
     assert said == {"unavailable": "columns of pca:4 are mixed from those of all layers"}
+    said = importance_part(linear, data.val, None, "", 7)
+    assert said == {"unavailable": "its values are of whole adapters, not of layers"}
     # A classifier without a linear part has a bound on its work, and keeps what is for nothing.
     monkeypatch.setattr(importance, "MOST_VALUES", 100)
     said = part_of(boosting, data)

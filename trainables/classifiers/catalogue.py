@@ -15,8 +15,8 @@ from importlib import import_module
 from typing import Any
 
 from features.core.errors import UserError
-from features.core.names import check_doubles, nearest
-from features.core.plugins import Origin, find_origin, load
+from features.core.names import check_doubles
+from features.core.plugins import Origin, check_own_name, load, require_origin
 
 from . import __path__ as _folders
 from .base import Classifier
@@ -70,11 +70,7 @@ def find_classifier(reference: str) -> tuple[Classifier, Origin | None]:
     """
     if reference in CLASSIFIERS:
         return CLASSIFIERS[reference], None
-    origin = find_origin(reference, GROUP)
-    if origin is None:
-        hint = nearest(reference, CLASSIFIERS) or ":"
-        known = ", ".join(CLASSIFIERS)
-        raise UserError(f"unknown classifier {reference!r}{hint} known are {known}")
+    origin = require_origin(reference, "classifier", GROUP, CLASSIFIERS)
     return load_classifier(origin), origin
 
 
@@ -85,10 +81,11 @@ def load_classifier(origin: Origin) -> Classifier:
         found = found()
     if not isinstance(found, Classifier):
         raise UserError(f"{origin.reference} is no classifier: derive it from Classifier")
-    if found.name in CLASSIFIERS or not re.fullmatch(r"[a-z][a-z0-9_]*", found.name):
+    check_own_name(origin, "classifier", found.name, CLASSIFIERS)
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", found.name):
         raise UserError(
-            f"{origin.reference}: the name {found.name!r} is that of a built-in classifier, or no "
-            "name of lower case letters, digits and underscores"
+            f"{origin.reference}: {found.name!r} is no name for a classifier: need lower case "
+            "letters, digits and underscores"
         )
     return found
 

@@ -1,0 +1,112 @@
+"""Features that are read from the dataset itself, because a cache of them would be as large."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .batches import DatasetBatches
+from .core.errors import UserError
+from .core.files import file_stamp
+from .layers import Layer
+from .representations import Representation, Unit, get_representation
+from .representations.evaluate import evaluate
+from .scan import DatasetScan
+from .sources import Source
+
+
+@dataclass(frozen=True)
+class DatasetMatrix:
+    """A representation's values for some columns of a dataset.
+
+    Attributes:
+        representation: its reference.
+        files: the dataset's, in row order, each as [path, size, modification time in ns].
+        tensors: layer tensor -> (m, n), of the columns.
+        layers: of the columns, if they are layers.
+        rows: adapters in the files, those left out included.
+        left_out: which rows are no samples.
+    """
+
+    representation: str
+    files: tuple[tuple[str, int, int], ...]
+    tensors: dict[str, tuple[int, int]]
+    layers: tuple[Layer, ...]
+    rows: int
+    left_out: tuple[int, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Layers, or layer tensors, in sorted order of their names."""
+        return tuple(sorted(layer.name for layer in self.layers)) or tuple(sorted(self.tensors))
+
+    def load(self) -> np.ndarray:
+        """(n_samples, n_features) float32: columns side by side, in sorted order of their names.
+
+        Raises:
+            UserError: the files are not those that were scanned.
+        """
+        import torch
+
+        paths = tuple(Path(path) for path, _, _ in self.files)
+        for path, known in zip(paths, self.files):
+            if tuple(file_stamp(path)[:3]) != known:
+                raise UserError(f"{path} has changed since the run began; start it again")
+        item = get_representation(self.representation)
+        if item.unit is Unit.LAYER:
+            shapes: dict[str, Any] = {layer.name: layer.shape for layer in self.layers}
+        else:
+            shapes = dict(self.tensors)
+        edges = np.cumsum([0, *(item.width(shapes[name]) for name in sorted(shapes))])
+        left_edges = dict(zip(sorted(shapes), edges.tolist()))
+        keep = np.delete(np.arange(self.rows), self.left_out) if self.left_out else None
+        samples = self.rows - len(self.left_out)
+        matrix = np.empty((samples, int(edges[-1])), np.float32)
+        source = DatasetBatches(Source("", paths), self.tensors, list(self.layers))
+        for batch in source.read(0, self.rows, keep, {item.unit}, torch.device("cpu")):
+            values = evaluate(batch.make([item]), [item])[item.name].numpy()
+            for column, part in zip(batch.columns, np.split(values, len(batch.columns))):
+                left = left_edges[column]
+                matrix[batch.rows, left : left + part.shape[1]] = part
+        return matrix
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> DatasetMatrix:
+        """What `to_json` made."""
+        return cls(
+            value["representation"],
+            tuple((path, size, time) for path, size, time in value["files"]),
+            {name: (m, n) for name, (m, n) in value["tensors"].items()},
+            tuple(Layer(**{**item, "shape": tuple(item["shape"])}) for item in value["layers"]),
+            value["rows"],
+            tuple(value["left_out"]),
+        )
+
+
+def dataset_matrix(
+    source: Source, scan: DatasetScan, wanted: Representation, columns: Sequence[str]
+) -> DatasetMatrix:
+    """Where a representation that is not cached is read from.
+
+    Arguments:
+        columns: layer tensors or layers.
+    """
+    chosen = set(columns)
+    layers = [x for x in scan.layers if wanted.unit is Unit.LAYER and x.name in chosen]
+    names = chosen.union(*((layer.down, layer.up) for layer in layers))
+    return DatasetMatrix(
+        wanted.reference,
+        tuple((str(path), size, time) for path, size, time, *_ in source.stamps),
+        {name: shape for name, shape in scan.tensors.items() if name in names},
+        tuple(layers),
+        scan.num_rows,
+        tuple(scan.bad_rows),
+    )

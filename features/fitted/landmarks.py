@@ -1,0 +1,64 @@
+"""The landmarks' layers, as files that workers map into memory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..columns import to_matrices
+from ..core.files import fsync_path
+from ..layers import Layer
+from ..scan import DatasetScan
+from ..sources import Source
+from .kernel import Factors
+from .plan import Landmarks
+
+
+def write_landmarks(
+    source: Source, scan: DatasetScan, layers: Sequence[Layer], landmarks: Landmarks, folder: Path
+) -> None:
+    """Write the landmarks' layers as memory-mapped arrays, unless they are there.
+
+    Rows are taken out of the dataset's files where they lie: of float32 columns little else is
+    read.
+    """
+    if folder.exists():
+        return
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    kept = np.delete(np.arange(scan.num_rows), scan.bad_rows)
+    rows = kept[list(landmarks.samples)]
+    reader = source.open()
+    for i, layer in enumerate(layers):
+        for side, name in (("down", layer.down), ("up", layer.up), ("scale", layer.scale)):
+            if name is None:
+                continue
+            shape = (1, 1) if side == "scale" else scan.tensors[name]
+            pieces, first = [], 0
+            for batch in reader.read(0, scan.num_rows, [name]):
+                own = rows[(rows >= first) & (rows < first + batch.num_rows)] - first
+                pieces.append(to_matrices(batch.column(0), shape)[own])
+                first += batch.num_rows
+            np.save(_path(partial, i, side), np.concatenate(pieces))
+    os.replace(partial, folder)
+    fsync_path(folder.parent)
+
+
+def read_landmarks(folder: Path, index: int, layer: Layer, device: torch.device) -> Factors:
+    """Layer `index` of the landmarks."""
+    down, up = (np.load(_path(folder, index, side), mmap_mode="r") for side in ("down", "up"))
+    if layer.scale is None:
+        scale = np.ones(len(down), np.float32)
+    else:
+        scale = np.load(_path(folder, index, "scale")).reshape(-1)
+    return Factors(*(torch.tensor(np.asarray(part), device=device) for part in (down, up, scale)))
+
+
+def _path(folder: Path, index: int, side: str) -> Path:
+    return folder / f"{index:05}-{side}.npy"

@@ -1,0 +1,129 @@
+"""One shard of inner products with the landmarks; runs in a Ray worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..batches import open_reader
+from ..cache import CacheEntry
+from ..columns import to_matrices
+from ..core.memory import keep_freed_memory
+from ..layers import Layer
+from ..shard import origin_of
+from ..sources import Source
+from .kernel import Factors, Kernel
+from .landmarks import read_landmarks
+
+COLUMN = "adapter"
+"""The one column of what is about whole adapters."""
+
+_BLOCK = 1 << 24
+"""Numbers of the largest array at a time. Blocks depend on shapes alone, so that bits do not change
+from run to run."""
+
+
+@dataclass
+class ProductTask:
+    """Computes and writes one shard for every choice of layers.
+
+    Attributes:
+        source: the dataset's files.
+        tensors: layer tensor -> (m, n).
+        layers: all that some config has.
+        bad_rows: rows to leave out.
+        landmarks: folder of the landmarks' layers.
+        num_landmarks: how many they are.
+        mean_squares: by which each layer's inner products are divided; 0: it is left out.
+        kernel: inner product of a layer.
+        entries: (names of a config's layers, where its products go).
+        count: shards in all.
+    """
+
+    source: Source
+    tensors: dict[str, tuple[int, int]]
+    layers: list[Layer]
+    bad_rows: list[int]
+    landmarks: Path
+    num_landmarks: int
+    mean_squares: list[float]
+    kernel: Kernel
+    entries: list[tuple[tuple[str, ...], CacheEntry]]
+    count: int
+
+    def warm_up(self) -> None:
+        """What is imported here is all that is needed."""
+        keep_freed_memory()
+
+    def __call__(self, span: dict[str, Any]) -> dict[str, Any]:
+        """{"shard", "start", "stop"} -> what was done, for the driver."""
+        torch.set_num_threads(1)
+        index, start, stop = int(span["shard"]), int(span["start"]), int(span["stop"])
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        bad = [row - start for row in self.bad_rows if start <= row < stop]
+        keep = np.delete(np.arange(stop - start), bad)
+        here = origin_of(device)
+        todo = [
+            (set(names), entry, torch.zeros(len(keep), self.num_landmarks, device=device))
+            for names, entry in self.entries
+            if not entry.has_shard(index, self.count, len(keep), here)
+        ]
+        for i, layer in enumerate(self.layers):
+            sums = [products for names, _, products in todo if layer.name in names]
+            if not sums or not self.mean_squares[i]:
+                continue
+            products = self._products(i, layer, start, stop, keep, device) / self.mean_squares[i]
+            for total in sums:
+                total += products
+        for _, entry, products in todo:
+            entry.write_shard(index, self.count, {COLUMN: products.cpu().numpy()}, here)
+        return {"shard": index, "rows": len(keep)}
+
+    def _products(
+        self,
+        index: int,
+        layer: Layer,
+        start: int,
+        stop: int,
+        keep: np.ndarray,
+        device: torch.device,
+    ) -> torch.Tensor:
+        """(rows, landmarks) float32 of one layer."""
+        own = Factors(
+            self._read(layer.down, self.tensors[layer.down], start, stop, keep, device),
+            self._read(layer.up, self.tensors[layer.up], start, stop, keep, device),
+            torch.ones(len(keep), device=device)
+            if layer.scale is None
+            else self._read(layer.scale, (1, 1), start, stop, keep, device).reshape(-1),
+        )
+        others = read_landmarks(self.landmarks, index, layer, device)
+        rank = layer.shape[2]
+        block = max(1, _BLOCK // (len(others.down) * rank * rank))
+        return torch.cat(
+            [
+                self.kernel.between(own.rows(top, top + block), others)
+                for top in range(0, len(keep), block)
+            ]
+        )
+
+    def _read(
+        self,
+        column: str,
+        shape: tuple[int, int],
+        start: int,
+        stop: int,
+        keep: np.ndarray,
+        device: torch.device,
+    ) -> torch.Tensor:
+        batches = open_reader(self.source).read(start, stop, [column])
+        rows = np.concatenate([to_matrices(batch.column(0), shape) for batch in batches])
+        return torch.from_numpy(rows[keep]).to(device)
+
+
+def origin_here() -> dict[str, Any]:
+    """What the last bits of coordinates depend on: they are computed by the driver."""
+    return origin_of(torch.device("cpu"))

@@ -1,0 +1,23 @@
+"""Principal components of whole adapters, fitted on the training split; see `features.fitted`."""
+
+from .base import fitted
+
+SIZES = (64, 256, 1024)
+
+update_pca = fitted(
+    "update_pca",
+    version=1,
+    kernel="update",
+    sizes=SIZES,
+    default_size=256,
+    about="Principal components of all of a config's ΔW, from their inner products.",
+)
+
+flat_pca = fitted(
+    "flat_pca",
+    version=1,
+    kernel="flat",
+    sizes=SIZES,
+    default_size=256,
+    about="Principal components of all of a config's A and B, flattened.",
+)

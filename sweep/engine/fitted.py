@@ -1,0 +1,60 @@
+"""Fitted representations as part of a run: after the features, before the trials."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from features.cache import CacheEntry, FeatureMatrix, exclusive
+from features.fitted import Fitted, missing
+from trainables.events import FeaturesProgress
+from trainables.record import TrialKey
+
+from ..invocation import Invocation
+
+
+def ensure_fitted(run: Invocation, cache: Path, keys: Iterable[TrialKey]) -> None:
+    """Compute what is missing of the fitted representations of some trials. Ray must be running."""
+    wanted = run.declared.all_fitted(keys, run.scan)
+    if not wanted:
+        return
+
+    def on_wait() -> None:
+        run.stream.say("features  another run is computing them: waiting")
+
+    with exclusive(cache, run.scan.weights, on_wait):
+        todo = missing(run.scan, wanted, cache)
+        if todo:
+            _compute(run, cache, todo)
+
+
+def _compute(run: Invocation, cache: Path, todo: list[Fitted]) -> None:
+    from features.fitted.stage import run_fitted
+
+    run.stream.say(f"fitting   {describe(todo)}")
+    began = time.perf_counter()
+    run_fitted(
+        run.source,
+        run.scan,
+        todo,
+        cache,
+        on_progress=lambda done, total: run.stream.publish(FeaturesProgress(done, total)),
+    )
+    seconds = time.perf_counter() - began
+    run.feature_seconds += seconds
+    run.stream.say(f"fitted    {len(todo)} representations of layer configs in {seconds:.1f} s")
+
+
+def describe(todo: list[Fitted]) -> str:
+    """What is to be fitted and what its inner products cost."""
+    names = ", ".join(dict.fromkeys(one.item.name for one in todo))
+    passes = {(one.landmarks.digest, one.item.kernel): one.landmarks for one in todo}.values()
+    count = max(len(landmarks.samples) for landmarks in passes)
+    cost = sum(landmarks.cost for landmarks in passes)
+    return f"{names} on up to {count} landmarks, {cost:.2g} floating-point operations"
+
+
+def fitted_matrix(cache: Path, weights: str, one: Fitted) -> FeatureMatrix:
+    """Where a fitted representation is read from."""
+    return FeatureMatrix((CacheEntry(cache, weights, one.stored).folder,), ("adapter",))
