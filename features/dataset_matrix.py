@@ -39,6 +39,11 @@ class DatasetMatrix:
     rows: int
     left_out: tuple[int, ...]
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Layers, or layer tensors, in sorted order of their names."""
+        return tuple(sorted(layer.name for layer in self.layers)) or tuple(sorted(self.tensors))
+
     def load(self) -> np.ndarray:
         """(n_samples, n_features) float32: columns side by side, in sorted order of their names.
 

@@ -17,6 +17,7 @@ from features.dataset_matrix import DatasetMatrix
 
 from .classifiers.base import Classifier, Config
 from .classifiers.catalogue import CLASSIFIERS, load_classifier
+from .column_names import ColumnNames, names_from_json, names_to_json
 from .record import TrialKey
 from .splits import SplitRule
 
@@ -27,6 +28,8 @@ class PairMatrix:
 
     Attributes:
         features: cache folders and columns; or, for what is never cached, the dataset's.
+        values: of each of these columns, a name for every value; empty where they are of whole
+            adapters.
         num_tensors: layer tensors of the config.
         transform: what comes after standardising; "" for nothing.
         origin: on what its features were computed, by part.
@@ -36,10 +39,16 @@ class PairMatrix:
     config: str
     representation: str
     features: FeatureMatrix | DatasetMatrix
+    values: tuple[tuple[str, ...], ...]
     num_tensors: int
     transform: str
     origin: dict[str, Any]
     seed: int | None = None
+
+    @cached_property
+    def names(self) -> ColumnNames | None:
+        """What the matrix's columns are called; None where they are of whole adapters."""
+        return ColumnNames(self.features.columns, self.values) if self.values else None
 
 
 @dataclass(frozen=True)
@@ -113,6 +122,7 @@ class TrialJob:
                 "config": matrix.config,
                 "representation": matrix.representation,
                 **where(matrix.features),
+                "values": names_to_json(matrix.values),
                 "num_tensors": matrix.num_tensors,
                 "transform": matrix.transform,
                 "origin": matrix.origin,
@@ -145,6 +155,7 @@ class TrialJob:
                 DatasetMatrix.from_json(matrix["dataset"])
                 if "dataset" in matrix
                 else FeatureMatrix(tuple(map(Path, matrix["folders"])), columns[matrix["columns"]]),
+                names_from_json(matrix["values"]),
                 matrix["num_tensors"],
                 matrix["transform"],
                 matrix["origin"],

@@ -29,6 +29,7 @@ from .events import (
     TrialResumed,
     TrialStarted,
 )
+from .importance import importance_part
 from .job import TrialJob
 from .record import TrialKey, has_record, write_record
 from .scores import METRICS, SplitScores, score_split
@@ -201,6 +202,7 @@ class TrialWorker(tune.Trainable):
         }
         outcome = fit.outcome()
         metrics = trial_metrics(scores, outcome)
+        importance = importance_part(fit, data.val, matrix.names, matrix.transform, self._key.seed)
         timing = {
             "load_seconds": self._load_seconds,
             "train_seconds": self._train_seconds,
@@ -216,6 +218,7 @@ class TrialWorker(tune.Trainable):
             "per_class": {name: scores[name].per_class for name in ("val", "test")},
             "calibration": {name: scores[name].calibration for name in ("val", "test")},
             "precision_recall": {name: scores[name].precision_recall for name in ("val", "test")},
+            "importance": importance,
             "feature_dim": data.n_features,
             "num_layers": matrix.num_tensors,
             "timing": timing,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from features.cache import CacheEntry, FeatureMatrix, feature_matrix
 from features.core.files import DamagedFileError
 from features.dataset_matrix import DatasetMatrix, dataset_matrix
+from features.representations import Unit
 from trainables.events import (
     DashboardUp,
     ExperimentStarted,
@@ -244,10 +245,23 @@ def _matrix(run: Invocation, cache: Path, key: TrialKey) -> PairMatrix:
         config,
         representation,
         features,
+        _value_names(run, representation, features),
         len(run.declared.configs[config].tensors(run.scan.tensors)),
         item.transform,
         {part.name: CacheEntry(cache, run.scan.weights, part).origin() for part in parts},
     )
+
+
+def _value_names(
+    run: Invocation, representation: str, features: FeatureMatrix | DatasetMatrix
+) -> tuple[tuple[str, ...], ...]:
+    """Of each column of a matrix, a name for every value; none where they are of whole adapters."""
+    item = run.declared.inputs[representation].representation
+    if item.unit is Unit.ADAPTER:
+        return ()
+    shapes = run.scan.columns(item.unit)
+    names = {shape: item.values(shape) for shape in {shapes[name] for name in features.columns}}
+    return tuple(names[shapes[name]] for name in features.columns)
 
 
 def _fit(

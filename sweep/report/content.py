@@ -6,6 +6,7 @@ from .analysis import Analysis
 from .class_tables import class_count_table, class_drop_table, class_table, confusion_table
 from .columns import CONFIG, REPRESENTATION, ends, interval_column
 from .difference_tables import ablation_table, comparison_table, rank_table
+from .importance_tables import importance_tables
 from .sections import Section
 from .tables import Column, Table, Value, decimal, percent, signed_percent, yes_no
 
@@ -20,6 +21,7 @@ def run_tables(analysis: Analysis) -> list[Table]:
         split_table(analysis),
         *(class_table(analysis, config) for config in analysis.configs),
         *(class_drop_table(analysis, config) for config in analysis.ablations),
+        *importance_tables(analysis),
         cost_table(analysis),
         retained_table(analysis),
         stability_table(analysis),

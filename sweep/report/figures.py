@@ -116,7 +116,13 @@ def _said(caption: Caption, analysis: Analysis) -> str:
 def run_figures(analysis: Analysis) -> list[ReportFigure]:
     """Every declared figure for which there are numbers."""
     # Imported, these declare theirs; so must any other module with figures be here.
-    from . import class_figures, curve_figures, rank_figures, score_figures  # noqa: F401
+    from . import (  # noqa: F401
+        class_figures,
+        curve_figures,
+        importance_figures,
+        rank_figures,
+        score_figures,
+    )
 
     if not analysis.pairs:
         return []

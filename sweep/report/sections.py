@@ -19,6 +19,7 @@ class Section(Enum):
     CALIBRATION = "Calibration"
     CONFUSION = "Confusion"
     CLASSES = "Classes"
+    IMPORTANCE = "Importance"
     COST = "Width and time"
     RETAINED = "Information retained"
     STABILITY = "Stability"

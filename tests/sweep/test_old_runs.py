@@ -42,6 +42,7 @@ def test_it_is_shown_as_it_was(old_run):
     assert {key.classifier for key in status.done} == {"mlp"}
     page = make_report([old_run]).read_text()
     assert "ensemble" in page
+    assert "mportance" not in page  # its records have none
 
 
 def test_it_is_shown_as_it_was_when_versions_are_raised(old_run, monkeypatch):
@@ -88,6 +89,7 @@ def test_it_is_continued(old_run, tmp_path, local_ray):
         if path == lost:  # trained again, to the same bits on the same kind of processor only
             mine, theirs = json.loads(path.read_bytes()), json.loads(content)
             assert mine["fingerprint"] == theirs["fingerprint"]
+            assert mine.keys() - theirs.keys() == {"importance"}
         else:
             assert path.read_bytes() == content
     assert list(result.results) == [n for n in old if n not in ("derived", "checksum")]

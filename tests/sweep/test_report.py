@@ -27,12 +27,15 @@ FIGURES = {
     "ranking", "ablation_visual_only", "critical_difference", "splits", "learning_curves",
     "training_loss", "precision_recall", "calibration", "confusion_all_layers",
     "confusion_visual_only", "classes", "class_drop", "cost", "retained", "stability",
+    "importance_layers_all_layers", "importance_layers_visual_only",
+    "importance_kinds_all_layers", "importance_kinds_visual_only",
 }  # fmt: skip
 TABLES = {
     "ranking", "ablation_visual_only", "comparisons_all_layers", "comparisons_visual_only",
     "ranks", "splits", "classes_all_layers", "classes_visual_only", "class_drop_visual_only",
     "cost", "retained", "stability", "calibration", "class_counts", "confusions_all_layers",
-    "confusions_visual_only",
+    "confusions_visual_only", "importance_layers_all_layers", "importance_layers_visual_only",
+    "importance_kinds_all_layers", "importance_kinds_visual_only",
 }  # fmt: skip
 
 

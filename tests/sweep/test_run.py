@@ -137,6 +137,7 @@ def test_a_record_says_all_that_results_format_promises(sanity_run):
         "per_class",
         "calibration",
         "precision_recall",
+        "importance",
         "feature_dim",
         "num_layers",
         "timing",

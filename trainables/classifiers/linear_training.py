@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..data import TrialData
-from .base import Fit, FitState
+from .base import Fit, FitState, LinearPart
 from .linear import EVALUATION_ROWS, MEMORY, LinearConfig
 from .probabilities import with_absent_classes
 
@@ -83,8 +83,22 @@ class LinearFit(Fit):
     def _evaluate(self, x: Tensor, weights: Tensor) -> np.ndarray:
         # In float64, since a feature outside the training split may be as large as float32 allows.
         logits = [part.double() @ weights[:, :-1].T for part in x.split(EVALUATION_ROWS)]
-        log_p = (torch.cat(logits) + weights[:, -1]).log_softmax(1).numpy()
+        return self._normalised(torch.cat(logits), weights)
+
+    def _normalised(self, logits: Tensor, weights: Tensor) -> np.ndarray:
+        """(n, n_present) float64 logits without intercepts -> (n, n_classes) float64."""
+        log_p = (logits + weights[:, -1]).log_softmax(1).numpy()
         return with_absent_classes(log_p, self._present.numpy(), self._data.n_classes)
+
+    def column_weights(self) -> np.ndarray:
+        """(n_present, n_features) float64: the best strength's weights, a row for each class that
+        the training split has."""
+        return self._weights[:, :-1].numpy()
+
+    def linear_part(self) -> LinearPart:
+        """The logits."""
+        weights = self._weights
+        return LinearPart(weights[:, :-1], lambda logits: self._normalised(logits, weights))
 
     def outcome(self) -> dict[str, Any]:
         """Which strength is best, itself, and whether every fit of the path converged."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..data import TrialData
 from ..modules import Dropout, FusedAdam
-from .base import Fit, FitState
+from .base import Fit, FitState, LinearPart
 from .mlp import EVALUATION_ROWS, MlpConfig
 
 _PLATEAU_FACTOR = 0.5
@@ -196,6 +196,21 @@ class Training(Fit):
         """(n, n_features) float32 -> (n, n_classes) float64, with the weights of the best epoch."""
         self._restore_best()
         return self._logits(x).double().log_softmax(1).cpu().numpy()
+
+    def linear_part(self) -> LinearPart:
+        """The first layer's weights, those of the best epoch."""
+        self._restore_best()
+        first, *others = self.model
+        bias, after = first.get_parameter("bias"), nn.Sequential(*others)
+
+        @torch.no_grad()
+        def rest(products: Tensor) -> np.ndarray:
+            self.model.eval()
+            parts = (products + bias).split(EVALUATION_ROWS)
+            logits = torch.cat([after(part) for part in parts])
+            return logits.double().log_softmax(1).cpu().numpy()
+
+        return LinearPart(first.get_parameter("weight").detach(), rest)
 
     @torch.no_grad()
     def _logits(self, x: Tensor) -> Tensor:

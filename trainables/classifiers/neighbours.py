@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import base
-from .base import Classifier, Fit
+from .base import Classifier, Fit, LinearPart
 from .footprint import FLOAT, base_host_bytes
 
 if TYPE_CHECKING:
@@ -86,32 +86,57 @@ class NeighboursFit(Fit):
         (votes + 1/n_classes) / (k + 1). Of classes with as many votes, that with the lowest index
         is predicted.
         """
+        return self._from_votes(self._votes(x, [self._k])[self._k])
+
+    def linear_part(self) -> LinearPart:
+        """The products with the training samples of unit length: they rank as the cosines do."""
+        import torch
+
+        def rest(products: Tensor) -> np.ndarray:
+            blocks = products.split(_ROWS)
+            return self._from_votes(
+                torch.cat([self._nearest(block, self._k).sum(1) for block in blocks]).numpy()
+            )
+
+        return LinearPart(self._unit, rest)
+
+    @property
+    def _k(self) -> int:
+        """The chosen one."""
+        return NEIGHBOURS[self._best]
+
+    def _from_votes(self, votes: np.ndarray) -> np.ndarray:
+        """(n, n_classes) votes of the chosen k -> (n, n_classes) log-probabilities, float64."""
         import numpy as np
 
-        k = NEIGHBOURS[self._best]
-        return np.log((self._votes(x, [k])[k] + 1 / self._data.n_classes) / (k + 1))
+        return np.log((votes + 1 / self._data.n_classes) / (self._k + 1))
 
     def _votes(self, x: Tensor, ks: list[int]) -> dict[int, np.ndarray]:
         """k -> (n, n_classes) votes of the k nearest training samples, float64."""
         import torch
 
-        train, n_classes = self._data.train, self._data.n_classes
         parts: dict[int, list[Tensor]] = {k: [] for k in ks}
         for block in x.split(_ROWS):
-            similarity = _unit_length(block) @ self._unit.T
-            # Sorting all would take longer than the products.
-            classes = train.y[similarity.topk(max(ks), dim=1).indices]
-            votes = torch.nn.functional.one_hot(classes, n_classes).double()
+            votes = self._nearest(_unit_length(block) @ self._unit.T, max(ks))
             for k in ks:
                 parts[k].append(votes[:, :k].sum(1))
         return {k: torch.cat(part).numpy() for k, part in parts.items()}
+
+    def _nearest(self, similarity: Tensor, most: int) -> Tensor:
+        """(n, n_train) similarities -> (n, most, n_classes) float64: one vote of each of the `most`
+        nearest training samples, the nearest first."""
+        import torch
+
+        # Sorting all would take longer than the products.
+        classes = self._data.train.y[similarity.topk(most, dim=1).indices]
+        return torch.nn.functional.one_hot(classes, self._data.n_classes).double()
 
     def outcome(self) -> dict[str, Any]:
         """Which k is best, and itself."""
         return {
             "best_epoch": self._best + 1,
             "epochs_run": len(self._accuracies),
-            "neighbours": NEIGHBOURS[self._best],
+            "neighbours": self._k,
         }
 
 
