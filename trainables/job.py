@@ -22,7 +22,7 @@ from .splits import SplitRule
 
 @dataclass(frozen=True)
 class PairMatrix:
-    """Where the features of a (config, representation) are.
+    """Where the features of a (config, label) are.
 
     Attributes:
         features: cache folders and columns.
@@ -32,7 +32,7 @@ class PairMatrix:
     """
 
     config: str
-    representation: str
+    label: str
     features: FeatureMatrix
     num_tensors: int
     transform: str
@@ -55,7 +55,7 @@ class TrialJob:
     Attributes:
         run_dir: where records and events go.
         invocation: names the event files.
-        matrices: one for each (config, representation) of the trials.
+        matrices: one for each (config, label) of the trials.
         labels: (n_samples,) class indices.
         n_classes: number of classes.
         split: how the samples are split.
@@ -76,11 +76,11 @@ class TrialJob:
 
     @cached_property
     def _by_pair(self) -> dict[tuple[str, str], PairMatrix]:
-        return {(matrix.config, matrix.representation): matrix for matrix in self.matrices}
+        return {(matrix.config, matrix.label): matrix for matrix in self.matrices}
 
     def matrix(self, key: TrialKey) -> PairMatrix:
         """A trial's features."""
-        return self._by_pair[key.config, key.representation]
+        return self._by_pair[key.pair]
 
     def classifier(self, name: str) -> tuple[Classifier, Config]:
         """A classifier and its settings."""
@@ -97,7 +97,7 @@ class TrialJob:
         matrices = [
             {
                 "config": matrix.config,
-                "representation": matrix.representation,
+                "label": matrix.label,
                 "folders": [str(folder) for folder in matrix.features.folders],
                 "columns": columns.setdefault(matrix.features.columns, len(columns)),
                 "num_tensors": matrix.num_tensors,
@@ -127,7 +127,7 @@ class TrialJob:
         matrices = [
             PairMatrix(
                 matrix["config"],
-                matrix["representation"],
+                matrix["label"],
                 FeatureMatrix(tuple(map(Path, matrix["folders"])), columns[matrix["columns"]]),
                 matrix["num_tensors"],
                 matrix["transform"],

@@ -15,6 +15,7 @@ import torch
 from ray import tune
 from threadpoolctl import threadpool_limits
 
+from features.cache import FeatureMatrix
 from features.core.files import DamagedFileError
 from features.core.memory import keep_freed_memory
 
@@ -55,7 +56,7 @@ class TrialWorker(tune.Trainable):
         self._job = TrialJob.read(self._job_path)
         self._device = _set_up_device(self._job.threads)
         self._events = EventLog(self._job.run_dir, self._job.invocation)
-        self._data: tuple[tuple[str, str, int | None], TrialData] | None = None
+        self._data: tuple[tuple[FeatureMatrix, str, int | None], TrialData] | None = None
         self._must_wait = True
         self._register()
         self._start(config)
@@ -179,12 +180,12 @@ class TrialWorker(tune.Trainable):
     def _load(self) -> TrialData:
         """This trial's data; read once for all seeds that this worker gets in a row."""
         key, job = self._key, self._job
-        of = key.config, key.representation, key.seed if job.split.per_seed else None
+        matrix = job.matrix(key)
+        of = matrix.features, matrix.transform, key.seed if job.split.per_seed else None
         if self._data is not None and self._data[0] == of:
             return self._data[1]
         self._data = None  # make room before the next matrix comes
         began = time.perf_counter()
-        matrix = job.matrix(key)
         features = matrix.features.load()
         labels = np.array(job.labels)
         split = job.split.split(len(labels), key.seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,8 @@ from ..spec import RuntimeOptions
 from .features import ensure_features
 
 if TYPE_CHECKING:
+    from features.representations import Representation
+
     from .packing import TrialResources
 
 Ended = TrialFinished | TrialFailed | TrialOutOfMemory
@@ -67,6 +69,21 @@ def run_trials(run: Invocation, fingerprints: dict[TrialKey, str], todo: list[Tr
             shutil.rmtree(cache, ignore_errors=True)
 
 
+@dataclass
+class Stored:
+    """Where features are, and on what they were computed: read once for many pairs."""
+
+    cache: Path
+    weights: str
+    _origins: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def origin(self, part: Representation) -> dict[str, Any]:
+        """On what a representation's features were computed."""
+        if part.name not in self._origins:
+            self._origins[part.name] = CacheEntry(self.cache, self.weights, part).origin()
+        return self._origins[part.name]
+
+
 def _prepare_features(
     run: Invocation, cache: Path, fingerprints: dict[TrialKey, str], todo: list[TrialKey]
 ) -> list[TrialKey]:
@@ -97,7 +114,7 @@ def _tell_mixed_features(
 
     They are the same numbers but for rounding, so that its trials are not equal bit for bit.
     """
-    left = set(todo)
+    left, stored = set(todo), Stored(cache, run.scan.weights)
     for pair in dict.fromkeys(key.pair for key in todo if key.representation in names):
         for key in run.sweep.grid.keys_of(pair):
             if key in left:
@@ -106,7 +123,7 @@ def _tell_mixed_features(
                 before = read_record(run.run_dir, key)["environment"].get("features")
             except (OSError, DamagedFileError):  # gone meanwhile: the next plan sees it
                 break
-            now = _matrix(run, cache, key.config, key.representation).origin
+            now = _matrix(run, *pair, stored).origin
             if before and any(before.get(name, own) != own for name, own in now.items()):
                 run.stream.warn(
                     f"{'/'.join(pair)}: its records were made with features computed on another "
@@ -185,7 +202,7 @@ def _trial_resources(
 def _device_bytes(run: Invocation, key: TrialKey) -> int:
     """GPU memory that a trial takes at most."""
     declared, scan = run.declared.classifiers[key.classifier], run.scan
-    width = run.declared.features(key.config, key.representation, scan)
+    width = run.declared.features(key.config, key.label, scan)
     return declared.classifier.device_bytes(
         scan.num_samples, width, len(scan.classes), declared.config
     )
@@ -209,22 +226,18 @@ def _give_up(run: Invocation, points: dict[TrialKey, str], gpus: float) -> set[T
     return set(points)
 
 
-def _matrix_of(key: TrialKey) -> tuple[str, str]:
-    return key.config, key.representation
-
-
-def _matrix(run: Invocation, cache: Path, config: str, representation: str) -> PairMatrix:
+def _matrix(run: Invocation, config: str, label: str, stored: Stored) -> PairMatrix:
     """Where the workers find a pair's features."""
-    item = run.declared.inputs[representation]
-    columns = run.declared.columns(config, representation, run.scan)
+    item = run.declared.inputs[run.declared.by_label[label].representation]
+    columns = run.declared.columns(config, label, run.scan)
     parts = item.representation.stored
     return PairMatrix(
         config,
-        representation,
-        feature_matrix(cache, run.scan.weights, item.representation, columns),
-        len(run.declared.configs[config].tensors(run.scan.tensors)),
+        label,
+        feature_matrix(stored.cache, run.scan.weights, item.representation, columns),
+        len(run.declared.tensors(config, run.scan)),
         item.transform,
-        {part.name: CacheEntry(cache, run.scan.weights, part).origin() for part in parts},
+        {part.name: stored.origin(part) for part in parts},
     )
 
 
@@ -237,10 +250,11 @@ def _fit(
     """Run one Tune experiment; returns what became of the trials that ended."""
     from .experiment import run_experiment
 
+    stored = Stored(cache, run.scan.weights)
     job = TrialJob(
         run_dir=run.run_dir,
         invocation=run.name,
-        matrices=[_matrix(run, cache, *of) for of in dict.fromkeys(map(_matrix_of, points))],
+        matrices=[_matrix(run, *of, stored) for of in dict.fromkeys(key.pair for key in points)],
         labels=run.scan.kept_labels,
         n_classes=len(run.scan.classes),
         split=run.declared.split,
