@@ -10,6 +10,7 @@ from pathlib import Path
 from .core.errors import UserError
 from .core.names import check_doubles
 from .core.plugins import Origin, check_own_name, load, require_origin
+from .layer_families import FAMILIES, ConfigFamily, family_of
 from .layer_names import (
     CROSS_ATTENTION,
     FEED_FORWARD,
@@ -159,6 +160,9 @@ def text_encoder(tensor: str) -> bool:
 LAYER_CONFIGS = {item.name: item for item in list(vars().values()) if isinstance(item, LayerConfig)}
 """Every built-in config by name."""
 
+CONFIG_NAMES = (*LAYER_CONFIGS, *FAMILIES)
+"""What `--configs` knows by name: configs and families of them."""
+
 DEFAULT_CONFIGS = ("all_layers", "visual_only")
 
 
@@ -182,7 +186,7 @@ def regex_config(name: str, regex: str) -> LayerConfig:
             f"--config-regex: {name!r} is no name for a layer config: need a letter, then letters, "
             "digits and underscores"
         )
-    if name in LAYER_CONFIGS:
+    if name in LAYER_CONFIGS or name in FAMILIES:
         raise UserError(f"--config-regex: the name {name!r} is that of a built-in layer config")
     try:
         pattern = re.compile(regex)
@@ -221,20 +225,28 @@ def get_config(reference: str) -> LayerConfig:
     """
     if reference in LAYER_CONFIGS:
         return LAYER_CONFIGS[reference]
-    origin = require_origin(reference, "layer config", GROUP, LAYER_CONFIGS)
+    of = family_of(reference)
+    if of:
+        raise UserError(f"layer config {reference!r}: name its whole family, {of}")
+    origin = require_origin(reference, "layer config", GROUP, CONFIG_NAMES)
     found = load(origin, "layer config", LayerConfig)
-    check_own_name(origin, "layer config", found.name, LAYER_CONFIGS)
+    check_own_name(origin, "layer config", found.name, CONFIG_NAMES)
+    if family_of(found.name):
+        raise UserError(f"{reference}: the name {found.name!r} is that of a built-in family")
     return replace(found, version=f"{found.version}-{origin.digest[:12]}", origin=origin)
 
 
 def get_configs(
-    references: Sequence[str], regexes: Mapping[str, str] | None = None
+    references: Sequence[str],
+    regexes: Mapping[str, str] | None = None,
+    tensors: Iterable[str] = (),
 ) -> list[LayerConfig]:
-    """Several of them.
+    """Several of them, families as their members.
 
     Arguments:
         regexes: name -> regular expression: configs that are named among the references, or come
             after them.
+        tensors: the dataset's layer tensors, which decide what members a family has.
 
     Raises:
         UserError: there are none, one cannot be had, or two have the same name.
@@ -242,10 +254,29 @@ def get_configs(
     made = {name: regex_config(name, regex) for name, regex in (regexes or {}).items()}
     names = [*references, *(name for name in made if name not in references)]
     if not names:
-        raise UserError(f"no layer config given; choose from {', '.join(LAYER_CONFIGS)}")
-    found = [made.get(name) or get_config(name) for name in names]
+        raise UserError(f"no layer config given; choose from {', '.join(CONFIG_NAMES)}")
+    check_doubles("layer config", names)
+    tensors = list(tensors)
+    found: list[LayerConfig] = []
+    for name in names:
+        if name in FAMILIES:
+            found += members(FAMILIES[name], tensors)
+        else:
+            found.append(made.get(name) or get_config(name))
     check_doubles("layer config", [item.name for item in found])
     return found
+
+
+def members(family: ConfigFamily, tensors: Iterable[str]) -> list[LayerConfig]:
+    """The configs that a family stands for, in the order of the network.
+
+    Arguments:
+        tensors: all layer tensors of the dataset.
+    """
+    return [
+        LayerConfig(name, family.member_version(of), frozenset(of).__contains__, family.doc)
+        for name, of in family.members(tensors).items()
+    ]
 
 
 def uncovered(tensors: Iterable[str]) -> list[str]:

@@ -6,15 +6,15 @@ reads a run directory needs neither them nor the code they came from.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from features.core.errors import UserError
 from features.core.names import check_doubles
-from features.core.plugins import Origin
 from features.fitted import Fitted, fitted
 from features.layer_configs import (
     DEFAULT_CONFIGS,
@@ -23,69 +23,23 @@ from features.layer_configs import (
     get_configs,
     parse_regexes,
 )
+from features.layer_families import family_of
 from features.representations import (
     Representation,
     Unit,
     expand_groups,
-    get_representation,
     get_representations,
 )
 from features.representations.base import shape_name
 from features.scan import DatasetScan
-from trainables.classifiers.base import Classifier, Config
 from trainables.classifiers.catalogue import find_classifiers
 from trainables.record import TrialKey
 from trainables.splits import BY_CHANCE, SplitRule
-from trainables.transforms import VERSION as TRANSFORM_VERSION
-from trainables.transforms import split_transform, transformed_width
+from trainables.transforms import transformed_width
 
+from .declared_parts import DeclaredClassifier, Input, find_input, origin_json, settings_of
 from .grid import Entry, Grid, Pair
 from .spec import SweepSpec
-
-
-@dataclass(frozen=True)
-class Input:
-    """What a classifier is given: a representation and what comes after standardising it.
-
-    Attributes:
-        name: what users type and results are filed under: `spectral/pca:64`.
-        transform: "" for nothing more.
-    """
-
-    name: str
-    representation: Representation
-    transform: str
-
-    @property
-    def version(self) -> str:
-        """Part of trial fingerprints."""
-        own = self.representation.version
-        return f"{own}+{self.transform}-{TRANSFORM_VERSION}" if self.transform else own
-
-
-@dataclass(frozen=True)
-class DeclaredClassifier:
-    """A classifier with its settings, and where it was loaded from if it is not built in."""
-
-    classifier: Classifier
-    config: Config
-    origin: Origin | None
-
-    @property
-    def version(self) -> int | str:
-        """Part of trial fingerprints."""
-        own = self.classifier.version
-        return f"{own}-{self.origin.digest[:12]}" if self.origin else own
-
-    def to_json(self) -> dict[str, Any]:
-        """For sweep.json."""
-        return {
-            "version": self.version,
-            "config": self.config.to_json(),
-            "defaults": type(self.config)().to_json(),
-            "seeded": self.classifier.seeded,
-            **_origin_json(self.origin),
-        }
 
 
 @dataclass(frozen=True)
@@ -109,16 +63,38 @@ class Declared:
         """Those behind the inputs."""
         return [item.representation for item in self.inputs.values()]
 
-    def columns(self, config: str, name: str, scan: DatasetScan) -> list[str]:
-        """The layer tensors or layers that an input of a config comes from.
+    @cached_property
+    def by_label(self) -> dict[str, Entry]:
+        """Label -> entry."""
+        return {entry.label: entry for entry in self.entries}
+
+    @cached_property
+    def _known(self) -> dict[tuple[str, ...], Any]:
+        """What was worked out before: a family has many configs, and each is asked often."""
+        return {}
+
+    def tensors(self, config: str, scan: DatasetScan) -> list[str]:
+        """The layer tensors of a config, in sorted order.
 
         Raises:
             UserError: the config selects nothing of the dataset.
         """
-        selected = self.configs[config].tensors(scan.tensors)
+        key = "tensors", config, scan.weights
+        if key not in self._known:
+            self._known[key] = self.configs[config].tensors(scan.tensors)
+        return list(self._known[key])
+
+    def columns(self, config: str, label: str, scan: DatasetScan) -> list[str]:
+        """The layer tensors or layers that the features of a pair come from.
+
+        Raises:
+            UserError: the config selects nothing of the dataset, or nothing that the label's
+                representation could read.
+        """
+        name = self.by_label[label].representation
         if self.inputs[name].representation.unit is Unit.TENSOR:
-            return selected
-        layers = self.configs[config].layers(scan.layers)
+            return self.tensors(config, scan)
+        layers = self._layers(config, scan)
         if not layers:
             raise UserError(
                 f"representation {name!r} reads layers, and layer config {config!r} has no layer "
@@ -132,9 +108,7 @@ class Declared:
         if not item.kernel:
             return None
         train = self.split.split(scan.num_samples, key.seed).train
-        return fitted(
-            item, scan, train.tolist(), self.columns(key.config, key.representation, scan)
-        )
+        return fitted(item, scan, train.tolist(), self.columns(key.config, key.label, scan))
 
     def all_fitted(self, keys: Iterable[TrialKey], scan: DatasetScan) -> list[Fitted]:
         """What some trials' representations are fitted on, without doubles."""
@@ -145,33 +119,53 @@ class Declared:
         found = [self.fitted(key, scan) for key in alike.values()]
         return list({(one.stored.name, one.stored.version): one for one in found if one}.values())
 
-    def cached_width(self, config: str, name: str, scan: DatasetScan) -> int:
-        """Columns of an input's matrix as it is read from the cache."""
-        item = self.inputs[name].representation
-        shapes = scan.columns(item.unit)
-        if item.unit is Unit.ADAPTER:
-            return sum(map(item.width, shapes.values()))
-        widths = {
-            shape: item.width(shape) for shape in set(shapes.values())
-        }  # few, of many columns
-        return sum(widths[shapes[column]] for column in self.columns(config, name, scan))
+    def _layers(self, config: str, scan: DatasetScan) -> list[str]:
+        """The layers that a config has both tensors of, in sorted order."""
+        key = "layers", config, scan.weights
+        if key not in self._known:
+            has = set(self.tensors(config, scan))
+            self._known[key] = sorted(x.name for x in scan.layers if {x.down, x.up} <= has)
+        return list(self._known[key])
 
-    def features(self, config: str, name: str, scan: DatasetScan) -> int:
-        """Columns of an input's matrix as a classifier sees it."""
-        n_train = len(self.split.split(scan.num_samples).train)
-        width = self.cached_width(config, name, scan)
-        return transformed_width(self.inputs[name].transform, width, n_train)
+    def cached_width(self, config: str, label: str, scan: DatasetScan) -> int:
+        """Columns of a pair's matrix as it is read from the cache."""
+        item = self.inputs[self.by_label[label].representation].representation
+        if item.unit is Unit.ADAPTER:
+            return item.width(())
+        key = "widths", item.name, scan.weights
+        if key not in self._known:  # few shapes, of many columns
+            shapes = scan.columns(item.unit)
+            by_shape = {shape: item.width(shape) for shape in set(shapes.values())}
+            self._known[key] = {column: by_shape[shape] for column, shape in shapes.items()}
+        widths = self._known[key]
+        return sum(widths[column] for column in self.columns(config, label, scan))
+
+    def features(self, config: str, label: str, scan: DatasetScan) -> int:
+        """Columns of a pair's matrix as a classifier sees it."""
+        key = "train", scan.weights
+        if key not in self._known:
+            self._known[key] = len(self.split.split(scan.num_samples).train)
+        transform = self.inputs[self.by_label[label].representation].transform
+        return transformed_width(
+            transform, self.cached_width(config, label, scan), self._known[key]
+        )
 
     def refused(self, scan: DatasetScan) -> dict[Pair, str]:
-        """(config, label) of what a classifier cannot read -> why."""
+        """(config, label) of what cannot be run -> why."""
         found = {}
         for config in self.configs:
             for entry in self.entries:
-                width = self.features(config, entry.representation, scan)
-                why = self.classifiers[entry.classifier].classifier.refusal(width)
+                why = self._refusal(config, entry, scan)
                 if why:
                     found[config, entry.label] = why
         return found
+
+    def _refusal(self, config: str, entry: Entry, scan: DatasetScan) -> str | None:
+        unit = self.inputs[entry.representation].representation.unit
+        if family_of(config) and unit is Unit.LAYER and not self._layers(config, scan):
+            return "the representation reads layers, and there is none with both of its tensors"
+        width = self.features(config, entry.label, scan)
+        return self.classifiers[entry.classifier].classifier.refusal(width)
 
     def grid(self, scan: DatasetScan, seeds: list[int]) -> Grid:
         """Every trial, what cannot be read left out.
@@ -220,9 +214,9 @@ class Declared:
             "configs": {
                 name: {
                     "version": item.version,
-                    "tensors": item.tensors(scan.tensors),
+                    "tensors": self.tensors(name, scan),
                     **({"regex": item.regex} if item.regex is not None else {}),
-                    **_origin_json(item.origin),
+                    **origin_json(item.origin),
                 }
                 for name, item in self.configs.items()
             },
@@ -237,13 +231,18 @@ class Declared:
             "unit": found.unit.value,
             "transform": item.transform,
             "values": {shape_name(shape): list(found.values(shape)) for shape in shapes},
-            "features": {c: self.features(c, name, scan) for c in self.configs},
-            **_origin_json(found.origin),
+            "features": self._widths(name, scan),
+            **origin_json(found.origin),
         }
 
-
-def _origin_json(origin: Origin | None) -> dict[str, Any]:
-    return {"origin": origin.to_json()} if origin else {}
+    def _widths(self, name: str, scan: DatasetScan) -> dict[str, int]:
+        """Config -> width of an input there; without configs in which it is left out."""
+        label = next(e.label for e in self.entries if e.representation == name)
+        refused = self.refused(scan)
+        pairs = {config: (config, label) for config in self.configs}
+        return {
+            c: self.features(c, label, scan) for c, pair in pairs.items() if pair not in refused
+        }
 
 
 def declared_by(
@@ -252,8 +251,9 @@ def declared_by(
     """Find and load what a spec names.
 
     Arguments:
-        tensors: the dataset's layer tensors, which the default layer configs are fitted to; without
-            them, a spec that names no configs stands for all default ones.
+        tensors: the dataset's layer tensors, which the default layer configs are fitted to and
+            which decide what members families have; without them, a spec that names no configs
+            stands for all default ones, and families have none.
 
     Raises:
         UserError: there is no such thing, it cannot be loaded, two have one name, or a setting is
@@ -262,7 +262,7 @@ def declared_by(
     names = spec.configs
     if names is None:
         names = DEFAULT_CONFIGS if tensors is None else fitting_defaults(tensors)
-    configs = get_configs(names, parse_regexes(spec.config_regex))
+    configs = get_configs(names, parse_regexes(spec.config_regex), tensors or ())
     pairs = spec.pairs
     if pairs is None:
         if not spec.representations:
@@ -270,7 +270,7 @@ def declared_by(
         find_classifiers(spec.classifiers)  # refused if there is none, or one twice
         pairs = tuple(product(expand_groups(spec.representations), spec.classifiers))
     pairs = tuple((name, c) for reference, c in pairs for name in expand_groups([reference]))
-    inputs = {reference: _input(reference) for reference, _ in pairs}
+    inputs = {reference: find_input(reference) for reference, _ in pairs}
     references = list(dict.fromkeys(reference for _, reference in pairs))
     classifiers = dict(zip(references, find_classifiers(references)))
     entries = [Entry(inputs[r].name, classifiers[c][0].name) for r, c in pairs]
@@ -284,23 +284,9 @@ def declared_by(
         {item.name: item for item in inputs.values()},
         {config.name: config for config in configs},
         {
-            c.name: DeclaredClassifier(c, _config(c, spec.settings.get(c.name, {})), origin)
+            c.name: DeclaredClassifier(c, settings_of(c, spec.settings.get(c.name, {})), origin)
             for c, origin in classifiers.values()
         },
         tuple(entries),
         split,
     )
-
-
-def _config(classifier: Classifier, settings: Mapping[str, Any]) -> Config:
-    try:
-        return classifier.Config.from_json(settings)
-    except UserError as error:
-        raise UserError(f"classifier {classifier.name}: {error}") from error
-
-
-def _input(reference: str) -> Input:
-    of, transform = split_transform(reference)
-    found = get_representation(of)
-    name = f"{found.name}/{transform}" if transform else found.name
-    return Input(name, found, transform)

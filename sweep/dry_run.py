@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 
 from features.fitted import missing as not_fitted
+from features.layer_families import family_of
 from features.representations import Representation, stored_representations
 from features.scan import DatasetScan
 from features.stage import plan_stage
@@ -15,6 +17,7 @@ from trainables.record import TrialKey
 from .dataset import open_dataset
 from .declared import Declared, declared_by
 from .engine.fitted import describe as describe_fitted
+from .grid import Pair
 from .memory import largest_trial, machine_memory, require_memory
 from .plan import RecordState, read_records
 from .samples import split_rule
@@ -46,9 +49,8 @@ def describe(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) -> No
     for line in summary_lines(sweep.grid, state.done):
         say(f"  {line}")
     say(f"trials: {len(state.done)} done, {len(state.todo)} to run")
-    for config, name in dict.fromkeys(key.pair for key in state.todo):
-        seeds = [key.seed for key in state.todo if key.pair == (config, name)]
-        say(f"  {config}/{name}: seeds {', '.join(map(str, seeds))}")
+    for line in _todo_lines(state.todo):
+        say(f"  {line}")
 
     for line in left_out_lines(declared.refused(scan)):
         say(line)
@@ -78,6 +80,20 @@ def describe(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) -> No
     say(f"time: roughly {format_seconds(seconds)}, Ray's start apart")
 
 
+def _todo_lines(todo: list[TrialKey]) -> list[str]:
+    """One line for each pair, and one for those of a family and a label."""
+    groups: dict[Pair, list[TrialKey]] = {}
+    for key in todo:
+        groups.setdefault((family_of(key.config) or key.config, key.label), []).append(key)
+    lines = []
+    for (name, label), keys in groups.items():
+        seeds = ", ".join(map(str, sorted({key.seed for key in keys})))
+        configs = len({key.config for key in keys})
+        many = f" ({configs} configs, {len(keys)} trials)" if family_of(keys[0].config) else ""
+        lines.append(f"{name}/{label}{many}: seeds {seeds}")
+    return lines
+
+
 def _seconds(
     declared: Declared,
     sweep: SweepFile,
@@ -87,18 +103,19 @@ def _seconds(
 ) -> float:
     cores = os.cpu_count() or 1
     features = scan.num_samples * scan.numbers_per_sample * _SECONDS_PER_NUMBER
-    trials = sum(_trial_seconds(key, declared, sweep, state, scan) for key in state.todo)
+    known: dict[Pair, list[float]] = {}
+    for key, record in state.records.items():
+        known.setdefault(key.pair, []).append(record["timing"]["total_seconds"])
+    trials = sum(
+        fmean(known[key.pair]) if key.pair in known else _guess(key, declared, sweep, scan)
+        for key in state.todo
+    )
     return ((features if missing else 0.0) + trials) / cores
 
 
-def _trial_seconds(
-    key: TrialKey, declared: Declared, sweep: SweepFile, state: RecordState, scan: DatasetScan
-) -> float:
-    """From this pair's records where there are any, else from the arithmetic of training."""
-    known = [r["timing"]["total_seconds"] for k, r in state.records.items() if k.pair == key.pair]
-    if known:
-        return sum(known) / len(known)
-    features = declared.features(key.config, key.representation, scan)
+def _guess(key: TrialKey, declared: Declared, sweep: SweepFile, scan: DatasetScan) -> float:
+    """Seconds of a trial of a pair without records, from the arithmetic of training."""
+    features = declared.features(key.config, key.label, scan)
     hidden = sweep.settings(key.classifier).get("hidden_dim", 0)
     weights = (features + 2 * hidden + len(scan.classes)) * max(hidden, len(scan.classes))
     samples = len(declared.split.split(scan.num_samples).train)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from features.layer_families import family_of
 from trainables.record import DEFAULT_CLASSIFIER, TrialKey, entry_label
 
 
@@ -62,11 +63,38 @@ class Grid:
     def pairs(self) -> list[Pair]:
         """(config, label), configs outermost."""
         pairs = [(config, entry.label) for config in self.configs for entry in self.entries]
-        return [pair for pair in pairs if pair not in self.left_out]
+        left_out = set(self.left_out)
+        return [pair for pair in pairs if pair not in left_out]
+
+    @cached_property
+    def _labels_of(self) -> dict[str, list[str]]:
+        labels: dict[str, list[str]] = {config: [] for config in self.configs}
+        for config, label in self.pairs:
+            labels[config].append(label)
+        return labels
 
     def labels_of(self, config: str) -> list[str]:
         """Labels of a config's pairs."""
-        return [label for of, label in self.pairs if of == config]
+        return self._labels_of[config]
+
+    @cached_property
+    def groups(self) -> dict[str, list[str]]:
+        """What is shown as one block -> its configs: families with their members, and every other
+        config by itself."""
+        groups: dict[str, list[str]] = {}
+        for config in self.configs:
+            groups.setdefault(family_of(config) or config, []).append(config)
+        return groups
+
+    @property
+    def families(self) -> dict[str, list[str]]:
+        """Family -> its members in the grid."""
+        return {name: of for name, of in self.groups.items() if family_of(of[0])}
+
+    @property
+    def ordinary_configs(self) -> list[str]:
+        """Configs that are of no family."""
+        return [config for config in self.configs if family_of(config) is None]
 
     def seeds_of(self, label: str) -> tuple[int, ...]:
         """The seeds that an entry is run with."""

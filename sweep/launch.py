@@ -43,7 +43,7 @@ from .samples import split_rule
 from .spec import RuntimeOptions, SweepSpec
 from .sweep_file import make_sweep_file, repair_sweep_file, write_sweep_file
 from .trackers import TrackerFeed, make_tracker
-from .watch.counts import left_out_lines, summary_lines
+from .watch.counts import group_heading, left_out_lines, summary_lines
 from .watch.prometheus import SweepMetrics
 from .watch.stream import Stream, recorder
 from .watch.terminal import Reporter, format_seconds
@@ -187,8 +187,7 @@ def _carry_out(run: Invocation) -> SweepResult:
 def _tell_plan(run: Invocation, done: list[TrialKey], todo: list[TrialKey]) -> None:
     say, scan, spec = run.reporter.say, run.scan, run.spec
     say(f"dataset   {spec.dataset}: {scan.num_samples} adapters, {len(scan.classes)} classes")
-    layers = {name: len(c.tensors(scan.tensors)) for name, c in run.declared.configs.items()}
-    say("layers    " + ", ".join(f"{config} {count}" for config, count in layers.items()))
+    say("layers    " + ", ".join(_layer_counts(run)))
     neither = uncovered(scan.tensors)
     if neither:
         run.stream.warn(
@@ -207,6 +206,15 @@ def _tell_plan(run: Invocation, done: list[TrialKey], todo: list[TrialKey]) -> N
         say(f"  {line}")
     say(f"trials    {len(done)} done, {len(todo)} to run")
     run.stream.publish(Planned(len(done), len(todo)))
+
+
+def _layer_counts(run: Invocation) -> list[str]:
+    """Every config with its number of layer tensors, every family with that of its configs."""
+    grid, layers = run.sweep.grid, run.sweep.environment["layers"]
+    return [
+        group_heading(grid, name) if name in grid.families else f"{name} {layers[name]}"
+        for name in grid.groups
+    ]
 
 
 # Doing

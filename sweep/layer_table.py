@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from features.layer_configs import LAYER_CONFIGS, get_configs, parse_regexes
+from features.layer_families import FAMILIES, family_of
 from features.layer_names import LayerParts, network_order, parse_layer
 from features.layers import Layer, pair_layers
 from features.shapes import read_shapes
@@ -68,11 +69,13 @@ class LayerTable:
         rows: as data flows through the networks.
         unpaired: layer tensors that are no layer, for want of the other factor or of its rank.
         configs: layer configs that were asked about.
+        families: family -> how many configs it stands for here.
     """
 
     rows: list[LayerRow]
     unpaired: list[str]
     configs: list[str]
+    families: dict[str, int]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -86,13 +89,16 @@ class LayerTable:
             "layers": [row.to_json() for row in self.rows],
             "unpaired": self.unpaired,
             "configs": self.counts,
+            "families": self.families,
         }
 
     def lines(self) -> list[str]:
         """For people."""
+        alone = [f"{name} {n}" for name, n in self.counts.items() if not family_of(name)]
         lines = [
             f"layers   {len(self.rows)}",
-            "configs  " + ", ".join(f"{name} {count}" for name, count in self.counts.items()),
+            *(["configs  " + ", ".join(alone)] if alone else []),
+            "families " + ", ".join(f"{name} {count}" for name, count in self.families.items()),
         ]
         if self.unpaired:
             some = ", ".join(self.unpaired[:3]) + (", …" if len(self.unpaired) > 3 else "")
@@ -113,8 +119,10 @@ def read_layer_table(spec: SweepSpec, memo: Path) -> LayerTable:
     """
     spec.validate()
     names = tuple(LAYER_CONFIGS) if spec.configs is None else spec.configs
-    chosen = get_configs(names, parse_regexes(spec.config_regex))
+    regexes = parse_regexes(spec.config_regex)
+    get_configs(names, regexes)  # refused before the dataset is looked for
     tensors, scales = read_shapes(find_dataset(spec.request, memo), spec.lora_rank)
+    chosen = get_configs(names, regexes, tensors)
     for config in chosen:
         if spec.configs is not None or config.regex is not None:
             config.tensors(tensors)  # refused if it has none
@@ -128,8 +136,9 @@ def read_layer_table(spec: SweepSpec, memo: Path) -> LayerTable:
         )
         for layer in sorted(layers, key=lambda layer: network_order(layer.name))
     ]
+    families = {name: len(item.members(tensors)) for name, item in FAMILIES.items()}
     paired = {tensor for layer in layers for tensor in (layer.down, layer.up)}
-    return LayerTable(rows, sorted(tensors.keys() - paired), list(having))
+    return LayerTable(rows, sorted(tensors.keys() - paired), list(having), families)
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:

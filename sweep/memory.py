@@ -50,7 +50,7 @@ def largest_trial(declared: Declared, scan: DatasetScan, keys: list[TrialKey]) -
     for key in {key.pair: key for key in keys}.values():
         item = declared.classifiers[key.classifier]
         # A transform reads the whole matrix first.
-        width = declared.cached_width(key.config, key.representation, scan)
+        width = declared.cached_width(key.config, key.label, scan)
         samples, classes = scan.num_samples, len(scan.classes)
         need = item.classifier.host_bytes(samples, width, classes, item.config)
         found.append(Largest(key, samples, width, 4 * samples * width, need))

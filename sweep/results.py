@@ -18,6 +18,7 @@ from features.core.files import (
     write_json,
     write_text,
 )
+from features.layer_families import FAMILIES, family_of, own_name
 from trainables.record import TrialKey
 from trainables.run_dir import RunDir
 from trainables.scores import METRICS
@@ -164,7 +165,8 @@ def _write_parquet(path: Path, records: Records) -> None:
 
 
 def format_results(results: dict[str, Any]) -> str:
-    """results.txt: a table per config, best first, and the drop from all layers to each other."""
+    """results.txt: a table per config, best first, and the drop from all layers to each other; of
+    a family of configs one table, its members in rows."""
     chance = 1 / results["num_classes"]
     blocks = [
         f"Dataset {results['dataset']}: {results['num_classes']} classes "
@@ -175,8 +177,15 @@ def format_results(results: dict[str, Any]) -> str:
         for key, value in results.items()
         if key.endswith("_results") and value
     }
-    blocks += [_config_block(config, of_config) for config, of_config in entries.items()]
+    groups: dict[str, list[str]] = {}
     for config in entries:
+        groups.setdefault(family_of(config) or config, []).append(config)
+    for name, configs in groups.items():
+        if family_of(configs[0]):
+            blocks.append(_family_block(name, {c: entries[c] for c in configs}))
+        else:
+            blocks.append(_config_block(name, entries[name]))
+    for config in (name for name in groups if name in entries):
         drops = _drops(entries, config)
         if config != _WHOLE and drops:
             header = ["representation", _WHOLE, config, "absolute", "relative"]
@@ -211,6 +220,36 @@ def _config_block(config: str, entries: list[dict[str, Any]]) -> str:
     ]
     heading = f"{config} ({entries[0]['num_layers']} layer tensors)"
     return heading + "\n" + format_table(_TABLE_HEADER, rows)
+
+
+_MOST_MEMBERS, _BEST_MEMBERS = 100, 20
+
+
+def _family_block(family: str, entries: dict[str, list[dict[str, Any]]]) -> str:
+    """A family's table: a row per member in the order of the network, a column per label. Of a
+    family with very many members, the best by validation."""
+
+    def labels(config: str) -> dict[str, dict[str, Any]]:
+        return {e["representation"].removesuffix(f"_{config}"): e for e in entries[config]}
+
+    def validation(config: str) -> float:
+        return float(np.mean([e.get("val_acc_mean") or 0.0 for e in entries[config]]))
+
+    known = {config: labels(config) for config in entries}
+    columns = list(dict.fromkeys(label for of in known.values() for label in of))
+    heading = f"{family} ({len(entries)} configs), test acc"
+    shown = list(entries)
+    if len(shown) > _MOST_MEMBERS:
+        shown = sorted(shown, key=validation, reverse=True)[:_BEST_MEMBERS]
+        heading += f", the {len(shown)} best by mean validation accuracy; all: results.parquet"
+    rows = [
+        [
+            own_name(config),
+            *(_spread(of[label], "test_acc") if label in of else "" for label in columns),
+        ]
+        for config, of in ((config, known[config]) for config in shown)
+    ]
+    return heading + "\n" + format_table([FAMILIES[family].noun, *columns], rows)
 
 
 def _spread(entry: dict[str, Any], metric: str) -> str:

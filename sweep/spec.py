@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from features.core.errors import UserError
-from features.layer_configs import DEFAULT_CONFIGS, LAYER_CONFIGS, parse_regexes
+from features.layer_configs import CONFIG_NAMES, DEFAULT_CONFIGS, parse_regexes
 from features.representations import DEFAULT_REPRESENTATIONS, GROUPS, REPRESENTATIONS
 from features.sources import DatasetRequest, dataset_label
 from trainables.classifiers.catalogue import CLASSIFIERS
@@ -96,9 +96,9 @@ class SweepSpec:
     configs: tuple[str, ...] | None = option(
         None,
         as_names,
-        "Comma-separated layer configs.",
+        "Comma-separated layer configs and families of them.",
         shown_default=f"{' and '.join(DEFAULT_CONFIGS)}, where the dataset has them",
-        known=LAYER_CONFIGS.keys,
+        known=lambda: CONFIG_NAMES,
     )
     config_regex: tuple[str, ...] = option(
         (),

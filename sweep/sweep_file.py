@@ -94,7 +94,7 @@ class SweepFile:
                 )
                 for entry in self.grid.entries
             ),
-            configs=tuple(self._reference("configs", name) for name in self.grid.configs),
+            configs=tuple(self._config_references()),
             config_regex=tuple(f"{n}={regex}" for n, regex in self.config_regexes.items()),
             num_runs=len(self.grid.seeds),
             seed=self.grid.seeds[0],
@@ -103,6 +103,14 @@ class SweepFile:
             },
             threads=self.frozen["decides"]["threads"],
         )
+
+    def _config_references(self) -> list[str]:
+        """What finds the grid's layer configs again: of a family its name, since the dataset, which
+        is frozen, decides its members."""
+        return [
+            name if name in self.grid.families else self._reference("configs", name)
+            for name in self.grid.groups
+        ]
 
     def _reference(self, kind: str, name: str) -> str:
         """What finds a thing again: a user's own by the copy of its source."""
@@ -148,7 +156,7 @@ def make_sweep_file(
                 "split_column": spec.split_column,
             },
             "cache_dir": str(cache_dir.absolute()),
-            "layers": {n: len(c.tensors(scan.tensors)) for n, c in declared.configs.items()},
+            "layers": {name: len(declared.tensors(name, scan)) for name in declared.configs},
             "numbers_per_sample": scan.numbers_per_sample,
             "command": sys.argv,
             "host": socket.gethostname(),

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from features.layer_configs import LAYER_CONFIGS
+from features.layer_configs import CONFIG_NAMES
 from features.representations import REPRESENTATIONS
 from trainables.classifiers.catalogue import CLASSIFIERS, built_in_settings, setting_option
 
@@ -18,7 +18,7 @@ def rows(name):
 def test_every_representation_and_config_has_a_row():
     found = rows("representations.md")
     assert found.count("all_layers") == 1
-    assert {name.partition(":")[0] for name in found} == {*REPRESENTATIONS, *LAYER_CONFIGS}
+    assert {name.partition(":")[0] for name in found} == {*REPRESENTATIONS, *CONFIG_NAMES}
 
 
 def test_every_classifier_and_setting_has_a_row():

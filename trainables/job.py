@@ -24,7 +24,7 @@ from .splits import SplitRule
 
 @dataclass(frozen=True)
 class PairMatrix:
-    """Where the features of a (config, representation) are.
+    """Where the features of a (config, label) are.
 
     Attributes:
         features: cache folders and columns; or, for what is never cached, the dataset's.
@@ -37,7 +37,7 @@ class PairMatrix:
     """
 
     config: str
-    representation: str
+    label: str
     features: FeatureMatrix | DatasetMatrix
     values: tuple[tuple[str, ...], ...]
     num_tensors: int
@@ -67,7 +67,7 @@ class TrialJob:
     Attributes:
         run_dir: where records and events go.
         invocation: names the event files.
-        matrices: one for each (config, representation) of the trials, and of each seed where it is
+        matrices: one for each (config, label) of the trials, and of each seed where it is
             fitted on that seed's split.
         labels: (n_samples,) class indices.
         n_classes: number of classes.
@@ -89,12 +89,12 @@ class TrialJob:
 
     @cached_property
     def _by_pair(self) -> dict[tuple[str, str, int | None], PairMatrix]:
-        return {(item.config, item.representation, item.seed): item for item in self.matrices}
+        return {(item.config, item.label, item.seed): item for item in self.matrices}
 
     def matrix(self, key: TrialKey) -> PairMatrix:
         """A trial's features."""
-        own = self._by_pair.get((key.config, key.representation, key.seed))
-        return own or self._by_pair[key.config, key.representation, None]
+        own = self._by_pair.get((key.config, key.label, key.seed))
+        return own or self._by_pair[key.config, key.label, None]
 
     def classifier(self, name: str) -> tuple[Classifier, Config]:
         """A classifier and its settings."""
@@ -120,7 +120,7 @@ class TrialJob:
         matrices = [
             {
                 "config": matrix.config,
-                "representation": matrix.representation,
+                "label": matrix.label,
                 **where(matrix.features),
                 "values": names_to_json(matrix.values),
                 "num_tensors": matrix.num_tensors,
@@ -151,7 +151,7 @@ class TrialJob:
         matrices = [
             PairMatrix(
                 matrix["config"],
-                matrix["representation"],
+                matrix["label"],
                 DatasetMatrix.from_json(matrix["dataset"])
                 if "dataset" in matrix
                 else FeatureMatrix(tuple(map(Path, matrix["folders"])), columns[matrix["columns"]]),

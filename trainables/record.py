@@ -45,7 +45,7 @@ class TrialKey:
     @property
     def path(self) -> str:
         """<config>/<label>/seed-<seed>, as it is in file names."""
-        return f"{self.config}/{path_name(self.label)}/seed-{self.seed}"
+        return f"{path_name(self.config)}/{path_name(self.label)}/seed-{self.seed}"
 
     def __str__(self) -> str:
         return f"{self.config}/{self.label}/seed-{self.seed}"

@@ -15,8 +15,10 @@ import torch
 from ray import tune
 from threadpoolctl import threadpool_limits
 
+from features.cache import FeatureMatrix
 from features.core.files import DamagedFileError
 from features.core.memory import keep_freed_memory
+from features.dataset_matrix import DatasetMatrix
 
 from .classifiers.base import Fit, FitState, Progress
 from .data import TrialData, prepare_data
@@ -34,6 +36,9 @@ from .job import TrialJob
 from .record import TrialKey, has_record, write_record
 from .scores import METRICS, SplitScores, score_split
 from .state import TrialState, delete_state, read_state, write_state
+
+_Of = tuple[FeatureMatrix | DatasetMatrix, str, int | None]
+"""What a trial's data are made of: features, transform, and the seed if each has a split."""
 
 _SLICE_SECONDS = 2.0
 _SLICE_PER_STATE_WRITE = 20.0
@@ -56,7 +61,9 @@ class TrialWorker(tune.Trainable):
         self._job = TrialJob.read(self._job_path)
         self._device = _set_up_device(self._job.threads)
         self._events = EventLog(self._job.run_dir, self._job.invocation)
-        self._data: tuple[tuple[str, str, int | None], TrialData] | None = None
+        self._data: (
+            tuple[tuple[FeatureMatrix | DatasetMatrix, str, int | None], TrialData] | None
+        ) = None
         self._must_wait = True
         self._register()
         self._start(config)
@@ -180,12 +187,12 @@ class TrialWorker(tune.Trainable):
     def _load(self) -> TrialData:
         """This trial's data; read once for all seeds that this worker gets in a row."""
         key, job = self._key, self._job
-        of = key.config, key.representation, key.seed if job.split.per_seed else None
+        matrix = job.matrix(key)
+        of = matrix.features, matrix.transform, key.seed if job.split.per_seed else None
         if self._data is not None and self._data[0] == of:
             return self._data[1]
         self._data = None  # make room before the next matrix comes
         began = time.perf_counter()
-        matrix = job.matrix(key)
         features = matrix.features.load()
         labels = np.array(job.labels)
         split = job.split.split(len(labels), key.seed)

@@ -29,6 +29,8 @@ def check_names(what: str, names: Sequence[str], known: Iterable[str]) -> None:
 
 def check_doubles(what: str, names: Sequence[str]) -> None:
     """Raise a `UserError` if one of `names` is there twice."""
+    known: set[str] = set()
     for name in names:
-        if list(names).count(name) > 1:
+        if name in known:
             raise UserError(f"{what} {name!r} is given twice")
+        known.add(name)

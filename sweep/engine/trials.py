@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,8 @@ from .features import ensure_features
 from .fitted import ensure_fitted, fitted_matrix
 
 if TYPE_CHECKING:
+    from features.representations import Representation
+
     from .packing import TrialResources
 
 Ended = TrialFinished | TrialFailed | TrialOutOfMemory
@@ -71,6 +73,22 @@ def run_trials(run: Invocation, fingerprints: dict[TrialKey, str], todo: list[Tr
             shutil.rmtree(cache, ignore_errors=True)
 
 
+@dataclass
+class Stored:
+    """Where features are, and on what they were computed: read once for many pairs."""
+
+    cache: Path
+    weights: str
+    _origins: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+
+    def origin(self, part: Representation) -> dict[str, Any]:
+        """On what a representation's features were computed."""
+        of = part.name, part.version
+        if of not in self._origins:
+            self._origins[of] = CacheEntry(self.cache, self.weights, part).origin()
+        return self._origins[of]
+
+
 def _prepare_features(
     run: Invocation, cache: Path, fingerprints: dict[TrialKey, str], todo: list[TrialKey]
 ) -> list[TrialKey]:
@@ -102,7 +120,7 @@ def _tell_mixed_features(
 
     They are the same numbers but for rounding, so that its trials are not equal bit for bit.
     """
-    left = set(todo)
+    left, stored = set(todo), Stored(cache, run.scan.weights)
     for pair in dict.fromkeys(key.pair for key in todo if key.representation in names):
         for key in run.sweep.grid.keys_of(pair):
             if key in left:
@@ -111,7 +129,7 @@ def _tell_mixed_features(
                 before = read_record(run.run_dir, key)["environment"].get("features")
             except (OSError, DamagedFileError):  # gone meanwhile: the next plan sees it
                 break
-            now = _matrix(run, cache, key).origin
+            now = _matrix(run, key, stored).origin
             if before and any(before.get(name, own) != own for name, own in now.items()):
                 run.stream.warn(
                     f"{'/'.join(pair)}: its records were made with features computed on another "
@@ -190,7 +208,7 @@ def _trial_resources(
 def _device_bytes(run: Invocation, key: TrialKey) -> int:
     """GPU memory that a trial takes at most."""
     declared, scan = run.declared.classifiers[key.classifier], run.scan
-    width = run.declared.features(key.config, key.representation, scan)
+    width = run.declared.features(key.config, key.label, scan)
     return declared.classifier.device_bytes(
         scan.num_samples, width, len(scan.classes), declared.config
     )
@@ -214,41 +232,41 @@ def _give_up(run: Invocation, points: dict[TrialKey, str], gpus: float) -> set[T
     return set(points)
 
 
-def _matrices(run: Invocation, cache: Path, keys: Iterable[TrialKey]) -> list[PairMatrix]:
+def _matrices(run: Invocation, keys: Iterable[TrialKey], stored: Stored) -> list[PairMatrix]:
     """Where the workers find the features of some trials: one for each pair, or, where a pair is
     fitted on every seed's own split, for each trial."""
     found: dict[tuple[str, str, int | None], PairMatrix] = {}
     for key in keys:
         is_fitted = bool(run.declared.inputs[key.representation].representation.kernel)
         seed = key.seed if is_fitted and run.declared.split.per_seed else None
-        of = key.config, key.representation, seed
+        of = *key.pair, seed
         if of not in found:
-            found[of] = replace(_matrix(run, cache, key), seed=seed)
+            found[of] = replace(_matrix(run, key, stored), seed=seed)
     return list(found.values())
 
 
-def _matrix(run: Invocation, cache: Path, key: TrialKey) -> PairMatrix:
+def _matrix(run: Invocation, key: TrialKey, stored: Stored) -> PairMatrix:
     """Where the workers find a trial's features."""
-    config, representation = key.config, key.representation
-    item = run.declared.inputs[representation]
-    columns = run.declared.columns(config, representation, run.scan)
+    config, label = key.pair
+    item = run.declared.inputs[key.representation]
+    columns = run.declared.columns(config, label, run.scan)
     parts = item.representation.stored
     one = run.declared.fitted(key, run.scan)
     features: FeatureMatrix | DatasetMatrix
     if one:
-        features, parts = fitted_matrix(cache, run.scan.weights, one), (one.stored,)
+        features, parts = fitted_matrix(stored.cache, run.scan.weights, one), (one.stored,)
     elif item.representation.cached:
-        features = feature_matrix(cache, run.scan.weights, item.representation, columns)
+        features = feature_matrix(stored.cache, run.scan.weights, item.representation, columns)
     else:
         features = dataset_matrix(run.source, run.scan, item.representation, columns)
     return PairMatrix(
         config,
-        representation,
+        label,
         features,
-        _value_names(run, representation, features),
-        len(run.declared.configs[config].tensors(run.scan.tensors)),
+        _value_names(run, key.representation, features),
+        len(run.declared.tensors(config, run.scan)),
         item.transform,
-        {part.name: CacheEntry(cache, run.scan.weights, part).origin() for part in parts},
+        {part.name: stored.origin(part) for part in parts},
     )
 
 
@@ -273,10 +291,11 @@ def _fit(
     """Run one Tune experiment; returns what became of the trials that ended."""
     from .experiment import run_experiment
 
+    stored = Stored(cache, run.scan.weights)
     job = TrialJob(
         run_dir=run.run_dir,
         invocation=run.name,
-        matrices=_matrices(run, cache, points),
+        matrices=_matrices(run, points, stored),
         labels=run.scan.kept_labels,
         n_classes=len(run.scan.classes),
         split=run.declared.split,

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from features.layer_families import family_of
+
+from .family_results import FamilyResults, family_results
 from .pairs import Ablation, Estimate, PairResult, Tested, seeds_interval
 from .runs import Pair, RunData
 from .statistics import (
@@ -70,7 +73,7 @@ class Analysis:
         scores = self.run.scores(self.run.complete)
         # The same draws in every report of this dataset, others for another dataset.
         seed = int(self.run.sweep.frozen["decides"]["dataset"], 16)
-        largest = max(len(of) for of in self._planned.values())
+        largest = max((len(of) for of in self._planned.values()), default=0)
         replicates = max(REPLICATES, REPLICATES_PER_TEST * largest)
         return scores, hierarchical_bootstrap(scores, replicates=replicates, seed=seed)
 
@@ -79,7 +82,7 @@ class Analysis:
         """(table, config) -> the comparisons of a family, decided before any test score is seen:
         the best by validation with every other, and a config with `REFERENCE`."""
         families = {}
-        for config in dict.fromkeys(config for config, _ in self.run.complete):
+        for config in self.configs:
             labels = [label for of, label in self.run.complete if of == config]
             best = self.best_by_validation(config)
             families["comparison", config] = [
@@ -100,14 +103,30 @@ class Analysis:
         return labels[int(np.argmax(np.round(np.nan_to_num(means, nan=-1.0), 12)))]
 
     @cached_property
-    def pairs(self) -> dict[Pair, PairResult]:
+    def _everything(self) -> dict[Pair, PairResult]:
         """Every complete pair, in the grid's order."""
         return {pair: self._pair(i, pair) for i, pair in enumerate(self.run.complete)}
 
-    @property
+    @cached_property
+    def pairs(self) -> dict[Pair, PairResult]:
+        """Every complete pair of a config that is of no family, in the grid's order."""
+        return {p: result for p, result in self._everything.items() if family_of(p[0]) is None}
+
+    @cached_property
+    def families(self) -> dict[str, FamilyResults]:
+        """Family of configs -> its complete pairs."""
+        found: dict[str, list[PairResult]] = {}
+        for (config, _), result in self._everything.items():
+            family = family_of(config)
+            if family:
+                found.setdefault(family, []).append(result)
+        return {name: family_results(name, of, self.run.sweep) for name, of in found.items()}
+
+    @cached_property
     def configs(self) -> list[str]:
-        """Configs that have a complete pair."""
-        return list(dict.fromkeys(config for config, _ in self.pairs))
+        """Configs that have a complete pair and are of no family."""
+        complete = dict.fromkeys(config for config, _ in self.run.complete)
+        return [config for config in complete if family_of(config) is None]
 
     def of_config(self, config: str) -> list[PairResult]:
         """A config's pairs, in the grid's order."""

@@ -74,6 +74,8 @@ def _report_several(
     names: list[str], runs: list[RunData], out: Path, on_progress: Progress
 ) -> Path:
     compared = RunComparison([(name, Analysis(run)) for name, run in zip(names, runs)])
+    if not compared.pairs:
+        raise UserError("runs are compared by configs that are of no family, and none is complete")
     return _write(
         out,
         on_progress,

@@ -89,7 +89,7 @@ class RunComparison:
             if any(value != values[0] for value in values):
                 found.append(f"The runs have different {what}; see What ran.")
         for name, analysis in zip(self.names, self.analyses):
-            missing = len(analysis.run.sweep.grid.pairs) - len(analysis.pairs)
+            missing = len(analysis.run.sweep.grid.pairs) - len(analysis.run.complete)
             if missing:
                 found.append(f"{name} is not complete: {missing} of its pairs are left out.")
             if analysis.run.splits_coincide:
@@ -290,7 +290,7 @@ class RunComparison:
 
     def _draw(self) -> Figure:
         figure, grid = panels(self._labels()[:MOST_PANELS], 1.9)
-        asked = [c for a in self.analyses for c in a.run.sweep.grid.configs]
+        asked = [c for a in self.analyses for c in a.run.sweep.grid.ordinary_configs]
         look = style_of(dict.fromkeys(asked))
         for config, name in self.pairs:
             if name not in grid:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from features.layer_families import family_of
+
 from .analysis import Analysis
 from .class_tables import class_count_table, class_drop_table, class_table, confusion_table
 from .columns import CONFIG, REPRESENTATION, ends, interval_column
 from .difference_tables import ablation_table, comparison_table, rank_table
+from .family_tables import family_table
 from .importance_tables import importance_tables
 from .sections import Section
 from .tables import Column, Table, Value, decimal, percent, signed_percent, yes_no
@@ -16,6 +19,7 @@ def run_tables(analysis: Analysis) -> list[Table]:
     tables = [
         ranking_table(analysis),
         *(ablation_table(analysis, config) for config in analysis.ablations),
+        *(family_table(analysis, family) for family in analysis.families),
         *(comparison_table(analysis, config) for config in analysis.configs),
         rank_table(analysis),
         split_table(analysis),
@@ -205,12 +209,17 @@ def missing_table(analysis: Analysis) -> Table:
     """What the grid asks for and is not in this report."""
     run = analysis.run
     rows: list[list[Value]] = []
-    for pair in run.sweep.grid.pairs:
-        missing = run.missing(pair)
-        if missing:
-            failed = [key.seed for key in run.failed if key.pair == pair]
-            finished = len(run.sweep.grid.seeds) - len(missing)
-            rows.append([*pair, finished, len(missing) - len(failed), len(failed)])
+    for name, configs in run.sweep.grid.groups.items():
+        for label in run.sweep.grid.by_label:
+            pairs = [(c, label) for c in configs if label in run.sweep.grid.labels_of(c)]
+            incomplete = {pair for pair in pairs if run.missing(pair)}
+            if not incomplete:
+                continue
+            missing = sum(len(run.missing(pair)) for pair in incomplete)
+            failed = sum(key.pair in incomplete for key in run.failed)
+            finished = len(incomplete) * len(run.sweep.grid.seeds) - missing
+            many = f" ({len(incomplete)} of {len(pairs)} configs)" if family_of(configs[0]) else ""
+            rows.append([name + many, label, finished, missing - failed, failed])
     return Table(
         Section.MISSING,
         "missing",

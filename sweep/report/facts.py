@@ -30,7 +30,10 @@ def run_facts(run: RunData) -> Facts:
     sizes = ", ".join(f"{name} {size}" for name, size in run.sizes.items())
     skipped = len(frozen["skipped_samples"])
     layers = [
-        f"{config} ({environment['layers'].get(config, '?')} tensors)" for config in grid.configs
+        f"{name} ({len(configs)} configs)"
+        if name in grid.families
+        else f"{name} ({environment['layers'].get(name, '?')} tensors)"
+        for name, configs in grid.groups.items()
     ]
     host = f"{environment['host']}, {environment['cores']} cores, {environment['platform']}"
     facts = [
@@ -70,7 +73,7 @@ def reproduce_command(sweep: SweepFile) -> str:
     if tuple(grid.representations) != DEFAULT_REPRESENTATIONS:
         options["representations"] = ",".join(grid.representations)
     if grid.configs != DEFAULT_CONFIGS:
-        options["configs"] = ",".join(grid.configs)
+        options["configs"] = ",".join(grid.groups)
     if data.get("split", "fixed") != "fixed":
         options["split"] = data["split"]
     for name in ("group_column", "split_column"):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .analysis import Analysis
+from .family_results import FamilyResults
 from .sections import Section
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     Draw = Callable[[Analysis], Figure]
     DrawConfig = Callable[[Analysis, str], Figure]
+    DrawFamily = Callable[[Analysis, FamilyResults], Figure]
 
 Caption = str | Callable[[Analysis], str]
 
@@ -54,7 +56,8 @@ def figure(
     *,
     when: Callable[[Analysis], bool] = lambda analysis: True,
 ) -> Callable[[Draw], Draw]:
-    """Declare a figure that the decorated function draws of an analysis with complete pairs.
+    """Declare a figure that the decorated function draws of an analysis, if it has complete pairs
+    of configs that are of no family.
 
     Arguments:
         name, section, title, caption: as in `ReportFigure`; a function makes a caption of numbers.
@@ -63,10 +66,46 @@ def figure(
 
     def register(draw: Draw) -> Draw:
         def make(analysis: Analysis) -> list[ReportFigure]:
-            if not when(analysis):
+            if not (analysis.pairs and when(analysis)):
                 return []
             said = _said(caption, analysis)
             return [ReportFigure(name, section, title, said, lambda: draw(analysis))]
+
+        _declare(name, make)
+        return draw
+
+    return register
+
+
+def family_figure(
+    name: str,
+    title: str,
+    caption: Callable[[Analysis, FamilyResults], str],
+    *,
+    families: Callable[[FamilyResults], bool],
+) -> Callable[[DrawFamily], DrawFamily]:
+    """Declare a figure of each of some families of configs; {family} in name and title becomes the
+    family's.
+
+    Arguments:
+        name, title: as for `figure`.
+        caption: made of the family's numbers.
+        families: of which families there is one.
+    """
+
+    def register(draw: DrawFamily) -> DrawFamily:
+        def make(analysis: Analysis) -> list[ReportFigure]:
+            return [
+                ReportFigure(
+                    name.replace("{family}", family),
+                    Section.FAMILIES,
+                    title.replace("{family}", family),
+                    caption(analysis, found),
+                    lambda found=found: draw(analysis, found),  # type: ignore[misc]
+                )
+                for family, found in analysis.families.items()
+                if families(found)
+            ]
 
         _declare(name, make)
         return draw
@@ -119,11 +158,10 @@ def run_figures(analysis: Analysis) -> list[ReportFigure]:
     from . import (  # noqa: F401
         class_figures,
         curve_figures,
+        family_figures,
         importance_figures,
         rank_figures,
         score_figures,
     )
 
-    if not analysis.pairs:
-        return []
     return [item for make in _DECLARED.values() for item in make(analysis)]

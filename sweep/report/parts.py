@@ -36,7 +36,7 @@ def display_order(analysis: Analysis) -> list[str]:
 
 def styles(analysis: Analysis) -> dict[str, Style]:
     """Config -> its style, the same in every figure of a report."""
-    return style_of(analysis.run.sweep.grid.configs)
+    return style_of(analysis.run.sweep.grid.ordinary_configs)
 
 
 def best_only(drawn: int, there: int, others: str) -> str:

@@ -12,6 +12,7 @@ class Section(Enum):
     SIZE = "Size of the dataset"
     RANKING = "Ranking"
     ABLATION = "Ablation"
+    FAMILIES = "Where it lives"
     CRITICAL_DIFFERENCE = "Critical difference"
     OVERFITTING = "Overfitting"
     LEARNING_CURVES = "Learning curves"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from features.layer_families import FAMILIES
+
 from .analysis import REFERENCE, Analysis
+from .family_results import FamilyResults
 from .pairs import Ablation, Estimate
 from .tables import percent
 
@@ -11,12 +14,13 @@ _MOST_LISTED, _FIRST_LISTED = 12, 8
 
 def findings(analysis: Analysis) -> list[str]:
     """The report's first paragraphs; empty if no pair is complete."""
-    if not analysis.pairs:
+    if not analysis.run.complete:
         return []
     return [
         *(_best(analysis, config) for config in analysis.configs),
         *_at_chance(analysis),
         *(_drop(config, rows) for config, rows in analysis.ablations.items()),
+        *(_where(analysis, found) for found in analysis.families.values()),
         _caution(analysis),
     ]
 
@@ -56,6 +60,21 @@ def _best(analysis: Analysis, config: str) -> str:
         if chosen:
             text += f" {words}: {listed([row.second.representation for row in chosen])}."
     return text
+
+
+def _where(analysis: Analysis, found: FamilyResults) -> str:
+    """Which member of a family is the best by validation, and how many say anything."""
+    label, results = next(iter(found.results.items()))
+    noun = FAMILIES[found.family].noun
+    ranks = found.ranks(label)
+    best = results[min(ranks, key=lambda config: ranks[config])]
+    above = sum(analysis.above_chance(result) for result in results.values())
+    name = next(member.name for member in found.members if member.config == best.config)
+    return (
+        f"{found.family}: by validation {label} on {name} alone is the best; its test accuracy is "
+        f"{shown(best.accuracy)}. With {label}, {above} of {len(results)} {noun}s alone are above "
+        "chance."
+    )
 
 
 def _at_chance(analysis: Analysis) -> list[str]:

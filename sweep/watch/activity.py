@@ -92,11 +92,9 @@ class Activity:
         for key, seconds in self.seconds.items():
             by_pair.setdefault(key.pair, []).append(seconds)
             by_pair.setdefault(key.label, []).append(seconds)
-        everything = list(self.seconds.values())
-        return {
-            key: fmean(by_pair.get(key.pair) or by_pair.get(key.label) or everything)
-            for key in keys
-        }
+        means = {of: fmean(seconds) for of, seconds in by_pair.items()}
+        everything = fmean(self.seconds.values())
+        return {key: means.get(key.pair, means.get(key.label, everything)) for key in keys}
 
     def seconds_left(self, todo: list[TrialKey], now: float) -> float | None:
         """Until trials have run, shared evenly by the workers; None if nothing is known.

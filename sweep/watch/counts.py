@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from features.layer_families import family_of
 from trainables.record import TrialKey
 
 from ..grid import Grid, Pair
@@ -21,18 +22,42 @@ def pair_counts(grid: Grid, done: Collection[TrialKey]) -> dict[str, tuple[int, 
     return counts
 
 
-def summary_lines(grid: Grid, done: Collection[TrialKey]) -> list[str]:
-    """One line per config and the total, in pairs: complete ones, all, what remains."""
+def group_counts(grid: Grid, done: Collection[TrialKey]) -> dict[str, tuple[int, int]]:
+    """The same for what is shown as one block: a family is its members together."""
     counts = pair_counts(grid, done)
-    width = max(map(len, [*counts, "total"]))
+    return {
+        name: (sum(counts[c][0] for c in configs), sum(counts[c][1] for c in configs))
+        for name, configs in grid.groups.items()
+    }
+
+
+def group_heading(grid: Grid, name: str) -> str:
+    """A config's name, or a family's with the number of its members: `each_layer (64 configs)`."""
+    members = grid.families.get(name)
+    return f"{name} ({len(members)} configs)" if members else name
+
+
+def summary_lines(grid: Grid, done: Collection[TrialKey]) -> list[str]:
+    """One line per config or family and the total, in pairs: complete ones, all, what remains."""
+    counts = group_counts(grid, done)
+    headings = {name: group_heading(grid, name) for name in counts}
+    width = max(map(len, [*headings.values(), "total"]))
     lines = [
-        f"{config:{width}}  {complete}/{total} completed, {total - complete} remaining"
-        for config, (complete, total) in counts.items()
+        f"{headings[name]:{width}}  {complete}/{total} completed, {total - complete} remaining"
+        for name, (complete, total) in counts.items()
     ]
     complete, total = (sum(column) for column in zip(*counts.values()))
     return [*lines, f"{'total':{width}}  {complete}/{total} ({complete / total:.1%})"]
 
 
 def left_out_lines(refused: Mapping[Pair, str]) -> list[str]:
-    """One line for each pair that makes no sense."""
-    return [f"left out: {config}/{label}: {why}" for (config, label), why in refused.items()]
+    """One line for each pair that makes no sense; for those of a family, one for each label."""
+    grouped: dict[Pair, list[str]] = {}
+    for (config, label), why in refused.items():
+        grouped.setdefault((family_of(config) or config, label), []).append(why)
+    return [
+        f"left out: {name}/{label}"
+        + (f" ({len(whys)} of its configs)" if len(whys) > 1 else "")
+        + f": {whys[0]}"
+        for (name, label), whys in grouped.items()
+    ]

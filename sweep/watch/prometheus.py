@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from features.core.files import DamagedFileError, write_json
+from features.layer_families import family_of
 from trainables.events import (
     Event,
     ExperimentStarted,
@@ -52,7 +53,7 @@ _PAIR = ("run", "config", "representation", "classifier")
 _TRIAL = (*_PAIR, "seed")
 
 _Pair = tuple[str, str, str]
-"""Config, representation, classifier."""
+"""Config or family, representation, classifier: of a family there may be hundreds of members."""
 
 State = Literal["finished", "running", "failed", "todo"]
 _STATES: tuple[State, ...] = ("finished", "running", "failed", "todo")
@@ -166,7 +167,8 @@ class SweepMetrics:
         self._try(lambda to: to.end(key, outcome, seconds))
 
     def counts(self) -> dict[_Pair, dict[State, int]]:
-        """(config, representation, classifier) -> how many of its trials are in each state."""
+        """(config or family, representation, classifier) -> how many of its trials are in each
+        state."""
         with self._lock:
             pairs = dict.fromkeys(pair for pair, _ in self._counts)
             return {pair: {state: self._counts[pair, state] for state in _STATES} for pair in pairs}
@@ -328,7 +330,7 @@ class _Instruments:
 
     def show(self, key: TrialKey, now: _Slice, running: bool = True) -> None:
         """How far a running trial is."""
-        tags = {**_tags(_pair(key)), "seed": str(key.seed)}
+        tags = {**_tags(_pair(key)), "config": key.config, "seed": str(key.seed)}
         self.trial_running.set(int(running), tags)
         self.trial_epoch.set(now.epoch, tags)
         self.trial_val_accuracy.set(now.val_acc, tags)
@@ -347,7 +349,7 @@ class _Instruments:
 
 
 def _pair(key: TrialKey) -> _Pair:
-    return key.config, key.representation, key.classifier
+    return family_of(key.config) or key.config, key.representation, key.classifier
 
 
 def _tags(pair: _Pair) -> dict[str, str]:

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from trainables.record import TrialKey
@@ -18,7 +19,7 @@ from ..lock import HolderWatch, is_alive, read_lock
 from ..plan import Known, count_other_records, failed_trials, read_records
 from ..sweep_file import read_sweep_file
 from .activity import Activity, ActivityReader
-from .counts import pair_counts, summary_lines
+from .counts import group_heading, pair_counts, summary_lines
 from .terminal import format_seconds
 
 _COLUMNS = ("finished", "running", "failed", "to do")
@@ -147,19 +148,25 @@ class Status:
         return ", ".join(parts)
 
     def _table(self) -> list[str]:
-        times = self.activity.trial_seconds([key for key in self.grid.keys])
-        width = max(len(name) for name in (*self.grid.by_label, *self.grid.configs)) + 2
+        times = self.activity.trial_seconds(self.grid.keys)
+        known = {key.pair for key in self.activity.seconds}
+        headings = [group_heading(self.grid, name) for name in self.grid.groups]
+        width = max(map(len, (*self.grid.by_label, *headings))) + 2
         lines = []
         counts = self.counts()
-        for config in self.grid.configs:
-            header = "".join(f"{name:>10}" for name in (*_COLUMNS, "s/trial"))
-            lines.append(f"{config:{width}}{header}")
-            for name in self.grid.labels_of(config):
-                numbers = "".join(f"{counts[config, name][column]:>10}" for column in _COLUMNS)
-                first = self.grid.keys_of((config, name))[0]
-                known = any(key.pair == first.pair for key in self.activity.seconds)
-                seconds = f"{times[first]:10.1f}" if known else f"{'':10}"
-                lines.append(f"  {name:{width - 2}}{numbers}{seconds}".rstrip())
+        header = "".join(f"{name:>10}" for name in (*_COLUMNS, "s/trial"))
+        for heading, configs in zip(headings, self.grid.groups.values()):
+            lines.append(f"{heading:{width}}{header}")
+            for label in self.grid.by_label:
+                pairs = [(c, label) for c in configs if label in self.grid.labels_of(c)]
+                if not pairs:
+                    continue
+                numbers = "".join(
+                    f"{sum(counts[pair][column] for pair in pairs):>10}" for column in _COLUMNS
+                )
+                took = [times[self.grid.keys_of(pair)[0]] for pair in pairs if pair in known]
+                seconds = f"{fmean(took):10.1f}" if took else ""
+                lines.append(f"  {label:{width - 2}}{numbers}{seconds}".rstrip())
         return lines
 
     def _running_line(self, trial: Any) -> str:
@@ -253,6 +260,7 @@ def read_status(run_dir: Path, memory: Memory | None = None) -> Status:
     fingerprints = sweep.fingerprints
     state = read_records(run_dir, fingerprints, memory.records)
     failed = failed_trials(run_dir, {key: fingerprints[key] for key in state.todo})
+    failing = set(failed)
     driver = read_lock(run_dir)
     alive = driver is not None and is_alive(driver, memory.driver)
     activity = memory.events.read()
@@ -273,7 +281,7 @@ def read_status(run_dir: Path, memory: Memory | None = None) -> Status:
         grid=sweep.grid,
         done=state.done,
         failed=failed,
-        todo=[key for key in state.todo if key not in failed],
+        todo=[key for key in state.todo if key not in failing],
         outside=count_other_records(run_dir, fingerprints),
         latest=latest,
         driver=driver,

@@ -37,13 +37,33 @@ def made_up_run(
     pairs = list(itertools.product(configs, labels))
     records = {}
     for place, (config, label) in enumerate(pairs):
-        skill = 0.25 + 0.7 * rng.random() - 0.05 * configs.index(config)
+        skill = 0.25 + 0.7 * rng.random() - 0.05 * min(configs.index(config), 4)
         for seed in seeds:
             body = _record(rng, truth, len(classes), np.clip(skill, 0.1, 0.98))
-            body["feature_dim"] = 16 * (1 + place % len(labels)) * (5 - configs.index(config))
+            body["feature_dim"] = 16 * (1 + place % len(labels)) * max(1, 5 - configs.index(config))
             records[TrialKey(config, _entry(label)[0], seed, _entry(label)[1])] = body
     grid = Grid(tuple(map(_entry, labels)), tuple(configs), tuple(seeds))
     return RunData(run_dir, _sweep(grid, samples, classes), records, [], truth)
+
+
+def unet_layers(attentions=2):
+    """Canonical names of a UNet's layers, in the order of the network: 7 blocks, each with some
+    attentions of 4 layers."""
+    blocks = [*(f"down_blocks.{i}" for i in range(3)), "mid_block"]
+    blocks += [f"up_blocks.{i}" for i in range(1, 4)]
+    return [
+        f"unet.{block}.attentions.{i}.transformer_blocks.0.{attention}.to_{projection}"
+        for block in blocks
+        for i in range(attentions)
+        for attention in ("attn1", "attn2")
+        for projection in "qk"
+    ]
+
+
+def tensors_of(config):
+    """Two layer tensors, of a layer that is alone in its config its own."""
+    layer = config.partition(":")[2] or "unet.mid_block.attentions.0.attn1.to_q"
+    return [f"{layer}.lora.down.weight", f"{layer}.lora.up.weight"]
 
 
 def _sweep(grid, samples, classes):
@@ -51,7 +71,7 @@ def _sweep(grid, samples, classes):
         grid=grid,
         declared={
             "representations": {},
-            "configs": {},
+            "configs": {name: {"tensors": tensors_of(name)} for name in grid.configs},
             "classifiers": {name: {"version": 1, "config": HYPER} for name in grid.classifiers},
         },
         frozen={

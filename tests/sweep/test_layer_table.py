@@ -69,8 +69,9 @@ def test_layers_are_listed_as_data_flows_with_what_their_names_say(dataset):
 def test_the_table_for_people(dataset):
     text = layers(dataset, "--configs", "all_layers,visual_only").stdout.splitlines()
     assert text[:2] == ["layers   3", "configs  all_layers 3, visual_only 1"]
-    assert text[2].startswith("without a fitting other half: 2 tensors (unet.mid_block.resnets.0")
-    rows = [line.split("  ") for line in text[4:]]
+    assert text[2] == "families each_layer 5, each_block 4, each_side 2"
+    assert text[3].startswith("without a fitting other half: 2 tensors (unet.mid_block.resnets.0")
+    rows = [line.split("  ") for line in text[5:]]
     assert [[cell.strip() for cell in row if cell.strip()] for row in rows] == [
         ["layer", "component", "kind", "projection", "out × in", "rank", "scale", "configs"],
         ["unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", "unet",

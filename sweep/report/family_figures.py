@@ -1,0 +1,184 @@
+"""Figures of families of configs: where along the network what a label reads is found."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from math import ceil
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from features.layer_families import FAMILIES
+
+from .analysis import Analysis
+from .family_results import FamilyResults
+from .figures import family_figure
+from .parts import best_only, draw_interval, legend, name_rows, offsets, row_figure
+from .style import INK, MARKERS, MUTED, SERIES, Style, new_figure
+from .tables import percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+_MOST_ROWS = 40
+"""Larger families have no figure of intervals, which their table has."""
+_MOST_MAPS = 8
+_MOST_MARKS = len(SERIES)
+_MOST_NUMBERS = 24
+"""Maps with more columns have dots where smaller ones have numbers."""
+_MOST_NAMES = 48
+"""Names of places that fit below a map."""
+
+
+def _is_plane(found: FamilyResults) -> bool:
+    """Whether members have places and roles, so that a map tells more than rows do."""
+    return len(found.places) > 1 and len(found.roles) > 1
+
+
+def _mapped(found: FamilyResults) -> bool:
+    return _is_plane(found) or len(found.members) > _MOST_ROWS
+
+
+def _maps_caption(analysis: Analysis, found: FamilyResults) -> str:
+    noun = FAMILIES[found.family].noun
+    marked = "bold" if len(found.places) <= _MOST_NUMBERS else "with a dot"
+    rows = "rows are what it is there" if _is_plane(found) else "rows are representations"
+    drawn = min(len(found.results), _most_maps(found))
+    return (
+        f"Mean test accuracy (%) of a classifier that sees one {noun} and no other; columns follow "
+        f"the network, {rows}. Those above chance are {marked}; the line in the colour bar is "
+        f"chance ({percent(analysis.chance)} %). The table has the 95 % intervals."
+        + best_only(drawn, len(found.results), "the table has the others")
+    )
+
+
+def _most_maps(found: FamilyResults) -> int:
+    return _MOST_MAPS if _is_plane(found) else 24
+
+
+@family_figure(
+    "{family}_map",
+    "Test accuracy along the network, {family}",
+    _maps_caption,
+    families=_mapped,
+)
+def family_map(analysis: Analysis, found: FamilyResults) -> Figure:
+    labels = list(found.results)[: _most_maps(found)]
+    plane = _is_plane(found)
+    rows = found.roles if plane else labels
+    tables = {label: _cells(analysis, found, [label]) for label in labels} if plane else {}
+    if not plane:
+        tables = {"": _cells(analysis, found, labels)}
+    highest = max(np.nanmax(values) for values, _ in tables.values())
+    # Every panel has its rows and title; the names of places stand below the last.
+    names = 0.055 * max(map(len, found.places))
+    drawing = new_figure(names + (0.21 * len(rows) + 0.3) * len(tables) + 0.25)
+    grid = drawing.subplots(len(tables), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (label, (values, above)) in zip(grid, tables.items()):
+        image = _draw_map(axes, values, above, highest)
+        axes.set_yticks(range(len(rows)), rows, fontsize=7)
+        axes.set_title(label, loc="left")
+        for edge in _edges(found):
+            axes.axvline(edge, color="#ffffff", linewidth=1.5)
+    _name_places(grid[-1], found.places)
+    bar = drawing.colorbar(image, ax=list(grid), aspect=15 * len(grid), pad=0.015, fraction=0.03)
+    bar.set_label("test accuracy (%)")
+    bar.outline.set_visible(False)
+    bar.ax.axhline(100 * analysis.chance, color=INK, linewidth=1.2)
+    return drawing
+
+
+def _edges(found: FamilyResults) -> list[float]:
+    """Where along the columns of a map one block ends and the next begins."""
+    blocks = {member.place: member.parts and member.parts.block for member in found.members}
+    of = [blocks[place] for place in found.places]
+    return [i + 0.5 for i, (one, other) in enumerate(pairwise(of)) if one != other]
+
+
+def _cells(
+    analysis: Analysis, found: FamilyResults, labels: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, places) test accuracy in percent, NaN where there is no member, and whether it is
+    above chance; a row for each role of one label, or for each label."""
+    plane = _is_plane(found)
+    row_names = found.roles if plane else labels
+    values = np.full((len(row_names), len(found.places)), np.nan)
+    above = np.zeros(values.shape, dtype=bool)
+    column = {place: i for i, place in enumerate(found.places)}
+    row = {name: i for i, name in enumerate(row_names)}
+    for label in labels:
+        for member in found.members:
+            result = found.results[label].get(member.config)
+            if result is not None:
+                at = row[member.role if plane else label], column[member.place]
+                values[at] = 100 * result.accuracy.value
+                above[at] = analysis.above_chance(result)
+    return values, above
+
+
+def _draw_map(axes: Axes, values: np.ndarray, above: np.ndarray, highest: float) -> AxesImage:
+    image = axes.imshow(values, cmap="Blues", vmin=0, vmax=highest, aspect="auto")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    numbers = values.shape[1] <= _MOST_NUMBERS
+    for (i, j), value in np.ndenumerate(values):
+        if np.isnan(value) or not (numbers or above[i, j]):
+            continue
+        axes.text(
+            j, i, f"{value:.0f}" if numbers else "•",
+            ha="center", va="center", fontsize=6,
+            color="#ffffff" if value > 0.6 * highest else "#000000",
+            fontweight="bold" if above[i, j] else "normal",
+        )  # fmt: skip
+    return image
+
+
+def _name_places(axes: Axes, places: list[str]) -> None:
+    """Names below columns; of many, every so many."""
+    step = ceil(len(places) / _MOST_NAMES)
+    axes.set_xticks(
+        range(0, len(places), step), places[::step],
+        rotation=60, ha="right", rotation_mode="anchor", fontsize=6.5,
+    )  # fmt: skip
+
+
+def _rows_caption(analysis: Analysis, found: FamilyResults) -> str:
+    noun = FAMILIES[found.family].noun
+    return (
+        f"Test accuracy of a classifier that sees one {noun} and no other, in the order of the "
+        f"network. Bars are 95 % intervals that resample {analysis.resampled}; the dashed line is "
+        f"guessing ({percent(analysis.chance)} %)."
+        + best_only(
+            min(len(found.results), _MOST_MARKS), len(found.results), "the table has the others"
+        )
+    )
+
+
+@family_figure(
+    "{family}",
+    "Test accuracy of each alone, {family}",
+    _rows_caption,
+    families=lambda found: len(found.members) <= _MOST_ROWS,
+)
+def family_rows(analysis: Analysis, found: FamilyResults) -> Figure:
+    labels = list(found.results)[:_MOST_MARKS]
+    drawing = row_figure(len(found.members), 0.1 + 0.09 * len(labels), len(labels), extra=0.9)
+    axes = drawing.subplots()
+    looks = [Style(SERIES[i], MARKERS[i], "-") for i in range(len(labels))]
+    for shift, label, look in zip(offsets(len(labels)), labels, looks):
+        for y, member in enumerate(found.members):
+            result = found.results[label].get(member.config)
+            if result is not None:
+                draw_interval(axes, y + shift, result.accuracy, look)
+    axes.axvline(100 * analysis.chance, color=MUTED, linestyle="--", linewidth=1, zorder=0)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("test accuracy (%)")
+    name_rows(axes, [member.short for member in found.members])
+    marks = [
+        axes.plot([], [], color=look.colour, marker=look.marker, linewidth=1.6, markersize=5)[0]
+        for look in looks
+    ]
+    legend(drawing, marks, labels)
+    return drawing

@@ -1,0 +1,65 @@
+"""The report's tables of families of configs: a row for each member and label."""
+
+from __future__ import annotations
+
+from features.layer_families import FAMILIES
+
+from .analysis import Analysis
+from .columns import REPRESENTATION, ends, interval_column
+from .family_results import Member
+from .sections import Section
+from .tables import Column, Table, Value, percent, yes_no
+
+_PARTS = [Column("block", "block"), Column("kind", "kind"), Column("projection", "projection")]
+
+
+def family_table(analysis: Analysis, family: str) -> Table:
+    """What every member of a family reaches, in the order of the network."""
+    found, noun = analysis.families[family], FAMILIES[family].noun
+    has_parts = found.members[0].parts is not None
+    rows: list[list[Value]] = []
+    for label, results in found.results.items():
+        ranks = found.ranks(label)
+        for place, member in enumerate(found.members, 1):
+            if member.config not in results:
+                continue
+            result = results[member.config]
+            rows.append(
+                [
+                    label,
+                    place,
+                    member.name,
+                    *_parts(member),
+                    result.accuracy.value,
+                    ends(result.accuracy),
+                    result.val_acc,
+                    ranks[member.config],
+                    analysis.above_chance(result),
+                ]
+            )
+    return Table(
+        Section.FAMILIES,
+        family,
+        f"Test accuracy of every {noun} alone (%), in the order of the network",
+        [
+            REPRESENTATION,
+            Column("place", "place", explain="in the order of the network"),
+            Column(noun, noun),
+            *(_PARTS if has_parts else []),
+            Column("test_accuracy", "test acc", percent),
+            interval_column("test_accuracy", "acc, 95 %"),
+            Column("val_accuracy", "validation", percent, "mean over seeds"),
+            Column("rank", "rank", explain="by validation accuracy, best first"),
+            Column("above_chance", "above chance", yes_no, "both intervals lie above both"),
+        ],
+        rows,
+        f"95 % intervals resample {analysis.resampled}, each {noun} by itself: of forty that are "
+        "at chance, one may be called above it by luck. The best is to be chosen by validation; "
+        "the highest test accuracy of many flatters.",
+    )
+
+
+def _parts(member: Member) -> list[Value]:
+    if member.parts is None:
+        return []
+    return [member.parts.block, member.parts.kind, member.parts.projection]
