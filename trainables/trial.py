@@ -61,9 +61,7 @@ class TrialWorker(tune.Trainable):
         self._job = TrialJob.read(self._job_path)
         self._device = _set_up_device(self._job.threads)
         self._events = EventLog(self._job.run_dir, self._job.invocation)
-        self._data: (
-            tuple[tuple[FeatureMatrix | DatasetMatrix, str, int | None], TrialData] | None
-        ) = None
+        self._data: tuple[_Of, TrialData] | None = None
         self._must_wait = True
         self._register()
         self._start(config)
