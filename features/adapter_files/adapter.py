@@ -12,8 +12,8 @@ import numpy as np
 
 from .bases import guess_base
 from .errors import BadAdapterError
-from .factors import LOKR_RANK, UpdateShape, factors, update_shape
-from .modules import ALPHA, MAGNITUDE, Module, group_modules, spelling
+from .factors import UpdateShape, factors, update_shape
+from .modules import ALPHA, LOKR_RANK, MAGNITUDE, Module, group_modules, spelling
 from .places import find_weights
 from .scales import Scaling, read_scaling, scale
 from .splits import Part, is_swapped, part_factors, split, swap_halves

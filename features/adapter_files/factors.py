@@ -20,9 +20,6 @@ import numpy as np
 from .modules import DOWN, LOHA, LOKR, MID, UP, Module
 from .tensors import Shape
 
-LOKR_RANK = 64
-"""Most singular values of a LoKr layer that are kept by default."""
-
 Array = np.ndarray
 GetArray = Callable[[str], Array]
 """Part of a module -> its float32 array."""

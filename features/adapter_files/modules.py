@@ -38,6 +38,9 @@ _LAST = re.compile(
 LORA, LOCON, LOHA, LOKR = "lora", "locon", "loha", "lokr"
 """What a module's update is made of."""
 
+LOKR_RANK = 64
+"""Most singular values of a LoKr layer that are kept by default."""
+
 _NEEDED = {
     LOHA: ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
     LORA: (DOWN, UP),

@@ -11,6 +11,9 @@ from .tensors import PICKLES
 
 PEFT_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 DIFFUSERS_WEIGHTS = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
+PEFT_CONFIG = "adapter_config.json"
+"""What PEFT writes beside its weights."""
+
 FOLDER_WEIGHTS = (*PEFT_WEIGHTS, *DIFFUSERS_WEIGHTS)
 """Names of weights that stand for their folder, the better format first."""
 

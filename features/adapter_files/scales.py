@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from .modules import ALPHA, Module
+from .places import PEFT_CONFIG
 
-_CONFIG = "adapter_config.json"
 _DIFFUSERS_HEADER = "lora_adapter_metadata"
 _READ_TYPES = ("LORA", "LOHA", "LOKR")
 
@@ -76,7 +76,7 @@ def read_scaling(weights: Path, header: Mapping[str, str], modules: list[Module]
         module.spelled.startswith("base_model.") for module in modules
     )
     if from_peft and not all(ALPHA in module.tensors for module in modules):
-        return Scaling(config=_read_config(weights.with_name(_CONFIG)))
+        return Scaling(config=_read_config(weights.with_name(PEFT_CONFIG)))
     if _DIFFUSERS_HEADER in header:
         return Scaling(components=_components(header[_DIFFUSERS_HEADER]))
     return Scaling()
@@ -86,11 +86,11 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise ValueError(f"has no {_CONFIG} beside it, which says how PEFT scales it") from None
+        raise ValueError(f"has no {PEFT_CONFIG} beside it, which says how PEFT scales it") from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"its {_CONFIG} is damaged") from error
+        raise ValueError(f"its {PEFT_CONFIG} is damaged") from error
     if not isinstance(config, dict):
-        raise ValueError(f"its {_CONFIG} is damaged")
+        raise ValueError(f"its {PEFT_CONFIG} is damaged")
     kind = str(config.get("peft_type", "LORA")).upper()
     if kind not in _READ_TYPES:
         raise ValueError(

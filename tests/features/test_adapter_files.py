@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from features.adapter_files import BadAdapterError, open_adapter
+from features.adapter_files.adapter import open_adapter
+from features.adapter_files.errors import BadAdapterError
 
 from .adapters import (
     ALPHA,
