@@ -426,6 +426,32 @@ def layers(
     typer.echo(json.dumps(found.to_json()) if as_json else "\n".join(found.lines()))
 
 
+@app.command("inspect", epilog="Example: lorasweep inspect lora.safetensors --json")
+@guarded
+@with_options(SweepSpec, RuntimeOptions, only=("label_column", "lora_rank", "cache_dir"))
+def inspect_(
+    given: Given,
+    path: Annotated[
+        str, typer.Argument(help="Adapter, folder of adapters, dataset or run directory.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Say what an adapter file, a folder of them, a dataset or a run directory is."""
+    from sweep.inspection import inspect_path
+    from sweep.watch.terminal import Reporter
+
+    spec, options = SweepSpec(**_of(SweepSpec, given)), RuntimeOptions(**_of(RuntimeOptions, given))
+    with Reporter(file=sys.stderr) as reporter:
+        found = inspect_path(
+            path,
+            spec.label_column,
+            spec.lora_rank,
+            options.cache_dir,
+            lambda done, total: reporter.progress("looking", done, total, "adapters"),
+        )
+    typer.echo(json.dumps(found.to_json()) if as_json else "\n".join(found.lines()))
+
+
 @data.command("import", epilog="Example: lorasweep data import adapters dataset --labels folder")
 @guarded
 @with_options(

@@ -17,7 +17,9 @@ PEFT_CONFIG = "adapter_config.json"
 FOLDER_WEIGHTS = (*PEFT_WEIGHTS, *DIFFUSERS_WEIGHTS)
 """Names of weights that stand for their folder, the better format first."""
 
-_SUFFIXES = (".safetensors", *PICKLES)
+SUFFIXES = (".safetensors", *PICKLES)
+"""What files of adapters end with."""
+
 # What else lies in folders of adapters: states of optimisers and of training.
 _NO_ADAPTERS = ("optimizer", "scheduler", "training_args", "rng_state", "random_states", "scaler")
 
@@ -48,7 +50,7 @@ def walk_weights(folder: Path) -> Iterator[Path]:
         taken: set[str] = set()
         for name in sorted(names, key=lambda name: (not name.endswith(".safetensors"), name)):
             stem, suffix = os.path.splitext(name)
-            if suffix not in _SUFFIXES or name[0] == "." or name.startswith(_NO_ADAPTERS):
+            if suffix not in SUFFIXES or name[0] == "." or name.startswith(_NO_ADAPTERS):
                 continue
             if stem not in taken:
                 taken.add(stem)

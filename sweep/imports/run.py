@@ -143,7 +143,7 @@ def _refuse_bad(bad: dict[str, str], options: ImportOptions) -> None:
     if bad and not options.skip_bad_samples:
         shown = "; ".join(f"{name}: {reason}" for name, reason in list(bad.items())[:_SHOWN])
         raise UserError(
-            f"{len(bad)} files cannot be used ({shown}"
+            f"adapters that cannot be used: {len(bad)} ({shown}"
             f"{'; …' if len(bad) > _SHOWN else ''}); --skip-bad-samples leaves them out"
         )
 
