@@ -11,6 +11,7 @@ class BadAdapterError(UserError):
     """An adapter file that cannot be used; `reason` says why, without the path."""
 
     def __init__(self, path: Path, reason: str) -> None:
+        reason = " ".join(reason.split())  # names in a damaged file may have anything in them
         super().__init__(f"{path}: {reason}")
         self.path, self.reason = path, reason
 

@@ -89,7 +89,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"has no {PEFT_CONFIG} beside it, which says how PEFT scales it") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"its {PEFT_CONFIG} is damaged") from error
-    if not isinstance(config, dict):
+    if not _is_config(config):
         raise ValueError(f"its {PEFT_CONFIG} is damaged")
     kind = str(config.get("peft_type", "LORA")).upper()
     if kind not in _READ_TYPES:
@@ -108,7 +108,26 @@ def _components(text: str) -> dict[str, dict[str, Any]]:
             found.setdefault(component, {})[name] = value
     except (ValueError, AttributeError) as error:
         raise ValueError(f"its header's {_DIFFUSERS_HEADER} is damaged") from error
+    if not all(map(_is_config, found.values())):
+        raise ValueError(f"its header's {_DIFFUSERS_HEADER} is damaged")
     return found
+
+
+def _is_config(config: Any) -> bool:
+    """Whether what is read of a configuration has the types that PEFT gives it."""
+    if not isinstance(config, dict):
+        return False
+    patterns = [config.get(name) or {} for name in ("rank_pattern", "alpha_pattern")]
+    if not all(isinstance(pattern, dict) for pattern in patterns):
+        return False
+    numbers = [config.get(name) for name in ("r", "alpha", "lora_alpha")]
+    numbers += [value for pattern in patterns for value in pattern.values()]
+    try:
+        for pattern in (*patterns[0], *patterns[1]):
+            re.compile(pattern)
+    except re.error:
+        return False
+    return all(value is None or isinstance(value, int | float) for value in numbers)
 
 
 def _by_pattern(patterns: Mapping[str, Any] | None, path: str, default: Any) -> Any:

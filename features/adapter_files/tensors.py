@@ -92,12 +92,13 @@ class SafeTensors(TensorFile):
     def _parse(self, header: bytes, data_bytes: int) -> None:
         try:
             entries = json.loads(header)
-            self.metadata = dict(entries.pop("__metadata__", None) or {})
-            self.shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
+            strings = entries.pop("__metadata__", None) or {}
+            self.metadata = {name: str(value) for name, value in strings.items()}
+            self.shapes = {name: _shape(entry["shape"]) for name, entry in entries.items()}
             self.dtypes = {name: entry["dtype"] for name, entry in entries.items()}
             self._offsets = {name: tuple(entry["data_offsets"]) for name, entry in entries.items()}
             self._check_offsets(data_bytes)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BadAdapterError(self.path, "is no safetensors file: bad header") from error
 
     def _check_offsets(self, data_bytes: int) -> None:
@@ -139,6 +140,12 @@ class SafeTensors(TensorFile):
             if self.path.stat().st_size >= _MAPPED_BYTES:
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             return file.read()
+
+
+def _shape(sizes: list[int]) -> Shape:
+    if not all(isinstance(size, int) and size >= 0 for size in sizes):
+        raise ValueError(sizes)
+    return tuple(sizes)
 
 
 class PickledTensors(TensorFile):

@@ -397,3 +397,47 @@ def test_a_dtype_that_is_not_read_is_named(tmp_path):
     save_file({k: v.to(torch.float8_e4m3fn) for k, v in pair().items()}, path)
     with pytest.raises(BadAdapterError, match="F8_E4M3"):
         list(open_adapter(path).read())
+
+
+def test_whatever_is_damaged_is_refused_in_one_line_or_read(tmp_path):
+    path = tmp_path / "a.safetensors"
+    config = json.dumps({"unet.r": 1, "unet.lora_alpha": 2, "unet.alpha_pattern": {"to_q": 3}})
+    save_file(pair(), path, {"lora_adapter_metadata": config})
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = []
+    for _ in range(1000):
+        damaged = bytearray(whole)
+        for at in rng.integers(len(whole), size=rng.integers(1, 4)):
+            damaged[at] = rng.choice([rng.integers(256), *b'"{}[],:-0189'])
+        path.write_bytes(
+            damaged[: rng.choice([len(whole), rng.integers(len(whole))], p=[0.9, 0.1])]
+        )
+        try:
+            found = open_adapter(path)
+            list(found.read())
+            assert found.alphas
+        except BadAdapterError as error:
+            refused.append(str(error))
+    assert len(refused) > 100
+    assert all(len(message.splitlines()) == 1 for message in refused)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lora_alpha": "x"},
+        {"alpha_pattern": {"(": 1}},
+        {"rank_pattern": [1]},
+        {"alpha_pattern": {"q": "x"}},
+    ],
+)
+def test_a_damaged_configuration_is_refused(tmp_path, change):
+    content = {f"base_model.model.{name}": value for name, value in pair("model.q").items()}
+    save_file(content, tmp_path / "adapter_model.safetensors")
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps({"r": 1, "lora_alpha": 2, "peft_type": "LORA"}))
+    assert list(open_adapter(tmp_path).alphas.values()) == [2]
+    config.write_text(json.dumps({"r": 1, "lora_alpha": 2, **change}))
+    with pytest.raises(BadAdapterError, match="damaged"):
+        open_adapter(tmp_path)
