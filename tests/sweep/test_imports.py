@@ -21,6 +21,15 @@ from sweep.imports.shard import ShardWriter
 from sweep.imports.survey import survey
 from sweep.spec import RuntimeOptions
 from sweep.watch.terminal import Reporter
+from tests.features.adapters import (
+    diffusers_lora,
+    diffusers_old,
+    kohya,
+    micro_llama,
+    respell,
+    save_diffusers,
+)
+from tests.features.adapters import sd_adapter as sd_adapter
 
 BLOCK = "unet.mid_block.attentions.0.transformer_blocks.0"
 LAYERS = {f"{BLOCK}.attn1.to_q": (8, 8), f"{BLOCK}.attn2.to_k": (8, 768)}
@@ -129,6 +138,41 @@ def test_ranks_and_layers_may_differ(tmp_path):
         check_updates(found[path], updates)
     kept = run(root, out=tmp_path / "all", min_coverage=0.0)
     assert (kept.layers, kept.dropped) == (3, {})
+
+
+def test_the_same_adapter_in_every_spelling_is_the_same_row(sd_adapter, tmp_path):
+    unet, clip, expected = sd_adapter
+    root = tmp_path / "in"
+    weights = save_diffusers(root / "a" / "diffusers", unet, clip)
+    for i, rename in enumerate((diffusers_lora, diffusers_old, kohya)):
+        respell(weights, root / "bab"[i] / f"{rename.__name__}.safetensors", rename)
+    run(root, out=tmp_path / "out")
+    found = rows(tmp_path / "out")
+    assert len(found) == 4
+    updates = {name: value.reshape(len(value), -1) for name, value in expected.items()}
+    for row in found.values():
+        check_updates(row, updates)
+
+
+def test_peft_folders_with_a_table_of_attributes(tmp_path):
+    peft = pytest.importorskip("peft")
+    lines = ["name,animal,legs"]
+    for i, animal in enumerate(("cat", "bird", "cat", "bird")):
+        config = peft.LoraConfig(
+            target_modules=["q_proj"], r=i + 1, lora_alpha=6, use_rslora=i == 3,
+            init_lora_weights=False,
+        )  # fmt: skip
+        model = peft.get_peft_model(micro_llama(), config)
+        model.save_pretrained(tmp_path / "in" / f"model-{i}")
+        lines.append(f"model-{i},{animal},{4 if animal == 'cat' else 2}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    run(tmp_path / "in", out=tmp_path / "out", labels=str(tmp_path / "labels.csv"))
+    found = rows(tmp_path / "out")
+    assert [row["category_label"] for row in found.values()] == ["cat", "bird", "cat", "bird"]
+    assert [row["legs"] for row in found.values()] == [4, 2, 4, 2]
+    assert [row["rank"] for row in found.values()] == [1, 2, 3, 4]
+    scales = [row["model.layers.0.self_attn.q_proj.scale"] for row in found.values()]
+    assert scales == [6, 3, 2, 3]
 
 
 # Labels
