@@ -62,7 +62,7 @@ class AdapterFile:
         algorithms: what its updates are made of: lora, locon, loha, lokr.
         base: the model it was trained on, see `guess_base`.
         shapes: canonical layer -> (outputs, inputs, rank), in the order of the file.
-        dtypes: of its tensors, as safetensors spells them.
+        dtypes: of its weights, as safetensors spells them.
         header: the strings of its safetensors header.
         dora: whether it has magnitudes: then B·A alone is not its update.
         ignored: tensors that are of no layer: biases, norms, whole differences.
@@ -149,7 +149,9 @@ def open_adapter(path: Path, lokr_rank: int = LOKR_RANK) -> AdapterFile:
         algorithms=layout.algorithms,
         base=guess_base(layout.shapes, file.metadata, scaling.config),
         shapes=layout.shapes,
-        dtypes=tuple(sorted({file.dtypes[t] for m in modules for t in m.tensors.values()})),
+        dtypes=tuple(
+            sorted({file.dtypes[t] for m in modules for p, t in m.tensors.items() if p != ALPHA})
+        ),
         header=file.metadata,
         dora=layout.dora,
         ignored=layout.ignored,
@@ -186,6 +188,8 @@ def _layout(tensors: tuple[tuple[str, Shape], ...], lokr_rank: int) -> _Layout:
         for _, shape, parts in found
         for part in parts
     }
+    if len(layers) < sum(len(parts) for _, _, parts in found):
+        raise ValueError("a layer is there twice, in a fused module and by itself")
     return _Layout(
         found,
         layers,

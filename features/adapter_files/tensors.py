@@ -136,6 +136,12 @@ class SafeTensors(TensorFile):
             return values.astype(np.float32)
 
     def _read(self) -> Any:
+        try:
+            return self._content()
+        except OSError as error:
+            raise BadAdapterError(self.path, f"cannot be read: {error.strerror}") from error
+
+    def _content(self) -> Any:
         with open(self.path, "rb") as file:
             if self.path.stat().st_size >= _MAPPED_BYTES:
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

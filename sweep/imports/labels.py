@@ -97,7 +97,7 @@ def _is_value(value: Any) -> bool:
     """Whether a column can have it: a finite number, or a text that is not too long."""
     if isinstance(value, str):
         return len(value) <= _LONGEST
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and math.isfinite(value) and abs(value) < 2**63
 
 
 def _read_table(path: Path) -> LabelSource:

@@ -94,6 +94,7 @@ def import_adapters(
     """
     options.validate()
     check_places(list(folders), out)
+    out = Path(os.path.abspath(out))
     source = label_source(options.labels)
     looked = survey(
         folders,
@@ -123,7 +124,8 @@ def import_adapters(
     bad = looked.bad | {name: why for result in results for name, why in result["bad"].items()}
     _refuse_bad(bad, options)
     if work is not None:
-        _finish(out, work, plan, results)
+        left_out = {"bad": bad, "unlabelled": unlabelled, "dropped": plan.dropped}
+        _finish(out, work, plan, results, left_out)
     report = ImportReport(
         out=out,
         adapters=sum(result["rows"] for result in results),
@@ -167,7 +169,7 @@ def _open_work(out: Path, plan: ImportPlan) -> Path | None:
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty: give another folder")
-    work = out.absolute().with_name(f".{out.name}.import")
+    work = out.with_name(f".{out.name}.import")
     try:
         begun = read_signed_json(work / _PLAN)["digest"]
     except (OSError, DamagedFileError):
@@ -192,14 +194,20 @@ def _results(work: Path, plan: ImportPlan) -> list[dict[str, Any] | None]:
     return [shard_files(work, plan, i).result() for i in range(plan.shards)]
 
 
-def _finish(out: Path, work: Path, plan: ImportPlan, results: list[dict[str, Any]]) -> None:
+def _finish(
+    out: Path,
+    work: Path,
+    plan: ImportPlan,
+    results: list[dict[str, Any]],
+    left_out: dict[str, Any],
+) -> None:
     """Make the shards a dataset, which appears whole or not at all."""
     if not any(result["rows"] for result in results):
         raise UserError("no adapter is left: every one is damaged")
     files = [shard_files(work, plan, i).data for i in range(plan.shards)]
     folder = files[0].parent
     finish_folder(folder, dataset_schema(plan), [file.name for file in files])
-    write_json(folder / RECORD, sign({"digest": plan.digest, "shards": results}))
+    write_json(folder / RECORD, sign({"digest": plan.digest, "shards": results, **left_out}))
     os.replace(folder, out)
     shutil.rmtree(work)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -105,7 +106,9 @@ def survey(
     Raises:
         UserError: there is none.
     """
-    files = [(folder, weights) for folder in folders for weights in walk_weights(folder)]
+    # Not resolved: what the hub downloads are links to files without a suffix.
+    roots = [Path(os.path.abspath(folder)) for folder in folders]
+    files = [(root, weights) for root in roots for weights in walk_weights(root)]
     if not files:
         raise UserError(
             f"no .safetensors, .pt, .pth or .bin file in {', '.join(map(str, folders))}"
@@ -137,16 +140,16 @@ def _look(
     """What there is to know of an adapter, or why it cannot be used."""
     try:
         beside = [path for path in (weights, weights.with_name(PEFT_CONFIG)) if path.exists()]
-        stamp = [file_stamp(path.resolve()) for path in beside]
+        stamp = [file_stamp(path) for path in beside]
         adapter = open_adapter(weights, lokr_rank)
         place = adapter_place(weights)
-        folder = place.parent.resolve().name if place != root else place.resolve().name
-        start = root.resolve().parent if several or place == root else root.resolve()
-        below = weights.resolve().relative_to(start)
+        folder = place.parent.name if place != root else place.name
+        below = weights.relative_to(root.parent if several or place == root else root)
         name = (below.parent if place != weights else below).as_posix()
         names = (
             *(below.as_posix(), name, weights.relative_to(root).as_posix()),
             *(place.relative_to(root).as_posix(), place.name, weights.name, place.stem),
+            str(weights),
         )
         columns = labels.columns(names, weights, adapter.header)
     except BadAdapterError as error:
@@ -154,7 +157,7 @@ def _look(
     except (OSError, ValueError) as error:
         return str(error)
     return Found(
-        weights=str(weights.resolve()),
+        weights=str(weights),
         name=name,
         folder=folder,
         stamp=stamp,

@@ -141,6 +141,30 @@ def test_peft_of_a_language_model(tmp_path):
     assert found.shapes["model.layers.0.self_attn.v_proj"] == (8, 16, 4)
 
 
+@pytest.mark.parametrize(
+    ("kind", "kwargs"),
+    [
+        ("LoHaConfig", {}),
+        ("LoKrConfig", {"decompose_factor": 2}),
+        ("LoKrConfig", {"decompose_both": True, "decompose_factor": 4}),
+        ("LoKrConfig", {"r": 64}),
+    ],
+)
+def test_peft_with_products_of_lycoris(tmp_path, kind, kwargs):
+    peft = pytest.importorskip("peft")
+    config = getattr(peft, kind)(
+        **{"r": RANK, "alpha": ALPHA, "target_modules": ["q_proj", "down_proj"], **kwargs},
+        init_weights=False,
+    )
+    model = peft.get_peft_model(micro_llama(), config)
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "hada" in name or "lokr" in name:
+            torch.nn.init.normal_(parameter)
+    model.save_pretrained(tmp_path)
+    check_same(deltas(tmp_path), peft_deltas(model.base_model.model))
+
+
 def test_the_name_of_a_language_model(tmp_path):
     peft = pytest.importorskip("peft")
     model = peft.get_peft_model(micro_llama(), peft.LoraConfig(target_modules=["q_proj"]))
@@ -358,6 +382,14 @@ def pair(layer="unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
+        (
+            {
+                **pair("transformer.transformer_blocks.0.attn.to_q"),
+                "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": torch.ones(1, 4),
+                "lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": torch.ones(12, 1),
+            },
+            "in a fused module and by itself",
+        ),
         ({"conv_in.weight": torch.ones(2, 2)}, "none of its 1 tensors is of a LoRA"),
         (dict(list(pair().items())[:1]), r"has no B \(up\)"),
         (pair() | {"unet.x.lora.down.weight": torch.ones(1, 4)}, "layer unet.x has no B"),

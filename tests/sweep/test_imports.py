@@ -175,6 +175,15 @@ def test_peft_folders_with_a_table_of_attributes(tmp_path):
     assert scales == [6, 3, 2, 3]
 
 
+def test_links_to_files_without_a_suffix_as_the_hub_makes_them(tmp_path):
+    expected = classes(tmp_path / "in")
+    for i, path in enumerate(sorted((tmp_path / "in").rglob("*.safetensors"))):
+        path.rename(tmp_path / f"blob-{i}")
+        path.symlink_to(tmp_path / f"blob-{i}")
+    run(tmp_path / "in", out=tmp_path / "out")
+    assert rows(tmp_path / "out").keys() == expected.keys()
+
+
 # Labels
 
 
@@ -257,6 +266,7 @@ def test_damaged_adapters_are_named_or_left_out(tmp_path):
     (root / "cats" / "adapter-1" / WEIGHTS).write_bytes(b"x")
     report = run(root, out=tmp_path / "out", skip_bad_samples=True)
     assert len(report.bad) == 2
+    assert json.loads((tmp_path / "out" / "import.json").read_text())["bad"] == report.bad
     found = rows(tmp_path / "out")
     assert found.keys() == expected.keys() - missing
     for path, row in found.items():
