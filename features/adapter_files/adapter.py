@@ -60,7 +60,6 @@ class AdapterFile:
         format: who spells its layers so: diffusers, diffusers-old, peft, kohya, xlabs, authors or
             other; several are joined by `+`.
         algorithms: what its updates are made of: lora, locon, loha, lokr.
-        base: the model it was trained on, see `guess_base`.
         shapes: canonical layer -> (outputs, inputs, rank), in the order of the file.
         dtypes: of its weights, as safetensors spells them.
         header: the strings of its safetensors header.
@@ -71,7 +70,6 @@ class AdapterFile:
     weights: Path
     format: str
     algorithms: tuple[str, ...]
-    base: str
     shapes: dict[str, LayerShape]
     dtypes: tuple[str, ...]
     header: dict[str, str]
@@ -80,6 +78,11 @@ class AdapterFile:
     _file: TensorFile = field(repr=False, compare=False)
     _layout: _Layout = field(repr=False, compare=False)
     _scaling: Scaling = field(repr=False, compare=False)
+
+    @cached_property
+    def base(self) -> str:
+        """The model it was trained on, see `guess_base`."""
+        return guess_base(self.shapes, self.header, self._scaling.config)
 
     @cached_property
     def alphas(self) -> dict[str, float | None]:
@@ -147,7 +150,6 @@ def open_adapter(path: Path, lokr_rank: int = LOKR_RANK) -> AdapterFile:
         weights=weights,
         format=layout.format,
         algorithms=layout.algorithms,
-        base=guess_base(layout.shapes, file.metadata, scaling.config),
         shapes=layout.shapes,
         dtypes=tuple(
             sorted({file.dtypes[t] for m in modules for p, t in m.tensors.items() if p != ALPHA})
