@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from features.core.errors import UserError
+from sweep.imports.request import ImportOptions
 from sweep.options import Option, as_names, flag_of, options_of, read_typed
 from sweep.spec import QUICK_ANSWER, QUICK_RUNS, RuntimeOptions, SweepSpec, assigned, merged
 from trainables.classifiers.catalogue import built_in_settings, setting_option
@@ -437,6 +438,54 @@ def layers(
     options = RuntimeOptions(**_of(RuntimeOptions, given))
     found = read_layer_table(spec, options.cache_dir)
     typer.echo(json.dumps(found.to_json()) if as_json else "\n".join(found.lines()))
+
+
+@app.command("inspect", epilog="Example: lorasweep inspect lora.safetensors --json")
+@guarded
+@with_options(SweepSpec, RuntimeOptions, only=("label_column", "lora_rank", "cache_dir"))
+def inspect_(
+    given: Given,
+    path: Annotated[
+        str, typer.Argument(help="Adapter, folder of adapters, dataset or run directory.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Say what an adapter file, a folder of them, a dataset or a run directory is."""
+    from sweep.inspection import inspect_path
+    from sweep.watch.terminal import Reporter
+
+    spec, options = SweepSpec(**_of(SweepSpec, given)), RuntimeOptions(**_of(RuntimeOptions, given))
+    with Reporter(file=sys.stderr) as reporter:
+        found = inspect_path(
+            path,
+            spec.label_column,
+            spec.lora_rank,
+            options.cache_dir,
+            lambda done, total: reporter.progress("looking", done, total, "adapters"),
+        )
+    typer.echo(json.dumps(found.to_json()) if as_json else "\n".join(found.lines()))
+
+
+@data.command("import", epilog="Example: lorasweep data import adapters dataset --labels folder")
+@guarded
+@with_options(
+    ImportOptions, RuntimeOptions, only=(*options_of(ImportOptions), "address", "verbose")
+)
+def import_(
+    given: Given,
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folders of adapters, as people have them.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder of the dataset to make.")],
+) -> None:
+    """Make a dataset of adapter files: of diffusers, PEFT, kohya, LyCORIS. The same command again
+    resumes."""
+    from sweep.imports.run import import_adapters
+    from sweep.watch.terminal import Reporter
+
+    runtime = RuntimeOptions(dashboard=False, **_of(RuntimeOptions, given))
+    with Reporter() as reporter:
+        import_adapters(folders, out, ImportOptions(**_of(ImportOptions, given)), runtime, reporter)
 
 
 @data.command(epilog="Example: lorasweep data sanity /tmp/sanity --samples 5 --classes 3")

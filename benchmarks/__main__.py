@@ -160,6 +160,26 @@ def linear(options: argparse.Namespace, work: Path) -> Iterator[Row]:
     yield Row("linear: peak memory of the process", gib, 12, "GiB")
 
 
+def imports(options: argparse.Namespace, work: Path) -> Iterator[Row]:
+    """Adapter files to a dataset, one process, from a warm page cache."""
+    from benchmarks.imports import measure_import, write_adapters
+
+    folder = write_adapters(work / "adapters", 2_000)
+    speeds = [measure_import(folder, work) for _ in range(options.repeat)]
+    bare, look, shard = (
+        statistics.median(getattr(speed, name) for speed in speeds)
+        for name in ("bare", "look", "shard")
+    )
+    yield Row(
+        "import: an SD 1.5 adapter of rank 1",
+        look + shard,
+        1e3 / 300,
+        "ms",
+        f"looked at in {look:.2f} ms, read and written in {shard:.2f} ms; safetensors alone reads "
+        f"it in {bare:.2f} ms",
+    )
+
+
 def overhead(options: argparse.Namespace, work: Path) -> Iterator[Row]:
     """What a trial costs besides its own work, and whether the driver grows."""
     seeds = -(-options.trials // 18)
@@ -243,6 +263,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace, Path], Iterator[Row]]] = {
     "features": features,
     "features16": features16,
     "updates": updates,
+    "import": imports,
     "overhead": overhead,
     "scale": scale,
 }

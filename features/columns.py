@@ -90,3 +90,15 @@ def to_matrices(array: pa.Array, shape: tuple[int, int]) -> np.ndarray:
     """(n_rows, m, n) float32 of a layer tensor's column; without a copy where it is float32."""
     values, _ = flat_values(array)
     return values.astype(np.float32, copy=False).reshape(len(array), *shape)
+
+
+def matrix_type(m: int, n: int) -> pa.DataType:
+    """Arrow type of an m×n matrix: fixed-size lists need no offsets."""
+    return pa.list_(pa.list_(pa.float32(), n), m)
+
+
+def matrix_column(matrices: np.ndarray) -> pa.Array:
+    """(rows, m, n) float32 -> a column of matrices."""
+    _, m, n = matrices.shape
+    rows = pa.FixedSizeListArray.from_arrays(pa.array(matrices.reshape(-1)), n)
+    return pa.FixedSizeListArray.from_arrays(rows, m)

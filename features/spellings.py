@@ -22,6 +22,7 @@ _KOHYA = {
     "lora_te1_": "text_encoder",
     "lora_te2_": "text_encoder_2",
     "lora_te3_": "text_encoder_3",
+    "lycoris_": "",  # LyCORIS' own wrapper
 }
 _UPSTREAM_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 
@@ -179,6 +180,8 @@ def diffusers_path(layer: str) -> tuple[str, str] | None:
     if component.startswith("text_encoder"):
         head, _, last = path.rpartition(".")
         path = f"{head}.{_TEXT_PROJECTIONS[last]}" if last in _TEXT_PROJECTIONS else path
+        # transformers 5 has CLIP's layers without the module around them; T5's are called blocks.
+        path = f"text_model.{path}" if path.startswith("encoder.layers.") else path
     return component, path
 
 

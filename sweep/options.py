@@ -48,6 +48,14 @@ def as_int(value: Any) -> int:
     return value
 
 
+def as_number(value: Any) -> float:
+    """A number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError("need a number") from None
+
+
 def as_text(value: Any) -> str:
     """A string; YAML may have taken one for a number."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):

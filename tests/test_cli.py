@@ -79,6 +79,8 @@ def test_the_version_is_the_packages():
         "report",
         "features",
         "layers",
+        "inspect",
+        "data import",
         "data sanity",
         "data synthetic",
         "data zoo",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-import pyarrow as pa
+from features.columns import matrix_column as matrix_column
+from features.columns import matrix_type as matrix_type
 
 TEXT_WIDTH = 768
 
@@ -41,15 +41,3 @@ def layer_tensors(
         )
         shapes[f"{block}.{projection}.lora.up.weight"] = (width, rank)
     return shapes
-
-
-def matrix_type(m: int, n: int) -> pa.DataType:
-    """Arrow type of an m×n matrix: fixed-size lists need no offsets."""
-    return pa.list_(pa.list_(pa.float32(), n), m)
-
-
-def matrix_column(matrices: np.ndarray) -> pa.Array:
-    """(rows, m, n) float32 -> a column of matrices."""
-    _, m, n = matrices.shape
-    rows = pa.FixedSizeListArray.from_arrays(pa.array(matrices.reshape(-1)), n)
-    return pa.FixedSizeListArray.from_arrays(rows, m)

@@ -163,7 +163,7 @@ UNKNOWN = [
     "lora_unet_blocks_0_self_attn_q",  # a video model's
     "lora_unet_down_blocks_0_novel_0_to_q",
     "lora_te_text_model_encoder_layers_0_novel_q",
-    "lycoris_down_blocks_0_attn1_to_q",
+    "lycoris_novel_0_attn1_to_q",
     "diffusion_model.blocks.0.self_attn.q",
     "double_blocks.0.processor.novel",
     "model.vision_tower.vision_model.encoder.layers.0.self_attn.q_proj",

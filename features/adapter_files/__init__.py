@@ -1,0 +1,1 @@
+"""Adapters as people have them: files of every common format, read into layers."""

@@ -1,0 +1,190 @@
+"""Named tensors of a file, as NumPy arrays: safetensors without torch, pickles only through it.
+
+A safetensors file is the length of a header (8 bytes, little-endian), the header in JSON (name ->
+dtype, shape and the two offsets of its bytes; `__metadata__` -> strings) and the bytes
+(https://huggingface.co/docs/safetensors, "Format").
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import BadAdapterError
+
+Shape = tuple[int, ...]
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),  # the upper half of a float32
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
+_MAPPED_BYTES = 1 << 25
+"""Files from this size on are mapped: reading a smaller one at once is faster."""
+
+PICKLES = (".pt", ".pth", ".bin")
+
+
+class TensorFile:
+    """What is in a file, known without reading the numbers.
+
+    Attributes:
+        path: the file.
+        shapes: tensor -> its shape.
+        dtypes: tensor -> `F32`, `F16`, `BF16`, … as safetensors spells them.
+        metadata: the strings that a safetensors header may hold.
+    """
+
+    path: Path
+    shapes: dict[str, Shape]
+    dtypes: dict[str, str]
+    metadata: dict[str, str]
+
+    def array(self, name: str) -> np.ndarray:
+        """A tensor as float32; maybe a read-only view.
+
+        Raises:
+            BadAdapterError: it has a dtype that is not read.
+        """
+        raise NotImplementedError
+
+
+def open_tensors(path: Path) -> TensorFile:
+    """Open a `.safetensors` file or a pickle of tensors (`.pt`, `.pth`, `.bin`).
+
+    Raises:
+        BadAdapterError: it is damaged, of another kind, or a pickle that would run code.
+    """
+    return PickledTensors(path) if path.suffix in PICKLES else SafeTensors(path)
+
+
+class SafeTensors(TensorFile):
+    """A safetensors file; only the header is read until an array is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._data: Any = None
+        try:
+            with open(path, "rb") as file:
+                size = file.seek(0, 2)
+                file.seek(0)
+                length = int.from_bytes(file.read(8), "little")
+                if size < 8 or length > size - 8:
+                    raise BadAdapterError(path, "is no whole safetensors file: its header is cut")
+                header = file.read(length)
+        except OSError as error:
+            raise BadAdapterError(path, f"cannot be read: {error.strerror}") from error
+        self._start = 8 + length
+        self._parse(header, size - self._start)
+
+    def _parse(self, header: bytes, data_bytes: int) -> None:
+        try:
+            entries = json.loads(header)
+            strings = entries.pop("__metadata__", None) or {}
+            self.metadata = {name: str(value) for name, value in strings.items()}
+            self.shapes = {name: _shape(entry["shape"]) for name, entry in entries.items()}
+            self.dtypes = {name: entry["dtype"] for name, entry in entries.items()}
+            self._offsets = {name: tuple(entry["data_offsets"]) for name, entry in entries.items()}
+            self._check_offsets(data_bytes)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise BadAdapterError(self.path, "is no safetensors file: bad header") from error
+
+    def _check_offsets(self, data_bytes: int) -> None:
+        end = 0
+        for name, (start, stop) in self._offsets.items():
+            dtype = _DTYPES.get(self.dtypes[name])
+            expected = (
+                stop - start if dtype is None else dtype.itemsize * math.prod(self.shapes[name])
+            )
+            if start < 0 or stop - start != expected:
+                raise BadAdapterError(self.path, f"tensor {name} is not of the size it claims")
+            end = max(end, stop)
+        if end > data_bytes:
+            raise BadAdapterError(
+                self.path, f"is cut: {data_bytes} of {end} bytes of weights are there"
+            )
+
+    def array(self, name: str) -> np.ndarray:
+        """A tensor as float32."""
+        kind = self.dtypes[name]
+        dtype = _DTYPES.get(kind)
+        if dtype is None:
+            raise BadAdapterError(self.path, f"tensor {name} has dtype {kind}, which is not read")
+        if self._data is None:
+            self._data = self._read()
+        shape = self.shapes[name]
+        values = np.frombuffer(
+            self._data, dtype, math.prod(shape), self._start + self._offsets[name][0]
+        ).reshape(shape)
+        if kind == "BF16":
+            return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        if kind != "F64":
+            return values.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # an infinity is found where bad numbers are looked for
+            return values.astype(np.float32)
+
+    def _read(self) -> Any:
+        try:
+            return self._content()
+        except OSError as error:
+            raise BadAdapterError(self.path, f"cannot be read: {error.strerror}") from error
+
+    def _content(self) -> Any:
+        with open(self.path, "rb") as file:
+            if self.path.stat().st_size >= _MAPPED_BYTES:
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return file.read()
+
+
+def _shape(sizes: list[int]) -> Shape:
+    if not all(isinstance(size, int) and size >= 0 for size in sizes):
+        raise ValueError(sizes)
+    return tuple(sizes)
+
+
+class PickledTensors(TensorFile):
+    """A pickle, read by `torch.load(weights_only=True)`, which knows tensors and runs no code."""
+
+    def __init__(self, path: Path) -> None:
+        import pickle
+
+        import torch
+
+        self.path = path
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise BadAdapterError(
+                path, "is a pickle of more than tensors: it could run code, and is not loaded"
+            ) from error
+        except (OSError, RuntimeError, EOFError, ValueError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise BadAdapterError(path, f"torch cannot load it: {reason}") from error
+        if not isinstance(content, dict):
+            raise BadAdapterError(path, f"holds a {type(content).__name__}, no tensors by name")
+        self._tensors = {
+            name: value for name, value in content.items() if isinstance(value, torch.Tensor)
+        }
+        short = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+        self.shapes = {name: tuple(value.shape) for name, value in self._tensors.items()}
+        self.dtypes = {
+            name: short.get(value.dtype, str(value.dtype).removeprefix("torch.").upper())
+            for name, value in self._tensors.items()
+        }
+        self.metadata = {}
+
+    def array(self, name: str) -> np.ndarray:
+        """A tensor as float32."""
+        return self._tensors[name].float().numpy()

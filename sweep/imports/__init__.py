@@ -1,0 +1,1 @@
+"""Making a dataset of folders of adapters."""

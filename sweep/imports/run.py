@@ -1,0 +1,252 @@
+"""`lorasweep data import`: folders of adapters to one dataset, through Ray Data.
+
+While it is under way, shards lie in a hidden folder beside the dataset's, each whole or not there,
+with a file that says what came of it; an interrupted import goes on with those that are missing.
+The dataset appears when all are there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from features.core.errors import UserError
+from features.core.files import DamagedFileError, read_signed_json, sign, write_json
+from features.hf_folder import finish_folder
+from features.shapes import some
+
+from ..dataset import make_folder
+from ..interrupt import interruptible
+from ..spec import RuntimeOptions
+from ..watch.terminal import Reporter
+from .labels import label_source
+from .plan import ImportPlan, make_plan, require_labels
+from .request import ImportOptions, check_places
+from .shard import ShardWriter, dataset_schema, shard_files
+from .survey import survey
+
+RECORD = "import.json"
+"""What a dataset's folder says about its import."""
+_PLAN = "plan.json"
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import made.
+
+    Attributes:
+        out: the dataset's folder.
+        adapters: rows of it.
+        layers: layers of it.
+        dropped: layers that too few adapters have -> how many do.
+        bad: adapter -> why it was left out.
+        unlabelled: adapters that were left out because they have no label.
+        lost: largest share of a layer's ‖ΔW‖² that was left out.
+        seconds: reading and writing, without Ray's start; 0 if all was there already.
+    """
+
+    out: Path
+    adapters: int
+    layers: int
+    dropped: dict[str, int]
+    bad: dict[str, str]
+    unlabelled: list[str]
+    lost: float
+    seconds: float
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [f"{self.out}: {self.adapters} adapters, {self.layers} layers"]
+        if self.dropped:
+            shown = some([f"{name} (in {count})" for name, count in self.dropped.items()])
+            lines.append(f"dropped  {len(self.dropped)} layers that too few have: {shown}")
+        if self.unlabelled:
+            lines.append(
+                f"left out {len(self.unlabelled)} without a label: {some(self.unlabelled)}"
+            )
+        lines += [f"left out {name}: {reason}" for name, reason in list(self.bad.items())[:20]]
+        if len(self.bad) > 20:
+            lines.append(f"left out {len(self.bad) - 20} more, named in {self.out / RECORD}")
+        if self.lost > 1e-6:
+            lines.append(f"lost     up to {self.lost:.2%} of a layer's ‖ΔW‖² (--lokr-rank)")
+        return lines
+
+
+def import_adapters(
+    folders: Sequence[Path],
+    out: Path,
+    options: ImportOptions,
+    runtime: RuntimeOptions,
+    reporter: Reporter,
+) -> ImportReport:
+    """Read every adapter below some folders and write them as a dataset that `datasets` opens.
+
+    Raises:
+        UserError: there is no adapter that can be used, or one is damaged, or they are of several
+            base models; or the folder holds something else.
+    """
+    options.validate()
+    check_places(list(folders), out)
+    out = Path(os.path.abspath(out))
+    source = label_source(options.labels)
+    looked = survey(
+        folders,
+        source,
+        options.lokr_rank,
+        lambda done, total: reporter.progress("looking", done, total, "files"),
+    )
+    _refuse_bad(looked.bad, options)
+    if not looked.found:
+        raise UserError("no file is an adapter that can be read")
+    labelled, unlabelled = require_labels(looked.of_base(options.base), options.labels)
+    plan = make_plan(labelled, options.min_coverage, options.lokr_rank)
+    if any(item.dora for item in labelled):
+        count = sum(item.dora for item in labelled)
+        reporter.warn(
+            f"{count} adapters are DoRA's: their update is more than B·A; see column dora"
+        )
+    seconds = 0.0
+    work = _open_work(out, plan)
+    if work is None:
+        results = (_record(out) or {})["shards"]
+    else:
+        missing = [i for i, result in enumerate(_results(work, plan)) if result is None]
+        if missing:
+            seconds = _write(plan, work, missing, runtime, reporter)
+        results = [result for result in _results(work, plan) if result is not None]
+    bad = looked.bad | {name: why for result in results for name, why in result["bad"].items()}
+    _refuse_bad(bad, options)
+    if work is not None:
+        left_out = {"bad": bad, "unlabelled": unlabelled, "dropped": plan.dropped}
+        _finish(out, work, plan, results, left_out)
+    report = ImportReport(
+        out=out,
+        adapters=sum(result["rows"] for result in results),
+        layers=len(plan.layers),
+        dropped=plan.dropped,
+        bad=bad,
+        unlabelled=unlabelled,
+        lost=max(result["lost"] for result in results),
+        seconds=seconds,
+    )
+    for line in report.lines():
+        reporter.say(line)
+    return report
+
+
+def _refuse_bad(bad: dict[str, str], options: ImportOptions) -> None:
+    if bad and not options.skip_bad_samples:
+        shown = "; ".join(f"{name}: {reason}" for name, reason in list(bad.items())[:_SHOWN])
+        raise UserError(
+            f"adapters that cannot be used: {len(bad)} ({shown}"
+            f"{'; …' if len(bad) > _SHOWN else ''}); --skip-bad-samples leaves them out"
+        )
+
+
+# The folder
+
+
+def _open_work(out: Path, plan: ImportPlan) -> Path | None:
+    """The folder of an import that is to be done or to go on; None: it is done.
+
+    Raises:
+        UserError: the dataset's folder holds something else.
+    """
+    known = _record(out)
+    if known is not None:
+        if known["digest"] == plan.digest:
+            return None
+        raise UserError(
+            f"{out} holds a dataset of other adapters or options, or they have changed: give "
+            "another folder, or remove it"
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not empty: give another folder")
+    work = out.with_name(f".{out.name}.import")
+    try:
+        begun = read_signed_json(work / _PLAN)["digest"]
+    except (OSError, DamagedFileError):
+        begun = None
+    if begun != plan.digest:
+        # Shards of adapters that have changed since are of no use.
+        shutil.rmtree(work, ignore_errors=True)
+        make_folder(work)
+        write_json(work / _PLAN, sign({"digest": plan.digest}))
+    return work
+
+
+def _record(out: Path) -> dict[str, Any] | None:
+    try:
+        return read_signed_json(out / RECORD)
+    except (OSError, DamagedFileError):
+        return None
+
+
+def _results(work: Path, plan: ImportPlan) -> list[dict[str, Any] | None]:
+    """What came of every shard; None: it is not there."""
+    return [shard_files(work, plan, i).result() for i in range(plan.shards)]
+
+
+def _finish(
+    out: Path,
+    work: Path,
+    plan: ImportPlan,
+    results: list[dict[str, Any]],
+    left_out: dict[str, Any],
+) -> None:
+    """Make the shards a dataset, which appears whole or not at all."""
+    if not any(result["rows"] for result in results):
+        raise UserError("no adapter is left: every one is damaged")
+    files = [shard_files(work, plan, i).data for i in range(plan.shards)]
+    folder = files[0].parent
+    finish_folder(folder, dataset_schema(plan), [file.name for file in files])
+    write_json(folder / RECORD, sign({"digest": plan.digest, "shards": results, **left_out}))
+    os.replace(folder, out)
+    shutil.rmtree(work)
+
+
+# Ray Data
+
+
+def _write(
+    plan: ImportPlan, work: Path, missing: list[int], runtime: RuntimeOptions, reporter: Reporter
+) -> float:
+    """Write some shards; the seconds it took from the first worker's start."""
+    from ..engine.session import check_shared, ray_session
+
+    own = [stop - start for start, stop in pairwise(plan.bounds)]
+    done = sum(own) - sum(own[i] for i in missing)
+    with (
+        interruptible() as interruption,
+        ray_session(runtime, work, "import", interruption.install, reporter.warn),
+    ):
+        check_shared([work], [Path(plan.adapters[0].weights)])
+        began = time.perf_counter()
+        for result in _run(plan, work, missing):
+            done += result["adapters"]
+            reporter.progress("importing", done, len(plan.adapters), "adapters")
+        return time.perf_counter() - began
+
+
+def _run(plan: ImportPlan, work: Path, missing: list[int]) -> Iterator[dict[str, Any]]:
+    import ray
+    import ray.data
+
+    items = [{"index": i} for i in missing]
+    inputs = ray.data.from_items(items, override_num_blocks=len(items))
+    workers = min(int(ray.cluster_resources()["CPU"]), len(items))
+    dataset = inputs.map(
+        ShardWriter,  # type: ignore[arg-type]  # Ray's stubs know functions only
+        fn_constructor_args=[plan, work],
+        num_cpus=1,
+        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+    )
+    dataset.set_name("lorasweep-import")
+    yield from dataset.iter_rows()

@@ -1,0 +1,278 @@
+"""`lorasweep inspect`: what an adapter, a folder of adapters, a dataset or a run directory is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.adapter_files.adapter import AdapterFile, open_adapter
+from features.adapter_files.errors import BadAdapterError
+from features.adapter_files.places import FOLDER_WEIGHTS, SUFFIXES, walk_weights
+from features.core.errors import UserError
+from features.layer_names import COMPONENTS, parse_layer
+from features.layers import pair_layers
+
+Progress = Callable[[int, int], None]
+
+_SHOWN = 5
+_ONLY_JSON = ("shapes",)
+_ROWS_AT_A_TIME = 256
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What something is.
+
+    Attributes:
+        kind: adapter, adapters, dataset or run.
+        facts: name -> what there is to say; plain JSON values.
+        text: for people, where it is not just the facts.
+    """
+
+    kind: str
+    facts: dict[str, Any]
+    text: list[str] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {"kind": self.kind, **self.facts}
+
+    def lines(self) -> list[str]:
+        """For people."""
+        if self.text is not None:
+            return [f"kind         {self.kind}", *self.text]
+        facts = {name: value for name, value in self.facts.items() if name not in _ONLY_JSON}
+        shown = {"kind": self.kind, **facts}
+        width = max(map(len, shown))
+        return [
+            f"{name.replace('_', ' '):{width}}  {_text(value)}" for name, value in shown.items()
+        ]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict | list):
+        if not value:
+            return "none"
+        items = [f"{k}: {_text(v)}" for k, v in value.items()] if isinstance(value, dict) else value
+        more = f", … ({len(items)} in all)" if len(items) > _SHOWN else ""
+        return ", ".join(str(item) for item in list(items)[:_SHOWN]) + more
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
+
+
+def inspect_path(
+    path: str,
+    label_column: str,
+    lora_rank: int | None,
+    memo: Path,
+    on_progress: Progress | None = None,
+) -> Inspection:
+    """Look at whatever a path is.
+
+    Arguments:
+        path: an adapter's file or folder, a folder of adapters, a run directory, or a dataset as
+            for `run`.
+        label_column: of a dataset.
+        lora_rank: see `matrix_shape`.
+        memo: folder of what is known of hub datasets.
+        on_progress: called with (looked at, in all) where there are many.
+
+    Raises:
+        UserError: it is none of these, or damaged.
+    """
+    place = Path(path)
+    if place.is_file() and place.suffix in SUFFIXES:
+        return _adapter(open_adapter(place))
+    if place.is_dir():
+        if (place / "sweep.json").exists():
+            return _run(place)
+        if any((place / name).exists() for name in FOLDER_WEIGHTS):
+            return _adapter(open_adapter(place))
+        if not _is_dataset(place):
+            return _adapters(place, on_progress)
+    return _dataset(path, label_column, lora_rank, memo, on_progress)
+
+
+def _is_dataset(folder: Path) -> bool:
+    if any((folder / name).exists() for name in ("state.json", "dataset_dict.json")):
+        return True
+    found = (file for suffix in ("parquet", "arrow") for file in folder.rglob(f"*.{suffix}"))
+    return next(found, None) is not None and next(walk_weights(folder), None) is None
+
+
+# Adapters
+
+
+def _adapter(adapter: AdapterFile) -> Inspection:
+    bad, lost, scales = _read(adapter)
+    return Inspection(
+        "adapter",
+        {
+            "path": str(adapter.weights),
+            "format": adapter.format,
+            "algorithms": list(adapter.algorithms),
+            "base": adapter.base,
+            "components": _components(adapter.shapes),
+            "layers": len(adapter.shapes),
+            "ranks": _ordered(rank for _, _, rank in adapter.shapes.values()),
+            "alphas": _counts(adapter.alphas.values()),
+            "scales": _counts(scales),
+            "dtypes": list(adapter.dtypes),
+            "dora": adapter.dora,
+            "lost": lost,
+            "bad_numbers": bad,
+            "ignored": list(adapter.ignored),
+            "header": adapter.header,
+            "shapes": {name: list(shape) for name, shape in adapter.shapes.items()},
+        },
+    )
+
+
+def _read(adapter: AdapterFile) -> tuple[list[str], float, list[float]]:
+    """(layers with NaN or infinite numbers, largest share lost, scales)."""
+    bad, lost, scales = [], 0.0, []
+    for name, layer in adapter.read():
+        if not all(np.isfinite(item).all() for item in (layer.down, layer.up, layer.scale)):
+            bad.append(name)
+        lost = max(lost, layer.lost)
+        scales.append(layer.scale)
+    return bad, lost, scales
+
+
+def _adapters(folder: Path, on_progress: Progress | None) -> Inspection:
+    from .imports.labels import label_source
+    from .imports.request import ImportOptions
+    from .imports.survey import survey
+
+    looked = survey([folder], label_source("folder"), ImportOptions().lokr_rank, on_progress)
+    bad = dict(looked.bad)
+    for done, item in enumerate(looked.found, 1):
+        try:
+            layers, _, _ = _read(open_adapter(Path(item.weights)))
+            if layers:
+                bad[item.name] = f"NaN or infinite numbers in {len(layers)} layers"
+        except BadAdapterError as error:
+            bad[item.name] = error.reason
+        if on_progress:
+            on_progress(done, len(looked.found))
+    shapes = {name: shape for item in looked.found for name, shape in item.shapes.items()}
+    return Inspection(
+        "adapters",
+        {
+            "path": str(folder),
+            "adapters": len(looked.found),
+            "formats": _counts(item.facts["format"] for item in looked.found),
+            "algorithms": _counts(item.facts["algorithm"] for item in looked.found),
+            "bases": _counts(item.base for item in looked.found),
+            "components": _components(shapes),
+            "layers": len(shapes),
+            "layers_of_an_adapter": _ordered(len(item.shapes) for item in looked.found),
+            "ranks": _ordered(
+                max(rank for _, _, rank in item.shapes.values()) for item in looked.found
+            ),
+            "dtypes": _counts(item.facts["dtype"] for item in looked.found),
+            "dora": sum(item.dora for item in looked.found),
+            "folders": _counts(item.folder for item in looked.found),
+            "metadata": sorted({key for item in looked.found for key in item.columns}),
+            "bad": bad,
+        },
+    )
+
+
+# Datasets and runs
+
+
+def _dataset(
+    path: str,
+    label_column: str,
+    lora_rank: int | None,
+    memo: Path,
+    on_progress: Progress | None,
+) -> Inspection:
+    from features.adapter_files.bases import guess_base
+    from features.columns import flat_values
+    from features.shapes import read_shapes
+    from features.sources import DatasetRequest, find_dataset
+
+    source = find_dataset(DatasetRequest(path), memo)
+    tensors, scales = read_shapes(source, lora_rank)
+    reader = source.open()
+    labels: Counter[str] = Counter()
+    has_labels = label_column in reader.schema.names
+    bad: list[int] = []
+    numeric = [*tensors, *scales]
+    columns = [*numeric, label_column] if has_labels else numeric
+    for start in range(0, reader.num_rows, _ROWS_AT_A_TIME):
+        first = start
+        for batch in reader.read(start, start + _ROWS_AT_A_TIME, columns):
+            fine = np.ones(batch.num_rows, bool)
+            for name in numeric:
+                try:
+                    values, _ = flat_values(batch.column(name))
+                except (TypeError, ValueError) as error:
+                    raise UserError(f"column {name!r} {error}") from error
+                fine &= np.isfinite(values.reshape(batch.num_rows, -1)).all(axis=1)
+            bad += [first + int(i) for i in np.flatnonzero(~fine)]
+            if has_labels:
+                labels.update(str(value) for value in batch.column(label_column).to_pylist())
+            first += batch.num_rows
+        if on_progress:
+            on_progress(min(start + _ROWS_AT_A_TIME, reader.num_rows), reader.num_rows)
+    layers = pair_layers(tensors, scales)
+    shapes = {parse_layer(layer.name).name: layer.shape for layer in layers}
+    dtypes = {str(reader.schema.field(name).type) for name in tensors}
+    return Inspection(
+        "dataset",
+        {
+            "path": path,
+            "adapters": reader.num_rows,
+            "files": len(source.files),
+            "base": guess_base(shapes, {}, {}),
+            "components": _components(shapes),
+            "tensors": len(tensors),
+            "layers": len(shapes),
+            "ranks": _ordered(rank for _, _, rank in shapes.values()),
+            "scales": len(scales),
+            "dtypes": sorted({_number(dtype) for dtype in dtypes}),
+            "labels": dict(labels.most_common()) if has_labels else {},
+            "label_column": label_column if has_labels else None,
+            "columns": [name for name in reader.schema.names if name not in numeric],
+            "bad_rows": bad,
+        },
+    )
+
+
+def _run(run_dir: Path) -> Inspection:
+    from .watch.status import read_status
+
+    status = read_status(run_dir)
+    return Inspection("run", status.to_json(), status.lines())
+
+
+def _number(arrow_type: str) -> str:
+    """The number inside a nested list type: `float`, `double` or `halffloat`."""
+    names = ("halffloat", "double", "float")
+    return next((name for name in names if name in arrow_type), arrow_type)
+
+
+def _components(names: Iterable[str]) -> dict[str, int]:
+    """Component -> how many layers, in the order of tables."""
+    counts = Counter(parse_layer(name).component for name in names)
+    return {component: counts[component] for component in COMPONENTS if counts[component]}
+
+
+def _counts(values: Iterable[Any]) -> dict[str, int]:
+    """Value, as a text -> how often, the most common first."""
+    shown = (f"{value:g}" if isinstance(value, float) else _text(value) for value in values)
+    return dict(Counter(shown).most_common())
+
+
+def _ordered(values: Iterable[int]) -> Mapping[str, int]:
+    """Whole number -> how often, ascending."""
+    return {str(value): count for value, count in sorted(Counter(values).items())}

@@ -1,0 +1,362 @@
+"""`lorasweep data import`: folders of adapters to a dataset that a sweep can read."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from typer.testing import CliRunner
+
+import cli
+from features.core.errors import UserError
+from sweep.imports.labels import label_source
+from sweep.imports.plan import make_plan
+from sweep.imports.request import ImportOptions
+from sweep.imports.run import import_adapters
+from sweep.imports.shard import ShardWriter
+from sweep.imports.survey import survey
+from sweep.spec import RuntimeOptions
+from sweep.watch.terminal import Reporter
+from tests.features.adapters import (
+    diffusers_lora,
+    diffusers_old,
+    kohya,
+    micro_llama,
+    respell,
+    save_diffusers,
+)
+from tests.features.adapters import sd_adapter as sd_adapter
+
+BLOCK = "unet.mid_block.attentions.0.transformer_blocks.0"
+LAYERS = {f"{BLOCK}.attn1.to_q": (8, 8), f"{BLOCK}.attn2.to_k": (8, 768)}
+WEIGHTS = "pytorch_lora_weights.safetensors"
+
+
+def adapter(path: Path, *, seed=0, rank=2, layers=LAYERS, header=None, bad=None, **metadata):
+    """Write an adapter; layer -> its ΔW."""
+    rng = np.random.default_rng(seed)
+    tensors, updates = {}, {}
+    for name, (outputs, inputs) in layers.items():
+        down = rng.standard_normal((rank, inputs), dtype=np.float32)
+        up = rng.standard_normal((outputs, rank), dtype=np.float32)
+        if bad == name:
+            up[3, 0] = np.nan
+        tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"] = down, up
+        tensors[f"{name}.alpha"] = np.array(3.0, np.float32)
+        updates[name] = 3.0 / rank * up.astype(np.float64) @ down
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, header)
+    if metadata:
+        (path.parent / "metadata.json").write_text(json.dumps(metadata))
+    return updates
+
+
+def classes(root: Path, count=6, **kwargs):
+    """`count` adapters of two classes, each in a folder of its own; path -> updates."""
+    return {
+        f"{'cats' if i % 2 else 'dogs'}/adapter-{i}": adapter(
+            root / ("cats" if i % 2 else "dogs") / f"adapter-{i}" / WEIGHTS, seed=i, **kwargs
+        )
+        for i in range(count)
+    }
+
+
+def run(*folders, out, **options):
+    """Import in this process, whose Ray runs."""
+    with Reporter() as reporter:
+        return import_adapters(
+            list(folders), out, ImportOptions(**options), RuntimeOptions(dashboard=False), reporter
+        )
+
+
+def rows(out: Path):
+    """path -> row."""
+    return {row["path"]: row for row in datasets.load_from_disk(str(out))}
+
+
+def check_updates(row, updates):
+    for name, expected in updates.items():
+        down = np.array(row[f"{name}.lora.down.weight"], np.float64)
+        up = np.array(row[f"{name}.lora.up.weight"], np.float64)
+        np.testing.assert_allclose(row[f"{name}.scale"] * up @ down, expected, rtol=1e-5, atol=1e-5)
+
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+def test_folders_become_a_dataset(tmp_path):
+    expected = classes(tmp_path / "in")
+    report = run(tmp_path / "in", out=tmp_path / "out")
+    assert (report.adapters, report.layers, report.bad) == (6, 2, {})
+    found = rows(tmp_path / "out")
+    assert found.keys() == expected.keys()
+    for path, updates in expected.items():
+        check_updates(found[path], updates)
+        assert found[path]["category_label"] == path.split("/")[0]
+        facts = ("diffusers", "lora", "F32", "sd-1", 2, False)
+        names = ("format", "algorithm", "dtype", "base", "rank", "dora")
+        assert tuple(found[path][name] for name in names) == facts
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_a_sweep_reads_it(tmp_path):
+    from features.scan import scan_dataset
+    from features.sources import DatasetRequest, find_dataset
+
+    classes(tmp_path / "in")
+    run(tmp_path / "in", out=tmp_path / "out")
+    source = find_dataset(DatasetRequest(str(tmp_path / "out")), tmp_path)
+    scan = scan_dataset(source, "category_label", None, tmp_path)
+    assert scan.classes == ["cats", "dogs"]
+    assert [layer.name for layer in scan.layers] == list(LAYERS)
+    assert all(layer.scale for layer in scan.layers)
+
+
+def test_ranks_and_layers_may_differ(tmp_path):
+    root = tmp_path / "in"
+    expected = classes(root, 10)
+    first, second = LAYERS
+    expected["cats/small"] = adapter(root / "cats" / "small" / WEIGHTS, rank=1)
+    expected["cats/large"] = adapter(root / "cats" / "large" / WEIGHTS, rank=4)
+    expected["cats/part"] = adapter(
+        root / "cats" / "part" / WEIGHTS, layers={first: LAYERS[first]}
+    ) | {second: np.zeros(LAYERS[second])}
+    extra = f"{BLOCK}.attn1.to_v"
+    expected["dogs/more"] = adapter(
+        root / "dogs" / "more" / WEIGHTS, layers={**LAYERS, extra: (8, 8)}
+    )
+    del expected["dogs/more"][extra]
+    report = run(root, out=tmp_path / "out")
+    assert report.dropped == {extra: 1}
+    found = rows(tmp_path / "out")
+    assert {found[path]["rank"] for path in ("cats/small", "cats/large", "cats/part")} == {1, 2, 4}
+    for path, updates in expected.items():
+        check_updates(found[path], updates)
+    kept = run(root, out=tmp_path / "all", min_coverage=0.0)
+    assert (kept.layers, kept.dropped) == (3, {})
+
+
+def test_the_same_adapter_in_every_spelling_is_the_same_row(sd_adapter, tmp_path):
+    unet, clip, expected = sd_adapter
+    root = tmp_path / "in"
+    weights = save_diffusers(root / "a" / "diffusers", unet, clip)
+    for i, rename in enumerate((diffusers_lora, diffusers_old, kohya)):
+        respell(weights, root / "bab"[i] / f"{rename.__name__}.safetensors", rename)
+    run(root, out=tmp_path / "out")
+    found = rows(tmp_path / "out")
+    assert len(found) == 4
+    updates = {name: value.reshape(len(value), -1) for name, value in expected.items()}
+    for row in found.values():
+        check_updates(row, updates)
+
+
+def test_peft_folders_with_a_table_of_attributes(tmp_path):
+    peft = pytest.importorskip("peft")
+    lines = ["name,animal,legs"]
+    for i, animal in enumerate(("cat", "bird", "cat", "bird")):
+        config = peft.LoraConfig(
+            target_modules=["q_proj"], r=i + 1, lora_alpha=6, use_rslora=i == 3,
+            init_lora_weights=False,
+        )  # fmt: skip
+        model = peft.get_peft_model(micro_llama(), config)
+        model.save_pretrained(tmp_path / "in" / f"model-{i}")
+        lines.append(f"model-{i},{animal},{4 if animal == 'cat' else 2}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    run(tmp_path / "in", out=tmp_path / "out", labels=str(tmp_path / "labels.csv"))
+    found = rows(tmp_path / "out")
+    assert [row["category_label"] for row in found.values()] == ["cat", "bird", "cat", "bird"]
+    assert [row["legs"] for row in found.values()] == [4, 2, 4, 2]
+    assert [row["rank"] for row in found.values()] == [1, 2, 3, 4]
+    scales = [row["model.layers.0.self_attn.q_proj.scale"] for row in found.values()]
+    assert scales == [6, 3, 2, 3]
+
+
+def test_links_to_files_without_a_suffix_as_the_hub_makes_them(tmp_path):
+    expected = classes(tmp_path / "in")
+    for i, path in enumerate(sorted((tmp_path / "in").rglob("*.safetensors"))):
+        path.rename(tmp_path / f"blob-{i}")
+        path.symlink_to(tmp_path / f"blob-{i}")
+    run(tmp_path / "in", out=tmp_path / "out")
+    assert rows(tmp_path / "out").keys() == expected.keys()
+
+
+# Labels
+
+
+def test_labels_of_metadata_files(tmp_path):
+    root = tmp_path / "in"
+    for i in range(4):
+        adapter(root / "x" / f"folder_{i:05}" / WEIGHTS, seed=i, category_label=i % 2, leaf_id=i)
+    run(root, out=tmp_path / "out", labels="metadata:category_label")
+    found = rows(tmp_path / "out")
+    assert [row["category_label"] for row in found.values()] == [0, 1, 0, 1]
+    assert [row["leaf_id"] for row in found.values()] == [0, 1, 2, 3]
+
+
+def test_labels_of_headers_and_given_splits(tmp_path):
+    root = tmp_path / "in"
+    for i, split in enumerate(("train", "train", "val", "test")):
+        path = root / split / f"model_idx_{i:04}" / WEIGHTS
+        adapter(path, seed=i, header={"imagenet_class_id": str(i % 2)})
+    run(root, out=tmp_path / "out", labels="header:imagenet_class_id")
+    found = datasets.load_from_disk(str(tmp_path / "out"))
+    assert sorted(zip(found["folder"], found["category_label"])) == [
+        ("test", 1), ("train", 0), ("train", 1), ("val", 0),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["path", "file_name"])
+def test_labels_of_a_table(tmp_path, key):
+    root = tmp_path / "in"
+    names = [f"face-{i}.safetensors" for i in range(4)]
+    for i, name in enumerate(names):
+        adapter(root / "deep" / name, seed=i)
+    with open(tmp_path / "labels.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([key, "label", "smiling", "age"])
+        for i, name in enumerate(names[:3]):
+            shown = f"deep/{name}" if key == "path" else name
+            writer.writerow([shown, "ab"[i % 2], bool(i), 20.5 + i])
+    report = run(root, out=tmp_path / "out", labels=str(tmp_path / "labels.csv"))
+    assert report.unlabelled == ["deep/face-3.safetensors"]
+    found = datasets.load_from_disk(str(tmp_path / "out"))
+    assert found["category_label"][:] == ["a", "b", "a"]
+    assert found["age"][:] == [20.5, 21.5, 22.5]
+    assert found["smiling"][:] == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("metadata:nothing", "none of the 6 adapters has a label"),
+        ("column", "need folder"),
+        ("none.csv", "no such file"),
+    ],
+)
+def test_labels_that_are_not_there(tmp_path, labels, message):
+    classes(tmp_path / "in")
+    with pytest.raises(UserError, match=message):
+        run(tmp_path / "in", out=tmp_path / "out", labels=labels)
+
+
+# What is refused
+
+
+def damaged(root):
+    """Damage two adapters of `classes`, one in its numbers."""
+    adapter(root / "dogs" / "adapter-0" / WEIGHTS, bad=f"{BLOCK}.attn1.to_q")
+    (root / "cats" / "adapter-1" / WEIGHTS).write_bytes(b"x")
+    return {"dogs/adapter-0", "cats/adapter-1"}
+
+
+def test_damaged_adapters_are_named_or_left_out(tmp_path):
+    root = tmp_path / "in"
+    expected = classes(root)
+    missing = damaged(root)
+    with pytest.raises(UserError, match=r"cannot be used: 1 \(.*header is cut"):
+        run(root, out=tmp_path / "out")
+    (root / "cats" / "adapter-1" / WEIGHTS).unlink()
+    with pytest.raises(UserError, match=r"dogs/adapter-0: NaN or infinite .*attn1\.to_q"):
+        run(root, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (root / "cats" / "adapter-1" / WEIGHTS).write_bytes(b"x")
+    report = run(root, out=tmp_path / "out", skip_bad_samples=True)
+    assert len(report.bad) == 2
+    assert json.loads((tmp_path / "out" / "import.json").read_text())["bad"] == report.bad
+    found = rows(tmp_path / "out")
+    assert found.keys() == expected.keys() - missing
+    for path, row in found.items():
+        check_updates(row, expected[path])
+
+
+def test_several_bases_need_a_choice(tmp_path):
+    root = tmp_path / "in"
+    classes(root)
+    other = {f"{BLOCK}.attn2.to_k": (8, 2048)}
+    for i in range(2):
+        adapter(root / "cats" / f"xl-{i}" / WEIGHTS, layers=other)
+    with pytest.raises(UserError, match=r"sd-1: 6, like cats.*; sdxl: 2, like cats/xl-0.*--base"):
+        run(root, out=tmp_path / "out")
+    with pytest.raises(UserError, match="no adapter of base 'sd-2'"):
+        run(root, out=tmp_path / "out", base="sd-2")
+    assert run(root, out=tmp_path / "out", base="sdxl").adapters == 2
+
+
+def test_an_adapter_that_does_not_show_its_base_goes_with_the_others(tmp_path):
+    root = tmp_path / "in"
+    classes(root)
+    adapter(root / "cats" / "vague" / WEIGHTS, layers={f"{BLOCK}.attn1.to_q": (8, 8)})
+    assert run(root, out=tmp_path / "out").adapters == 7
+
+
+def test_mistakes_are_one_line_and_exit_code_2(tmp_path):
+    classes(tmp_path / "in")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    for arguments, message in (
+        (["in"], "Missing argument"),
+        (["nowhere", "out"], "is no folder"),
+        (["empty", "out"], "no .safetensors"),
+        (["in", "in/out"], "lies in"),
+        (["in", "full"], "is not empty"),
+        (["in", "out", "--min-coverage", "2"], "from 0 to 1"),
+        (["in", "out", "--min-coverage", "x"], "need a number"),
+    ):
+        given = [str(tmp_path / a) if a[0].isalpha() and a != "x" else a for a in arguments]
+        result = CliRunner().invoke(cli.app, ["data", "import", *given])
+        assert result.exit_code == 2, result.output
+        assert message in result.stderr
+        if message != "Missing argument":
+            assert len(result.stderr.strip().splitlines()) == 1
+
+
+# Again
+
+
+def test_an_interrupted_import_goes_on(tmp_path, monkeypatch):
+    root, out = tmp_path / "in", tmp_path / "out"
+    expected = classes(root, 20)
+    found = survey([root], label_source("folder"), 64).found
+    plan = make_plan(found, 0.9, 64)
+    assert plan.shards == 3
+
+    def dies(self, row):
+        if row["index"] == 1:
+            raise KeyboardInterrupt
+        return write(self, row)
+
+    write = ShardWriter.__call__
+    monkeypatch.setattr(
+        "sweep.imports.run._run",
+        lambda plan, work, missing: (dies(ShardWriter(plan, work), {"index": i}) for i in missing),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run(root, out=out)
+    assert not out.exists()
+    monkeypatch.undo()
+    (first,) = tmp_path.glob(".out.import/dataset/data-00000*")
+    before = first.stat().st_ino, first.stat().st_mtime_ns
+    run(root, out=out)
+    (first,) = out.glob("data-00000*")
+    assert (first.stat().st_ino, first.stat().st_mtime_ns) == before
+    for path, row in rows(out).items():
+        check_updates(row, expected[path])
+
+
+def test_again_does_nothing_and_changed_adapters_are_refused(tmp_path):
+    root, out = tmp_path / "in", tmp_path / "out"
+    classes(root)
+    first = run(root, out=out)
+    assert first.seconds > 0
+    again = run(root, out=out)
+    assert (again.adapters, again.seconds) == (6, 0.0)
+    adapter(root / "cats" / "adapter-1" / WEIGHTS, seed=9)
+    with pytest.raises(UserError, match="they have changed"):
+        run(root, out=out)
+    shutil.rmtree(out)
+    run(root, out=out)
