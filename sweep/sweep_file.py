@@ -20,12 +20,13 @@ from features.core.plugins import Origin
 from features.layer_families import without_count
 from features.scan import DatasetScan
 from features.sources import Source
-from trainables.record import DEFAULT_CLASSIFIER, TrialKey
+from trainables.record import TrialKey
 from trainables.run_dir import RunDir
 
 from .declared import Declared
 from .grid import Grid, Pair
 from .layer_ranking import Rankings, decided_tensors, deciding_trials, read_rankings
+from .schema_1 import from_schema_1
 from .spec import SweepSpec
 
 _SCHEMA = 2
@@ -268,44 +269,13 @@ def read_sweep_file(run_dir: Path) -> SweepFile:
             "finished trials are kept"
         ) from error
     if value["schema"] == 1:
-        value = _from_schema_1(value)
+        value = from_schema_1(value)
     if value["schema"] != _SCHEMA:
         raise UserError(f"{path} was written by a newer version of lorasweep")
     grid = Grid.from_json(value["grid"])
     return SweepFile(
         value["frozen"], grid, value["declared"], value["environment"], read_rankings(run_dir)
     )
-
-
-_ENSEMBLE_1 = "spectral:1+matrix_norms:1+distribution:1+frequency:1+info_theoretic:1"
-
-
-def _from_schema_1(value: dict[str, Any]) -> dict[str, Any]:
-    """What version 0.1 wrote: one classifier, and the versions of everything were the program's."""
-    decides = dict(value["frozen"]["decides"])
-    config = dict(decides.pop("hyperparameters"))
-    decides["threads"] = config.pop("threads")
-    grid = value["grid"]
-    return {
-        **value,
-        "schema": 2,
-        "frozen": {**value["frozen"], "decides": decides},
-        "grid": {
-            "entries": [[name, DEFAULT_CLASSIFIER] for name in grid["representations"]],
-            "configs": grid["configs"],
-            "seeds": grid["seeds"],
-            "unseeded": [],
-            "left_out": [],
-        },
-        "declared": {
-            "representations": {
-                name: {"version": _ENSEMBLE_1 if name == "ensemble" else "1", "unit": "tensor"}
-                for name in grid["representations"]
-            },
-            "configs": {name: {"version": "1"} for name in grid["configs"]},
-            "classifiers": {DEFAULT_CLASSIFIER: {"version": 2, "config": config}},
-        },
-    }
 
 
 def continued(run_dir: Path, sweep: SweepFile) -> SweepFile:

@@ -144,6 +144,14 @@ def _name_places(axes: Axes, places: list[str]) -> None:
     )  # fmt: skip
 
 
+def _looks(analysis: Analysis, labels: list[str]) -> list[Style]:
+    """How labels are drawn: the same in every figure where the grid has no more than can be told
+    apart."""
+    grid = list(analysis.run.sweep.grid.by_label)
+    places = [(grid if len(grid) <= _MOST_MARKS else labels).index(label) for label in labels]
+    return [Style(LINES[i][0], MARKERS[i], LINES[i][1]) for i in places]
+
+
 def _rows_caption(analysis: Analysis, found: FamilyResults) -> str:
     noun = noun_of(found.family)
     return (
@@ -166,7 +174,7 @@ def family_rows(analysis: Analysis, found: FamilyResults) -> Figure:
     labels = list(found.results)[:_MOST_MARKS]
     drawing = row_figure(len(found.members), 0.1 + 0.09 * len(labels), len(labels), extra=0.9)
     axes = drawing.subplots()
-    looks = [Style(SERIES[i], MARKERS[i], "-") for i in range(len(labels))]
+    looks = _looks(analysis, labels)
     for shift, label, look in zip(offsets(len(labels)), labels, looks):
         for y, member in enumerate(found.members):
             result = found.results[label].get(member.config)
@@ -207,6 +215,7 @@ def without_best(analysis: Analysis, found: FamilyResults) -> Figure:
     labels = list(found.results)[:_MOST_MARKS]
     drawing = new_figure(3.4)
     axes = drawing.subplots()
+    looks = _looks(analysis, labels)
     counts: set[int] = set()
     marks = []
     for i, label in enumerate(labels):
@@ -219,13 +228,14 @@ def without_best(analysis: Analysis, found: FamilyResults) -> Figure:
         estimates = [results[count].accuracy for count in order]
         middle = np.array([estimate.value for estimate in estimates])
         reach = [middle - [e.low for e in estimates], [e.high for e in estimates] - middle]
-        colour, dashes = LINES[i]
+        look = looks[i]
         # Side by side where labels have the same number of layers left out.
         drawn = axes.errorbar(
             _along(np.array(order)) + offsets(len(labels))[i] / 5,
             100 * middle,
             100 * np.array(reach),
-            color=colour, linestyle=dashes, linewidth=1.4, marker=MARKERS[i], markersize=5,
+            color=look.colour, linestyle=look.dashes, linewidth=1.4,
+            marker=look.marker, markersize=5,
         )  # fmt: skip
         marks.append(drawn)
     ticks = sorted(counts)
