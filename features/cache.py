@@ -17,7 +17,6 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +209,10 @@ def exclusive(root: Path, weights: str, on_wait: Callable[[], None]) -> Iterator
         yield
 
 
+OpenedFolders = dict[Path, TableReader]
+"""Cache folder -> its table, memory-mapped."""
+
+
 @dataclass(frozen=True)
 class FeatureMatrix:
     """A representation's values for some columns, read from the cache.
@@ -222,28 +225,33 @@ class FeatureMatrix:
     folders: tuple[Path, ...]
     columns: tuple[str, ...]
 
-    @cached_property
-    def _readers(self) -> list[TableReader]:
-        return [TableReader(sorted(folder.glob("data-*.arrow"))) for folder in self.folders]
-
-    def load(self) -> np.ndarray:
+    def load(self, opened: OpenedFolders | None = None) -> np.ndarray:
         """(n_samples, n_features) float32: columns side by side, parts within each.
 
         One copy out of the page cache; only the columns asked for are touched.
+
+        Arguments:
+            opened: folders that were opened for other matrices; updated. Opening one takes longer
+                than reading a few columns.
         """
+        opened = {} if opened is None else opened
+        for folder in self.folders:
+            if folder not in opened:
+                opened[folder] = TableReader(sorted(folder.glob("data-*.arrow")))
+        readers = [opened[folder] for folder in self.folders]
         widths = [
-            [reader.schema.field(column).type.list_size for reader in self._readers]
+            [reader.schema.field(column).type.list_size for reader in readers]
             for column in self.columns
         ]
-        rows = self._readers[0].num_rows
+        rows = readers[0].num_rows
         matrix = np.empty((rows, sum(map(sum, widths))), dtype=np.float32)
         left_edges = np.concatenate([[0], np.cumsum(np.ravel(widths))])
-        for part, reader in enumerate(self._readers):
+        for part, reader in enumerate(readers):
             top = 0
             for batch in reader.read(0, rows, self.columns):
                 bottom = top + batch.num_rows
                 for i in range(len(self.columns)):
-                    at = i * len(self._readers) + part
+                    at = i * len(readers) + part
                     left, right = left_edges[at], left_edges[at + 1]
                     column = batch.column(i)
                     values = column.flatten().to_numpy(zero_copy_only=True)

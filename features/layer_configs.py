@@ -10,7 +10,14 @@ from pathlib import Path
 from .core.errors import UserError
 from .core.names import check_doubles
 from .core.plugins import Origin, check_own_name, load, require_origin
-from .layer_families import FAMILIES, ConfigFamily, family_of
+from .layer_families import (
+    FAMILIES,
+    WITHOUT_TOP,
+    ConfigFamily,
+    family_of,
+    with_deciding,
+    without_count,
+)
 from .layer_names import (
     CROSS_ATTENTION,
     FEED_FORWARD,
@@ -160,7 +167,7 @@ def text_encoder(tensor: str) -> bool:
 LAYER_CONFIGS = {item.name: item for item in list(vars().values()) if isinstance(item, LayerConfig)}
 """Every built-in config by name."""
 
-CONFIG_NAMES = (*LAYER_CONFIGS, *FAMILIES)
+CONFIG_NAMES = (*LAYER_CONFIGS, *FAMILIES, WITHOUT_TOP)
 """What `--configs` knows by name: configs and families of them."""
 
 DEFAULT_CONFIGS = ("all_layers", "visual_only")
@@ -186,7 +193,7 @@ def regex_config(name: str, regex: str) -> LayerConfig:
             f"--config-regex: {name!r} is no name for a layer config: need a letter, then letters, "
             "digits and underscores"
         )
-    if name in LAYER_CONFIGS or name in FAMILIES:
+    if name in CONFIG_NAMES:
         raise UserError(f"--config-regex: the name {name!r} is that of a built-in layer config")
     try:
         pattern = re.compile(regex)
@@ -225,6 +232,8 @@ def get_config(reference: str) -> LayerConfig:
     """
     if reference in LAYER_CONFIGS:
         return LAYER_CONFIGS[reference]
+    if without_count(reference):
+        return LayerConfig(reference, "1", lambda tensor: True, "All layers but the best K.")
     of = family_of(reference)
     if of:
         raise UserError(f"layer config {reference!r}: name its whole family, {of}")
@@ -241,7 +250,7 @@ def get_configs(
     regexes: Mapping[str, str] | None = None,
     tensors: Iterable[str] = (),
 ) -> list[LayerConfig]:
-    """Several of them, families as their members.
+    """Several of them, families as their members, and with `without_top:K` what decides it.
 
     Arguments:
         regexes: name -> regular expression: configs that are named among the references, or come
@@ -249,7 +258,8 @@ def get_configs(
         tensors: the dataset's layer tensors, which decide what members a family has.
 
     Raises:
-        UserError: there are none, one cannot be had, or two have the same name.
+        UserError: there are none, one cannot be had, two have the same name, or there are no more
+            layers than one leaves out.
     """
     made = {name: regex_config(name, regex) for name, regex in (regexes or {}).items()}
     names = [*references, *(name for name in made if name not in references)]
@@ -257,6 +267,7 @@ def get_configs(
         raise UserError(f"no layer config given; choose from {', '.join(CONFIG_NAMES)}")
     check_doubles("layer config", names)
     tensors = list(tensors)
+    names = with_deciding(names, tensors)
     found: list[LayerConfig] = []
     for name in names:
         if name in FAMILIES:

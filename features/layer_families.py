@@ -5,9 +5,10 @@ A member is called FAMILY:OWN NAME. Whoever lists configs shows a family as one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
+from .core.errors import UserError
 from .core.files import digest
 from .layer_names import canonical_name, network_order, parse_layer
 from .layers import is_down, layer_name
@@ -103,12 +104,63 @@ FAMILIES = {item.name: item for item in (each_layer, each_block, each_side)}
 """Every family whose members the names of a dataset's layer tensors decide."""
 
 
+WITHOUT_TOP = "without_top"
+"""`without_top:K` is all layers but the best K: a family whose members are asked for one by one and
+whose layers a run decides, for every label its own."""
+
+
+def without_count(config: str) -> int | None:
+    """K of `without_top:K`; None of any other config.
+
+    Raises:
+        UserError: K is no number above 0.
+    """
+    name, _, count = config.partition(":")
+    if name != WITHOUT_TOP:
+        return None
+    if not (count.isdecimal() and count.isascii() and count == str(int(count)) and int(count)):
+        raise UserError(
+            f"layer config {config!r}: need how many layers to leave out, as in {WITHOUT_TOP}:4"
+        )
+    return int(count)
+
+
+def with_deciding(names: list[str], tensors: Collection[str]) -> list[str]:
+    """Names of configs and families, and before the first `without_top:K` the family that decides
+    it, if that is not named.
+
+    Arguments:
+        tensors: all layer tensors of the dataset; none: they are not known.
+
+    Raises:
+        UserError: a K is no number, or leaves no layer.
+    """
+    counts = [without_count(name) or 0 for name in names]
+    if not any(counts):
+        return names
+    layers = len(each_layer.members(tensors))
+    if tensors and max(counts) >= layers:
+        raise UserError(
+            f"layer config '{WITHOUT_TOP}:{max(counts)}': the dataset has {layers} layers, and "
+            "some must be left"
+        )
+    if each_layer.name in names:
+        return names
+    first = next(i for i, count in enumerate(counts) if count)
+    return [*names[:first], each_layer.name, *names[first:]]
+
+
 def family_of(config: str) -> str | None:
     """The family that a config is a member of, by its name; None: of none."""
     name, colon, _ = config.partition(":")
-    return name if colon and name in FAMILIES else None
+    return name if colon and (name in FAMILIES or name == WITHOUT_TOP) else None
 
 
 def own_name(config: str) -> str:
     """A member's name without its family's."""
     return config.partition(":")[2]
+
+
+def noun_of(family: str) -> str:
+    """What a family's member is called, for headings."""
+    return FAMILIES[family].noun if family in FAMILIES else "left out"

@@ -6,8 +6,8 @@ reads a run directory needs neither them nor the code they came from.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -23,7 +23,7 @@ from features.layer_configs import (
     get_configs,
     parse_regexes,
 )
-from features.layer_families import family_of
+from features.layer_families import each_layer, family_of, without_count
 from features.representations import (
     Representation,
     Unit,
@@ -50,6 +50,7 @@ class Declared:
         inputs: representations with their transforms.
         entries: which classifier sees which of them.
         split: how the samples are split.
+        decided: (config, label) -> layer tensors, of pairs that a run decides and has decided.
     """
 
     inputs: dict[str, Input]
@@ -57,6 +58,7 @@ class Declared:
     classifiers: dict[str, DeclaredClassifier]
     entries: tuple[Entry, ...]
     split: SplitRule = BY_CHANCE
+    decided: Mapping[Pair, list[str]] = field(default_factory=dict)
 
     @property
     def representations(self) -> list[Representation]:
@@ -73,12 +75,19 @@ class Declared:
         """What was worked out before: a family has many configs, and each is asked often."""
         return {}
 
-    def tensors(self, config: str, scan: DatasetScan) -> list[str]:
-        """The layer tensors of a config, in sorted order.
+    def tensors(self, config: str, label: str, scan: DatasetScan) -> list[str]:
+        """The layer tensors of a pair, in sorted order. Of one that is not decided yet they are all
+        that there are: no decision can give more.
 
         Raises:
             UserError: the config selects nothing of the dataset.
         """
+        if (config, label) in self.decided:
+            return list(self.decided[config, label])
+        return self.tensors_of(config, scan)
+
+    def tensors_of(self, config: str, scan: DatasetScan) -> list[str]:
+        """The layer tensors of a config that has the same ones for every label."""
         key = "tensors", config, scan.weights
         if key not in self._known:
             self._known[key] = self.configs[config].tensors(scan.tensors)
@@ -93,8 +102,8 @@ class Declared:
         """
         name = self.by_label[label].representation
         if self.inputs[name].representation.unit is Unit.TENSOR:
-            return self.tensors(config, scan)
-        layers = self._layers(config, scan)
+            return self.tensors(config, label, scan)
+        layers = self._layers(config, label, scan)
         if not layers:
             raise UserError(
                 f"representation {name!r} reads layers, and layer config {config!r} has no layer "
@@ -113,17 +122,16 @@ class Declared:
     def all_fitted(self, keys: Iterable[TrialKey], scan: DatasetScan) -> list[Fitted]:
         """What some trials' representations are fitted on, without doubles."""
         alike = {
-            (key.config, key.representation, key.seed if self.split.per_seed else None): key
-            for key in keys
+            (key.config, key.label, key.seed if self.split.per_seed else None): key for key in keys
         }
         found = [self.fitted(key, scan) for key in alike.values()]
         return list({(one.stored.name, one.stored.version): one for one in found if one}.values())
 
-    def _layers(self, config: str, scan: DatasetScan) -> list[str]:
-        """The layers that a config has both tensors of, in sorted order."""
-        key = "layers", config, scan.weights
+    def _layers(self, config: str, label: str, scan: DatasetScan) -> list[str]:
+        """The layers that a pair has both tensors of, in sorted order."""
+        key = "layers", config, label if (config, label) in self.decided else "", scan.weights
         if key not in self._known:
-            has = set(self.tensors(config, scan))
+            has = set(self.tensors(config, label, scan))
             self._known[key] = sorted(x.name for x in scan.layers if {x.down, x.up} <= has)
         return list(self._known[key])
 
@@ -158,11 +166,19 @@ class Declared:
                 why = self._refusal(config, entry, scan)
                 if why:
                     found[config, entry.label] = why
+        # Only now it is known how many layers a label can rank.
+        layers = [config for config in self.configs if family_of(config) == each_layer.name]
+        for config in self.configs:
+            count = without_count(config)
+            for label in self.by_label if count else ():
+                ranked = sum((layer, label) not in found for layer in layers)
+                if count and ranked <= count:
+                    found[config, label] = f"of the label's {ranked} layers none would be left"
         return found
 
     def _refusal(self, config: str, entry: Entry, scan: DatasetScan) -> str | None:
         unit = self.inputs[entry.representation].representation.unit
-        if family_of(config) and unit is Unit.LAYER and not self._layers(config, scan):
+        if family_of(config) and unit is Unit.LAYER and not self._layers(config, entry.label, scan):
             return "the representation reads layers, and there is none with both of its tensors"
         width = self.features(config, entry.label, scan)
         return self.classifiers[entry.classifier].classifier.refusal(width)
@@ -214,7 +230,7 @@ class Declared:
             "configs": {
                 name: {
                     "version": item.version,
-                    "tensors": self.tensors(name, scan),
+                    **({} if without_count(name) else {"tensors": self.tensors_of(name, scan)}),
                     **({"regex": item.regex} if item.regex is not None else {}),
                     **origin_json(item.origin),
                 }
@@ -239,7 +255,7 @@ class Declared:
         """Config -> width of an input there; without configs in which it is left out."""
         label = next(e.label for e in self.entries if e.representation == name)
         refused = self.refused(scan)
-        pairs = {config: (config, label) for config in self.configs}
+        pairs = {config: (config, label) for config in self.configs if not without_count(config)}
         return {
             c: self.features(c, label, scan) for c, pair in pairs.items() if pair not in refused
         }

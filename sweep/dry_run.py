@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -15,6 +16,7 @@ from features.stage import plan_stage
 from trainables.record import TrialKey
 
 from .dataset import open_dataset
+from .decide import phases_line
 from .declared import Declared, declared_by
 from .engine.fitted import describe as describe_fitted
 from .grid import Pair
@@ -43,12 +45,16 @@ def describe(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) -> No
     declared = declared_by(spec, split_rule(spec, source, scan), scan.tensors)
     sweep = make_sweep_file(spec, declared, source, scan, options.cache_dir)
     sweep = continued(run_dir, sweep)
+    declared = replace(declared, decided=sweep.decided)
     state = read_records(run_dir, sweep.fingerprints)
     say = reporter.say
     say(f"would run in {run_dir}")
     for line in summary_lines(sweep.grid, state.done):
         say(f"  {line}")
     say(f"trials: {len(state.done)} done, {len(state.todo)} to run")
+    phases = phases_line(sweep)
+    if phases:
+        say(f"phases: {phases}")
     for line in _todo_lines(state.todo):
         say(f"  {line}")
 

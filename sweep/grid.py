@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from features.layer_families import family_of
+from features.layer_families import FAMILIES, family_of
 from trainables.record import DEFAULT_CLASSIFIER, TrialKey, entry_label
 
 
@@ -90,6 +90,16 @@ class Grid:
     def families(self) -> dict[str, list[str]]:
         """Family -> its members in the grid."""
         return {name: of for name, of in self.groups.items() if family_of(of[0])}
+
+    @property
+    def asked_configs(self) -> list[str]:
+        """What users type for its configs: of a family whose members the dataset decides its
+        name."""
+        return [
+            name
+            for family, configs in self.groups.items()
+            for name in ([family] if family in FAMILIES else configs)
+        ]
 
     @property
     def ordinary_configs(self) -> list[str]:

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from features.core.files import write_json, write_text
 from features.core.plugins import PluginError
-from features.layer_configs import uncovered
 from features.scan import DatasetScan
-from trainables.events import Done, Event, EventLog, Interrupted, Planned, Started, TrialFinished
+from trainables.events import Done, Event, EventLog, Interrupted, Started, TrialFinished
 from trainables.record import TrialKey
 from trainables.run_dir import RunDir
 from trainables.splits import SplitRule
 
 from .dataset import make_folder, open_dataset
+from .decide import decide_layers
 from .declared import Declared, declared_by
 from .engine.trials import run_trials
 from .interrupt import interruptible
@@ -31,7 +31,6 @@ from .memory import largest_trial, machine_memory, require_memory
 from .opened import open_run
 from .plan import (
     RecordState,
-    count_other_records,
     failed_trials,
     read_records,
     records_digest,
@@ -42,11 +41,11 @@ from .results import current_results, write_results
 from .samples import split_rule
 from .spec import RuntimeOptions, SweepSpec
 from .sweep_file import make_sweep_file, repair_sweep_file, write_sweep_file
+from .tell import tell_end, tell_plan
 from .trackers import TrackerFeed, make_tracker
-from .watch.counts import group_heading, left_out_lines, summary_lines
 from .watch.prometheus import SweepMetrics
 from .watch.stream import Stream, recorder
-from .watch.terminal import Reporter, format_seconds
+from .watch.terminal import Reporter
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,7 +153,7 @@ def _carry_out(run: Invocation) -> SweepResult:
     results = current_results(run.run_dir, records_digest(run.run_dir, fingerprints))
     if results is not None:
         everything = list(fingerprints)
-        _tell_plan(run, everything, [])
+        tell_plan(run, everything, [])
         with _tracking(run, everything):
             pass
         return _end(run, everything, everything, [], results)
@@ -162,7 +161,12 @@ def _carry_out(run: Invocation) -> SweepResult:
     run.lock.check()
     for line in set_aside(run.run_dir, state):
         run.stream.warn(line)
-    _tell_plan(run, state.done, state.todo)
+    if decide_layers(run):
+        fingerprints = run.sweep.fingerprints
+        state = read_records(run.run_dir, fingerprints)
+        for line in set_aside(run.run_dir, state):
+            run.stream.warn(line)
+    tell_plan(run, state.done, state.todo)
     try:
         with _tracking(run, state.done):
             if state.todo:
@@ -176,45 +180,9 @@ def _carry_out(run: Invocation) -> SweepResult:
     except KeyboardInterrupt:
         run.lock.check()
         run.stream.publish(Interrupted())
-        _conclude(run, state.done, read_records(run.run_dir, fingerprints))
+        _conclude(run, state.done, read_records(run.run_dir, run.sweep.fingerprints))
         raise
-    return _conclude(run, state.done, read_records(run.run_dir, fingerprints))
-
-
-# Telling
-
-
-def _tell_plan(run: Invocation, done: list[TrialKey], todo: list[TrialKey]) -> None:
-    say, scan, spec = run.reporter.say, run.scan, run.spec
-    say(f"dataset   {spec.dataset}: {scan.num_samples} adapters, {len(scan.classes)} classes")
-    say("layers    " + ", ".join(_layer_counts(run)))
-    neither = uncovered(scan.tensors)
-    if neither:
-        run.stream.warn(
-            f"{len(neither)} of {len(scan.tensors)} layer tensors are neither .attn1. nor .attn2. "
-            f"(e.g. {neither[0]}): neither visual_only nor text_only has them"
-        )
-    if len(run.declared.split.split(scan.num_samples).train) == scan.num_samples:
-        run.stream.warn(
-            f"with {scan.num_samples} adapters, train, val and test are the same: "
-            "the scores mean nothing"
-        )
-    for line in left_out_lines(run.declared.refused(scan)):
-        say(line)
-    say(f"results   {run.run_dir}")
-    for line in summary_lines(run.sweep.grid, done):
-        say(f"  {line}")
-    say(f"trials    {len(done)} done, {len(todo)} to run")
-    run.stream.publish(Planned(len(done), len(todo)))
-
-
-def _layer_counts(run: Invocation) -> list[str]:
-    """Every config with its number of layer tensors, every family with that of its configs."""
-    grid, layers = run.sweep.grid, run.sweep.environment["layers"]
-    return [
-        group_heading(grid, name) if name in grid.families else f"{name} {layers[name]}"
-        for name in grid.groups
-    ]
+    return _conclude(run, state.done, read_records(run.run_dir, run.sweep.fingerprints))
 
 
 # Doing
@@ -277,23 +245,5 @@ def _end(
     run.lock.check()
     write_json(RunDir(run_dir).summary, summary)
     run.stream.publish(ended)
-    _tell_end(run, done, failed, summary)
+    tell_end(run, done, failed, summary)
     return SweepResult(run_dir, results, failed, summary)
-
-
-def _tell_end(
-    run: Invocation, done: list[TrialKey], failed: list[TrialKey], summary: dict[str, Any]
-) -> None:
-    say = run.reporter.say
-    if summary["ran"] or failed:
-        say()
-        say(RunDir(run.run_dir).results("txt").read_text())
-        for line in summary_lines(run.sweep.grid, done):
-            say(line)
-    outside = count_other_records(run.run_dir, run.sweep.fingerprints)
-    say(
-        f"trials: {summary['skipped']} skipped, {summary['ran']} run, {len(failed)} failed, "
-        f"{summary['not_reached']} not reached, in {format_seconds(summary['seconds'])}"
-        + (f"; also on disk: {outside} records outside this grid" if outside else "")
-    )
-    say(f"results: {RunDir(run.run_dir).results('txt')} (and .json, .parquet)")

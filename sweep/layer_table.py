@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from features.core.errors import UserError
 from features.layer_configs import LAYER_CONFIGS, get_configs, parse_regexes
-from features.layer_families import FAMILIES, family_of
+from features.layer_families import FAMILIES, family_of, without_count
 from features.layer_names import LayerParts, network_order, parse_layer
 from features.layers import Layer, pair_layers
 from features.shapes import read_shapes
@@ -120,7 +121,9 @@ def read_layer_table(spec: SweepSpec, memo: Path) -> LayerTable:
     spec.validate()
     names = tuple(LAYER_CONFIGS) if spec.configs is None else spec.configs
     regexes = parse_regexes(spec.config_regex)
-    get_configs(names, regexes)  # refused before the dataset is looked for
+    for config in get_configs(names, regexes):  # refused before the dataset is looked for
+        if without_count(config.name):
+            raise UserError(f"layer config {config.name!r} has layers that only a run decides")
     tensors, scales = read_shapes(find_dataset(spec.request, memo), spec.lora_rank)
     chosen = get_configs(names, regexes, tensors)
     for config in chosen:

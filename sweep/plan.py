@@ -51,6 +51,9 @@ def read_records(
     """
     state = RecordState()
     for key, fingerprint in fingerprints.items():
+        if not fingerprint:  # its layers are not decided yet
+            state.todo.append(key)
+            continue
         try:
             record = _read_known(run_dir, key, known)
         except (FileNotFoundError, NotADirectoryError):
@@ -110,6 +113,8 @@ def remove_leftovers(run_dir: Path, done: list[TrialKey]) -> None:
 def records_digest(run_dir: Path, fingerprints: dict[TrialKey, str]) -> str | None:
     """Digest of the grid and of its records' file stamps; None if a record is missing."""
     stamps = []
+    if not all(fingerprints.values()):
+        return None
     for key, fingerprint in fingerprints.items():
         try:
             stamps.append([str(key), fingerprint, *file_stamp(RunDir(run_dir).record(key))[1:]])

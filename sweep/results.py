@@ -18,7 +18,7 @@ from features.core.files import (
     write_json,
     write_text,
 )
-from features.layer_families import FAMILIES, family_of, own_name
+from features.layer_families import family_of, noun_of, own_name
 from trainables.record import TrialKey
 from trainables.run_dir import RunDir
 from trainables.scores import METRICS
@@ -249,7 +249,7 @@ def _family_block(family: str, entries: dict[str, list[dict[str, Any]]]) -> str:
         ]
         for config, of in ((config, known[config]) for config in shown)
     ]
-    return heading + "\n" + format_table([FAMILIES[family].noun, *columns], rows)
+    return heading + "\n" + format_table([noun_of(family), *columns], rows)
 
 
 def _spread(entry: dict[str, Any], metric: str) -> str:

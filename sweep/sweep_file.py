@@ -7,8 +7,9 @@ import platform
 import re
 import socket
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,13 +17,16 @@ from typing import Any, NoReturn
 from features.core.errors import UserError
 from features.core.files import DamagedFileError, digest, read_signed_json, sign, write_json
 from features.core.plugins import Origin
+from features.layer_families import without_count
 from features.scan import DatasetScan
 from features.sources import Source
-from trainables.record import DEFAULT_CLASSIFIER, TrialKey
+from trainables.record import TrialKey
 from trainables.run_dir import RunDir
 
 from .declared import Declared
-from .grid import Grid
+from .grid import Grid, Pair
+from .layer_ranking import Rankings, decided_tensors, deciding_trials, read_rankings
+from .schema_1 import from_schema_1
 from .spec import SweepSpec
 
 _SCHEMA = 2
@@ -38,19 +42,38 @@ class SweepFile:
         declared: what representations, layer configs and classifiers of this and earlier grids are,
             versions and settings among them; a trial's number depends on its own.
         environment: where and how it was asked; recorded, never compared.
+        rankings: of layers, from a file of their own: they are made while a sweep runs.
     """
 
     frozen: dict[str, Any]
     grid: Grid
     declared: dict[str, dict[str, Any]]
     environment: dict[str, Any]
+    rankings: Rankings = field(default_factory=dict)
 
     @property
     def fingerprints(self) -> dict[TrialKey, str]:
-        """Every trial of the grid and the fingerprint of all that determines its result."""
+        """Every trial of the grid and the fingerprint of all that determines its result; "" where
+        its layers are not decided yet."""
         return {key: self._fingerprint(key) for key in self.grid.keys}
 
+    @cached_property
+    def decided(self) -> dict[Pair, list[str]]:
+        """(config, label) -> layer tensors, of `without_top:K` where the layers are ranked."""
+        return decided_tensors(
+            self.grid, self.declared["configs"], self.rankings, self.trials_digest
+        )
+
+    def trials_digest(self, label: str, seeds: Iterable[int]) -> str:
+        """Digest of the fingerprints of a label's `each_layer` trials with some seeds."""
+        first = self.grid.seeds[0]
+        keys = [key for key in deciding_trials(self.grid, label) if key.seed == first]
+        return digest([self._fingerprint(replace(k, seed=seed)) for k in keys for seed in seeds])
+
     def _fingerprint(self, key: TrialKey) -> str:
+        decided = self.decided.get(key.pair) if without_count(key.config) else None
+        if without_count(key.config) and decided is None:
+            return ""
         decides = self.frozen["decides"]
         classifier = self.declared["classifiers"][key.classifier]
         common = {
@@ -69,6 +92,8 @@ class SweepFile:
         config = self.declared["configs"][key.config]["version"]
         if config != "1":  # version 1 of the built-in ones dates from before they had any
             parts.append(config)
+        if decided is not None:
+            parts.append(decided)
         return digest(parts)
 
     def settings(self, classifier: str) -> dict[str, Any]:
@@ -94,7 +119,10 @@ class SweepFile:
                 )
                 for entry in self.grid.entries
             ),
-            configs=tuple(self._config_references()),
+            configs=tuple(
+                name if name not in self.grid.configs else self._reference("configs", name)
+                for name in self.grid.asked_configs
+            ),
             config_regex=tuple(f"{n}={regex}" for n, regex in self.config_regexes.items()),
             num_runs=len(self.grid.seeds),
             seed=self.grid.seeds[0],
@@ -103,14 +131,6 @@ class SweepFile:
             },
             threads=self.frozen["decides"]["threads"],
         )
-
-    def _config_references(self) -> list[str]:
-        """What finds the grid's layer configs again: of a family its name, since the dataset, which
-        is frozen, decides its members."""
-        return [
-            name if name in self.grid.families else self._reference("configs", name)
-            for name in self.grid.groups
-        ]
 
     def _reference(self, kind: str, name: str) -> str:
         """What finds a thing again: a user's own by the copy of its source."""
@@ -156,7 +176,11 @@ def make_sweep_file(
                 "split_column": spec.split_column,
             },
             "cache_dir": str(cache_dir.absolute()),
-            "layers": {name: len(declared.tensors(name, scan)) for name in declared.configs},
+            "layers": {
+                name: len(declared.tensors_of(name, scan))
+                for name in declared.configs
+                if not without_count(name)
+            },
             "numbers_per_sample": scan.numbers_per_sample,
             "command": sys.argv,
             "host": socket.gethostname(),
@@ -245,42 +269,13 @@ def read_sweep_file(run_dir: Path) -> SweepFile:
             "finished trials are kept"
         ) from error
     if value["schema"] == 1:
-        value = _from_schema_1(value)
+        value = from_schema_1(value)
     if value["schema"] != _SCHEMA:
         raise UserError(f"{path} was written by a newer version of lorasweep")
     grid = Grid.from_json(value["grid"])
-    return SweepFile(value["frozen"], grid, value["declared"], value["environment"])
-
-
-_ENSEMBLE_1 = "spectral:1+matrix_norms:1+distribution:1+frequency:1+info_theoretic:1"
-
-
-def _from_schema_1(value: dict[str, Any]) -> dict[str, Any]:
-    """What version 0.1 wrote: one classifier, and the versions of everything were the program's."""
-    decides = dict(value["frozen"]["decides"])
-    config = dict(decides.pop("hyperparameters"))
-    decides["threads"] = config.pop("threads")
-    grid = value["grid"]
-    return {
-        **value,
-        "schema": 2,
-        "frozen": {**value["frozen"], "decides": decides},
-        "grid": {
-            "entries": [[name, DEFAULT_CLASSIFIER] for name in grid["representations"]],
-            "configs": grid["configs"],
-            "seeds": grid["seeds"],
-            "unseeded": [],
-            "left_out": [],
-        },
-        "declared": {
-            "representations": {
-                name: {"version": _ENSEMBLE_1 if name == "ensemble" else "1", "unit": "tensor"}
-                for name in grid["representations"]
-            },
-            "configs": {name: {"version": "1"} for name in grid["configs"]},
-            "classifiers": {DEFAULT_CLASSIFIER: {"version": 2, "config": config}},
-        },
-    }
+    return SweepFile(
+        value["frozen"], grid, value["declared"], value["environment"], read_rankings(run_dir)
+    )
 
 
 def continued(run_dir: Path, sweep: SweepFile) -> SweepFile:
@@ -290,6 +285,7 @@ def continued(run_dir: Path, sweep: SweepFile) -> SweepFile:
     Raises:
         UserError: the run directory was made otherwise; names the first difference.
     """
+    sweep = replace(sweep, rankings=read_rankings(run_dir))
     if not RunDir(run_dir).sweep.exists():
         return sweep
     before = read_sweep_file(run_dir)

@@ -15,7 +15,7 @@ import torch
 from ray import tune
 from threadpoolctl import threadpool_limits
 
-from features.cache import FeatureMatrix
+from features.cache import FeatureMatrix, OpenedFolders
 from features.core.files import DamagedFileError
 from features.core.memory import keep_freed_memory
 from features.dataset_matrix import DatasetMatrix
@@ -62,6 +62,7 @@ class TrialWorker(tune.Trainable):
         self._device = _set_up_device(self._job.threads)
         self._events = EventLog(self._job.run_dir, self._job.invocation)
         self._data: tuple[_Of, TrialData] | None = None
+        self._opened: OpenedFolders = {}
         self._must_wait = True
         self._register()
         self._start(config)
@@ -191,7 +192,10 @@ class TrialWorker(tune.Trainable):
             return self._data[1]
         self._data = None  # make room before the next matrix comes
         began = time.perf_counter()
-        features = matrix.features.load()
+        if isinstance(matrix.features, DatasetMatrix):
+            features = matrix.features.load()
+        else:
+            features = matrix.features.load(self._opened)
         labels = np.array(job.labels)
         split = job.split.split(len(labels), key.seed)
         data = prepare_data(features, labels, split, job.n_classes, self._device, matrix.transform)

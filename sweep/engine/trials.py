@@ -27,6 +27,7 @@ from trainables.record import TrialKey, has_record, read_record, write_failure
 from trainables.run_dir import RunDir
 
 from ..dataset import make_folder
+from ..decide import decide_layers
 from ..invocation import Invocation
 from ..memory import largest_trial, machine_memory
 from ..spec import RuntimeOptions
@@ -42,7 +43,8 @@ Ended = TrialFinished | TrialFailed | TrialOutOfMemory
 
 
 def run_trials(run: Invocation, fingerprints: dict[TrialKey, str], todo: list[TrialKey]) -> None:
-    """Compute the features the remaining trials need, then run them with Tune."""
+    """Compute the features the remaining trials need, then run them with Tune: first those whose
+    layers are known, then those whose layers are decided by the first."""
     from .packing import available_resources, trial_resources
     from .session import check_shared, ray_session
 
@@ -66,8 +68,13 @@ def run_trials(run: Invocation, fingerprints: dict[TrialKey, str], todo: list[Tr
             trial_resources(run.options, available_resources())  # refused now, not after stage 1
             make_folder(cache)
             check_shared([run.run_dir, cache], list(run.source.files))
-            todo = _prepare_features(run, cache, fingerprints, todo)
-            _train(run, cache, {key: fingerprints[key] for key in todo})
+            now = [key for key in todo if fingerprints[key]]
+            later = [key for key in todo if not fingerprints[key]]
+            ready = _prepare_features(run, cache, fingerprints, now)
+            _train(run, cache, {key: fingerprints[key] for key in ready})
+            if later and decide_layers(run):
+                decided = run.sweep.fingerprints
+                _train(run, cache, {key: decided[key] for key in later if decided[key]})
     finally:
         if not run.options.cache_features:
             shutil.rmtree(cache, ignore_errors=True)
@@ -264,7 +271,7 @@ def _matrix(run: Invocation, key: TrialKey, stored: Stored) -> PairMatrix:
         label,
         features,
         _value_names(run, key.representation, features),
-        len(run.declared.tensors(config, run.scan)),
+        len(run.declared.tensors(config, label, run.scan)),
         item.transform,
         {part.name: stored.origin(part) for part in parts},
     )

@@ -204,6 +204,12 @@ class Analysis:
             for test in self._tests(self._planned["ablation", config])
         ]
 
+    def difference(self, first: Pair, second: Pair) -> Estimate:
+        """Mean test accuracy of one pair less that of another, with its interval; no test."""
+        drawn = self.replicates(first) - self.replicates(second)
+        means = [self._everything[pair].accuracy.value for pair in (first, second)]
+        return Estimate(means[0] - means[1], *interval(drawn))
+
     def replicates(self, pair: Pair) -> Floats:
         """(replicates,) of a pair's test accuracy, the same draws for all pairs."""
         return self._bootstrap[1].accuracy[:, self.run.complete.index(pair)]

@@ -73,7 +73,7 @@ def reproduce_command(sweep: SweepFile) -> str:
     if tuple(grid.representations) != DEFAULT_REPRESENTATIONS:
         options["representations"] = ",".join(grid.representations)
     if grid.configs != DEFAULT_CONFIGS:
-        options["configs"] = ",".join(grid.groups)
+        options["configs"] = ",".join(grid.asked_configs)
     if data.get("split", "fixed") != "fixed":
         options["split"] = data["split"]
     for name in ("group_column", "split_column"):

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from features.layer_families import FAMILIES
+from features.layer_families import WITHOUT_TOP, noun_of, without_count
 
-from .analysis import Analysis
+from .analysis import REFERENCE, Analysis
 from .family_results import FamilyResults
 from .figures import family_figure
 from .parts import best_only, draw_interval, legend, name_rows, offsets, row_figure
-from .style import INK, MARKERS, MUTED, SERIES, Style, new_figure
+from .style import INK, LINES, MARKERS, MUTED, SERIES, Style, new_figure
 from .tables import percent
 
 if TYPE_CHECKING:
@@ -38,11 +38,11 @@ def _is_plane(found: FamilyResults) -> bool:
 
 
 def _mapped(found: FamilyResults) -> bool:
-    return _is_plane(found) or len(found.members) > _MOST_ROWS
+    return found.family != WITHOUT_TOP and (_is_plane(found) or len(found.members) > _MOST_ROWS)
 
 
 def _maps_caption(analysis: Analysis, found: FamilyResults) -> str:
-    noun = FAMILIES[found.family].noun
+    noun = noun_of(found.family)
     marked = "bold" if len(found.places) <= _MOST_NUMBERS else "with a dot"
     rows = "rows are what it is there" if _is_plane(found) else "rows are representations"
     drawn = min(len(found.results), _most_maps(found))
@@ -144,8 +144,16 @@ def _name_places(axes: Axes, places: list[str]) -> None:
     )  # fmt: skip
 
 
+def _looks(analysis: Analysis, labels: list[str]) -> list[Style]:
+    """How labels are drawn: the same in every figure where the grid has no more than can be told
+    apart."""
+    grid = list(analysis.run.sweep.grid.by_label)
+    places = [(grid if len(grid) <= _MOST_MARKS else labels).index(label) for label in labels]
+    return [Style(LINES[i][0], MARKERS[i], LINES[i][1]) for i in places]
+
+
 def _rows_caption(analysis: Analysis, found: FamilyResults) -> str:
-    noun = FAMILIES[found.family].noun
+    noun = noun_of(found.family)
     return (
         f"Test accuracy of a classifier that sees one {noun} and no other, in the order of the "
         f"network. Bars are 95 % intervals that resample {analysis.resampled}; the dashed line is "
@@ -157,16 +165,16 @@ def _rows_caption(analysis: Analysis, found: FamilyResults) -> str:
 
 
 @family_figure(
-    "{family}",
+    "{family}_rows",
     "Test accuracy of each alone, {family}",
     _rows_caption,
-    families=lambda found: len(found.members) <= _MOST_ROWS,
+    families=lambda found: found.family != WITHOUT_TOP and len(found.members) <= _MOST_ROWS,
 )
 def family_rows(analysis: Analysis, found: FamilyResults) -> Figure:
     labels = list(found.results)[:_MOST_MARKS]
     drawing = row_figure(len(found.members), 0.1 + 0.09 * len(labels), len(labels), extra=0.9)
     axes = drawing.subplots()
-    looks = [Style(SERIES[i], MARKERS[i], "-") for i in range(len(labels))]
+    looks = _looks(analysis, labels)
     for shift, label, look in zip(offsets(len(labels)), labels, looks):
         for y, member in enumerate(found.members):
             result = found.results[label].get(member.config)
@@ -182,3 +190,65 @@ def family_rows(analysis: Analysis, found: FamilyResults) -> Figure:
     ]
     legend(drawing, marks, labels)
     return drawing
+
+
+def _without_caption(analysis: Analysis, found: FamilyResults) -> str:
+    start = f" At 0 is {REFERENCE}." if REFERENCE in analysis.configs else ""
+    return (
+        "Test accuracy of classifiers that see all layers but the best K, for each representation "
+        "its own best: those with the highest validation accuracy alone."
+        f"{start} Bars are 95 % intervals that resample {analysis.resampled}; the dashed line is "
+        f"guessing ({percent(analysis.chance)} %)."
+        + best_only(
+            min(len(found.results), _MOST_MARKS), len(found.results), "the table has the others"
+        )
+    )
+
+
+@family_figure(
+    WITHOUT_TOP,
+    "What remains without the best layers",
+    _without_caption,
+    families=lambda found: found.family == WITHOUT_TOP,
+)
+def without_best(analysis: Analysis, found: FamilyResults) -> Figure:
+    labels = list(found.results)[:_MOST_MARKS]
+    drawing = new_figure(3.4)
+    axes = drawing.subplots()
+    looks = _looks(analysis, labels)
+    counts: set[int] = set()
+    marks = []
+    for i, label in enumerate(labels):
+        results = {without_count(c) or 0: r for c, r in found.results[label].items()}
+        whole = analysis.pairs.get((REFERENCE, label))
+        if whole:
+            results[0] = whole
+        counts |= results.keys()
+        order = sorted(results)
+        estimates = [results[count].accuracy for count in order]
+        middle = np.array([estimate.value for estimate in estimates])
+        reach = [middle - [e.low for e in estimates], [e.high for e in estimates] - middle]
+        look = looks[i]
+        # Side by side where labels have the same number of layers left out.
+        drawn = axes.errorbar(
+            _along(np.array(order)) + offsets(len(labels))[i] / 5,
+            100 * middle,
+            100 * np.array(reach),
+            color=look.colour, linestyle=look.dashes, linewidth=1.4,
+            marker=look.marker, markersize=5,
+        )  # fmt: skip
+        marks.append(drawn)
+    ticks = sorted(counts)
+    axes.set_xticks(_along(np.array(ticks)), [str(count) for count in ticks])
+    axes.axhline(100 * analysis.chance, color=MUTED, linestyle="--", linewidth=1, zorder=0)
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="y")
+    axes.set_xlabel("layers left out, the best by validation first")
+    axes.set_ylabel("test accuracy (%)")
+    legend(drawing, marks, labels)
+    return drawing
+
+
+def _along(counts: np.ndarray) -> np.ndarray:
+    """Where numbers of layers stand: 1, 2, 4, … are about equally far apart, and there is a 0."""
+    return np.log2(1.0 + counts)

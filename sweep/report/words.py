@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from features.layer_families import FAMILIES
+from features.layer_families import WITHOUT_TOP, noun_of, without_count
 
 from .analysis import REFERENCE, Analysis
 from .family_results import FamilyResults
@@ -20,7 +20,8 @@ def findings(analysis: Analysis) -> list[str]:
         *(_best(analysis, config) for config in analysis.configs),
         *_at_chance(analysis),
         *(_drop(config, rows) for config, rows in analysis.ablations.items()),
-        *(_where(analysis, found) for found in analysis.families.values()),
+        *(_where(analysis, of) for of in analysis.families.values() if of.family != WITHOUT_TOP),
+        *_without(analysis),
         _caution(analysis),
     ]
 
@@ -65,7 +66,7 @@ def _best(analysis: Analysis, config: str) -> str:
 def _where(analysis: Analysis, found: FamilyResults) -> str:
     """Which member of a family is the best by validation, and how many say anything."""
     label, results = next(iter(found.results.items()))
-    noun = FAMILIES[found.family].noun
+    noun = noun_of(found.family)
     ranks = found.ranks(label)
     best = results[min(ranks, key=lambda config: ranks[config])]
     above = sum(analysis.above_chance(result) for result in results.values())
@@ -75,6 +76,21 @@ def _where(analysis: Analysis, found: FamilyResults) -> str:
         f"{shown(best.accuracy)}. With {label}, {above} of {len(results)} {noun}s alone are above "
         "chance."
     )
+
+
+def _without(analysis: Analysis) -> list[str]:
+    """What is left of the best label, by validation with all that remains, at the largest K."""
+    found = analysis.families.get(WITHOUT_TOP)
+    if found is None:
+        return []
+    label, results = next(iter(found.results.items()))
+    config = max(results, key=lambda config: without_count(config) or 0)
+    text = (
+        f"{label} without its {without_count(config)} best layers (by validation alone): test "
+        f"accuracy {shown(results[config].accuracy)}"
+    )
+    whole = analysis.pairs.get((REFERENCE, label))
+    return [text + (f", with all layers {shown(whole.accuracy)}." if whole else ".")]
 
 
 def _at_chance(analysis: Analysis) -> list[str]:

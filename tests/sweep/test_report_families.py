@@ -43,9 +43,9 @@ def out(run, tmp_path_factory):
 def test_members_are_in_no_table_or_figure_of_configs(run, out):
     drawn = sorted(path.stem for path in (out / "figures").glob("*.png"))
     assert [name for name in drawn if "each" in name] == [
-        "each_block",
+        "each_block_rows",
         "each_layer_map",
-        "each_side",
+        "each_side_rows",
     ]
     assert sum(name.startswith("confusion_") for name in drawn) == 2
     for table in (out / "tables").glob("*.csv"):
@@ -108,7 +108,7 @@ def test_a_family_alone_is_a_report(tmp_path):
     run = made_up_run(tmp_path / "run", LABELS[:1], EACH_LAYER[:6])
     report_run(run, tmp_path / "report")
     assert sorted(p.stem for p in (tmp_path / "report/figures").glob("*.png")) == [
-        "each_layer", "each_layer_map"
+        "each_layer_map", "each_layer_rows"
     ]  # fmt: skip
     assert "The dashed line" not in (tmp_path / "report/report.html").read_text()
 
@@ -151,6 +151,28 @@ def test_a_large_network_has_dots_instead_of_numbers(tmp_path):
     axes = figure.draw().axes[0]
     assert {text.get_text() for text in axes.texts} == {"•"}
     assert len(axes.get_xticklabels()) == 30
+
+
+def test_what_remains_is_a_curve_from_all_layers_on(tmp_path):
+    configs = ("all_layers", *EACH_LAYER[:8], *(f"without_top:{k}" for k in (1, 2, 4)))
+    run = made_up_run(tmp_path / "run", LABELS, configs)
+    out = tmp_path / "report"
+    report_run(run, out)
+    table = rows(out, "without_top")
+    assert [row["left_out"] for row in table] == ["1", "2", "4"] * len(LABELS)
+    ranking = {row["representation"]: float(row["test_accuracy"]) for row in rows(out, "ranking")}
+    for row in table:
+        drop = ranking[row["representation"]] - float(row["test_accuracy"])
+        assert float(row["drop"]) == pytest.approx(drop)
+        assert float(row["drop_low"]) <= drop <= float(row["drop_high"])
+    analysis = Analysis(run)
+    figure = next(item for item in run_figures(analysis) if item.name == "without_top")
+    assert "At 0 is all_layers" in figure.caption
+    axes = figure.draw().axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "1", "2", "4"]
+    assert any("without its 4 best layers" in text for text in findings(analysis))
+    drawn = {path.stem for path in (out / "figures").glob("*.png")}
+    assert not {name for name in drawn if "without_top:" in name}
 
 
 def test_runs_with_nothing_but_families_are_not_compared(tmp_path, monkeypatch):
