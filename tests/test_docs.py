@@ -1,8 +1,12 @@
 """The tables of docs/ are those of what is declared."""
 
 import re
+import shlex
 from pathlib import Path
 
+from typer.testing import CliRunner
+
+import cli
 from features.layer_configs import CONFIG_NAMES
 from features.representations import REPRESENTATIONS
 from trainables.classifiers.catalogue import CLASSIFIERS, built_in_settings, setting_option
@@ -32,6 +36,20 @@ def test_every_classifier_and_setting_has_a_row():
         row = f"| `{option}` | {field.default} | {field.metadata['help']} |"
         assert row in text
     assert len([n for n in found if n.startswith("--")]) == len(built_in_settings())
+
+
+def test_the_commands_of_the_questions_are_accepted():
+    text = (DOCS / "questions.md").read_text()
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    runs = [line for line in lines if line.startswith("lorasweep run ")]
+    assert len(runs) >= 6
+    for line in runs:
+        words = [*shlex.split(line)[1:], "--dry-run", "--yaml"]
+        result = CliRunner().invoke(cli.app, words, catch_exceptions=False)
+        assert result.exit_code == 0, f"{line}\n{result.output}"
+    for image in re.findall(r"\]\((images/[^)]+)\)", text):
+        assert (DOCS / image).exists()
 
 
 def test_every_document_is_in_the_readme():
