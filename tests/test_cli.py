@@ -202,9 +202,10 @@ def test_what_is_no_run_directory_is_refused(command, tmp_path):
     check_refused(invoke(command, tmp_path / "nowhere"), "is no run directory")
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_features_json_is_all_there_is_on_stdout(sanity, tmp_path):
     args = ["features", "--dataset", sanity, "--representations", "stats", "--cache-dir", tmp_path]
-    first = lorasweep(*args, "--json")
+    first = invoke(*args, "--json")
     report = json.loads(first.stdout)
     assert report["computed"] == ["stats"]
     assert report["adapters"] == 18

@@ -83,9 +83,11 @@ def load(root, scan, one):
     return FeatureMatrix((entry.folder,), ("adapter",)).load()
 
 
-@pytest.mark.usefixtures("local_ray")
-def test_they_are_those_of_explicit_updates(adapters, matrices, tmp_path):
+@pytest.fixture(scope="module")
+def computed(local_ray, adapters, tmp_path_factory):
+    """(cache root, what was wanted, progress told): it is not to be changed."""
     source, scan = adapters
+    root = tmp_path_factory.mktemp("computed")
     everything = [layer.name for layer in scan.layers]
     wanted = [
         fitted(get_representation(name), scan, TRAIN, layers)
@@ -93,12 +95,17 @@ def test_they_are_those_of_explicit_updates(adapters, matrices, tmp_path):
         for layers in (everything, everything[:1])
     ]
     told = []
-    assert missing(scan, wanted, tmp_path) == wanted
-    run_fitted(source, scan, wanted, tmp_path, on_progress=lambda *p: told.append(p))
+    assert missing(scan, wanted, root) == wanted
+    run_fitted(source, scan, wanted, root, on_progress=lambda *p: told.append(p))
+    return root, wanted, told
+
+
+def test_they_are_those_of_explicit_updates(adapters, matrices, computed):
+    scan, (root, wanted, told) = adapters[1], computed
     assert told[-1] == (2 * (ROWS - 1), 2 * (ROWS - 1))  # two kernels, one pass each
-    assert missing(scan, wanted, tmp_path) == []
+    assert missing(scan, wanted, root) == []
     for one in wanted:
-        found = load(tmp_path, scan, one)
+        found = load(root, scan, one)
         kind = one.item.name.partition(":")[0]
         expected = explicit(vectors(matrices, scan, one.layers, kind), one.item.size)
         assert found.shape == (ROWS - 1, one.item.size)
@@ -110,12 +117,11 @@ def test_they_are_those_of_explicit_updates(adapters, matrices, tmp_path):
         used = found[:, np.abs(found).max(0) > 0]
         peaks = used[TRAIN][np.abs(used[TRAIN]).argmax(0), np.arange(used.shape[1])]
         assert (peaks > 0).all()
-    leftovers = {path.name for path in (tmp_path / scan.weights).iterdir()}
+    leftovers = {path.name for path in (root / scan.weights).iterdir()}
     assert not any("products" in name or "landmarks" in name for name in leftovers)
 
 
-@pytest.mark.usefixtures("local_ray")
-def test_no_number_of_another_adapter_enters_the_fit(matrices, adapters, tmp_path):
+def test_no_number_of_another_adapter_enters_the_fit(matrices, adapters, computed, tmp_path):
     """With garbage for validation and test, the training adapters have the same coordinates."""
     rng = np.random.default_rng(1)
     sample = np.delete(np.arange(ROWS), BAD)
@@ -124,23 +130,18 @@ def test_no_number_of_another_adapter_enters_the_fit(matrices, adapters, tmp_pat
     for values in spoiled.values():
         noise = 1e3 * rng.standard_normal(values[others].shape)
         values[others] = np.where(np.isfinite(values[others]), noise, values[others])
-    found = []
-    for which, (source, scan) in enumerate((adapters, make(tmp_path, spoiled))):
-        one = fitted(
-            get_representation("update_pca:64"), scan, TRAIN, [x.name for x in scan.layers]
-        )
-        run_fitted(source, scan, [one], tmp_path / str(which))
-        found.append(load(tmp_path / str(which), scan, one)[TRAIN])
-    np.testing.assert_array_equal(*found)
+    root, wanted, _ = computed
+    source, scan = make(tmp_path, spoiled)
+    one = fitted(get_representation("update_pca:64"), scan, TRAIN, wanted[0].layers)
+    run_fitted(source, scan, [one], tmp_path)
+    np.testing.assert_array_equal(
+        load(tmp_path, scan, one)[TRAIN], load(root, adapters[1], wanted[0])[TRAIN]
+    )
 
 
-@pytest.mark.usefixtures("local_ray")
-def test_an_interrupted_pass_goes_on_to_the_same_bits(adapters, tmp_path, monkeypatch):
-    source, scan = adapters
-    layers = [layer.name for layer in scan.layers]
-    one = fitted(get_representation("update_pca:64"), scan, TRAIN, layers)
-    run_fitted(source, scan, [one], tmp_path / "whole")
-
+def test_an_interrupted_pass_goes_on_to_the_same_bits(adapters, computed, tmp_path, monkeypatch):
+    (source, scan), (root, wanted, _) = adapters, computed
+    one = wanted[0]
     entry = CacheEntry(tmp_path / "cut", scan.weights, one.products)
 
     def die(*args):
@@ -161,9 +162,7 @@ def test_an_interrupted_pass_goes_on_to_the_same_bits(adapters, tmp_path, monkey
     )
     run_fitted(source, scan, [one], tmp_path / "cut")
     assert seen == [kept]
-    np.testing.assert_array_equal(
-        load(tmp_path / "cut", scan, one), load(tmp_path / "whole", scan, one)
-    )
+    np.testing.assert_array_equal(load(tmp_path / "cut", scan, one), load(root, scan, one))
 
 
 def test_landmarks_are_a_part_of_training_that_can_be_afforded(adapters, monkeypatch):

@@ -8,11 +8,13 @@ import pyarrow as pa
 import pytest
 
 from features.core.errors import UserError
+from features.hf_folder import write_dataset
 from sweep import RuntimeOptions, SweepSpec, open_run, run_sweep
 from sweep.report.build import make_report
 from sweep.report.facts import reproduce_command
 from sweep.report.runs import load_run
 from sweep.sweep_file import read_sweep_file
+from tests.conftest import adapter_table
 from tests.test_cli import check_refused, invoke
 from trainables.run_dir import RunDir
 from trainables.splits import SplitRule
@@ -22,16 +24,17 @@ SERIES = [f"s{i // 2:02}" for i in range(ROWS)]
 PARTS = ["train", "train", "validation", "test"] * (ROWS // 4)
 
 
-@pytest.fixture
-def data(make_dataset):
-    return make_dataset(
-        "adapters",
-        rows=ROWS,
-        series=pa.array(SERIES),
-        part=pa.array(PARTS),
-        weight=pa.array([0.5] * ROWS),
-        holes=pa.array([None, "train"] * (ROWS // 2)),
-    )
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "adapters"
+    columns = {
+        "series": pa.array(SERIES),
+        "part": pa.array(PARTS),
+        "weight": pa.array([0.5] * ROWS),
+        "holes": pa.array([None, "train"] * (ROWS // 2)),
+    }
+    write_dataset(folder, adapter_table(rows=ROWS, **columns))
+    return folder
 
 
 @pytest.fixture
@@ -46,9 +49,15 @@ def spec(data):
     )
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Features do not depend on the split: one cache serves all tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def options(tmp_path):
-    return RuntimeOptions(tmp_path / "out", cache_dir=tmp_path / "cache", log_to="none")
+def options(tmp_path, cache):
+    return RuntimeOptions(tmp_path / "out", cache_dir=cache, log_to="none")
 
 
 def confusion(run, key, index):
