@@ -16,6 +16,7 @@ from features.adapter_files.places import FOLDER_WEIGHTS, SUFFIXES, walk_weights
 from features.core.errors import UserError
 from features.layer_names import COMPONENTS, parse_layer
 from features.layers import pair_layers
+from trainables.run_dir import RunDir
 
 Progress = Callable[[int, int], None]
 
@@ -90,7 +91,7 @@ def inspect_path(
     if place.is_file() and place.suffix in SUFFIXES:
         return _adapter(open_adapter(place))
     if place.is_dir():
-        if (place / "sweep.json").exists():
+        if RunDir(place).sweep.exists():
             return _run(place)
         if any((place / name).exists() for name in FOLDER_WEIGHTS):
             return _adapter(open_adapter(place))
