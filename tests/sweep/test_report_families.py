@@ -180,3 +180,10 @@ def test_runs_with_nothing_but_families_are_not_compared(tmp_path, monkeypatch):
     monkeypatch.setattr("sweep.report.build.load_run", lambda run_dir: runs[run_dir.name])
     with pytest.raises(UserError, match="compared by configs that are of no family"):
         make_report([tmp_path / "a", tmp_path / "b"])
+
+
+@pytest.mark.chromium
+def test_long_names_do_not_widen_the_page_of_a_phone(out, browser):
+    with browser.open(out / "report.html", width=360) as tab:
+        assert tab.page.evaluate("document.documentElement.scrollWidth") == 360
+        assert tab.errors == []
