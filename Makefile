@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test chaos bench wheel lint types clean
+.PHONY: demo test test-long chaos bench wheel lint types clean
 ROUNDS ?= 3
 SEED ?= 0
 CASES ?= 200
@@ -13,6 +13,10 @@ demo: .venv/.lorasweep
 
 test: .venv/.dev
 	$(BIN)/python -m pytest
+
+# What is left out of `make test` for the time it takes; CI runs both.
+test-long: .venv/.dev
+	$(BIN)/python -m pytest -m long
 
 # Kill sweeps at random, lose a node, damage files; every number must come back.
 chaos: .venv/.dev

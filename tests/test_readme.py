@@ -58,6 +58,7 @@ def test_the_two_commands_are_make_targets():
         assert "--constraint constraints.txt" in plan
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("local_ray")
 def test_the_commands_run_in_order(folder, monkeypatch):
     monkeypatch.chdir(folder)
@@ -75,6 +76,7 @@ def test_the_commands_run_in_order(folder, monkeypatch):
     assert "0 run, 0 failed" in said[again]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("local_ray")
 def test_the_python_example_runs(folder, monkeypatch, capsys):
     (example,) = blocks("python")

@@ -19,6 +19,7 @@ def files(out):
     return {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()}
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("local_ray")
 def test_a_zoo_is_reproducible_resumable_and_a_dataset(tmp_path):
     progress = []

@@ -137,6 +137,7 @@ def recorded(run_dir):
     }
 
 
+@pytest.mark.long
 def test_the_endpoint_agrees_with_the_records(run_dir):
     """The endpoint lags a second or two behind, so they agree between two ends of trials."""
     eventually(lambda: recorded(run_dir) == exported(run_dir))
@@ -147,6 +148,7 @@ def test_the_endpoint_agrees_with_the_records(run_dir):
     assert samples["adapters_per_second"][0][1] > 0
 
 
+@pytest.mark.long
 def test_a_running_trial_is_followed_and_then_cleared(run_dir):
     def followed():
         samples = scrape(run_dir)
@@ -180,12 +182,14 @@ def listening(port):
     return {address.split(":")[0][-8:] for address in here}
 
 
+@pytest.mark.long
 def test_endpoint_and_dashboard_are_on_loopback_only(run_dir):
     (target,) = read_targets(run_dir)
     for address in (target, read_status(run_dir).dashboard):
         assert listening(int(address.split(":")[-1])) == {"0100007F"}
 
 
+@pytest.mark.long
 def test_the_command_says_where_dashboard_and_metrics_are(run_dir):
     told = subprocess.run(
         [sys.executable, ROOT / "cli.py", "dashboard", run_dir],
@@ -196,6 +200,7 @@ def test_the_command_says_where_dashboard_and_metrics_are(run_dir):
     assert f"metrics: http://{target}/metrics (no token)" in told
 
 
+@pytest.mark.long
 @pytest.mark.chromium
 def test_the_dashboard_shows_job_features_and_workers(run_dir, browser):
     url = eventually(lambda: read_status(run_dir).dashboard)
@@ -275,6 +280,7 @@ def metric_names(query):
     return set(re.findall(r"\bray_\w+", query))
 
 
+@pytest.mark.long
 @pytest.mark.prometheus
 def test_every_panel_has_something_to_show(run_dir, prometheus):
     def answers(query):
@@ -318,8 +324,7 @@ def test_the_dashboard_file_is_one_grafana_can_import():
 
 
 # Its death, last: it ends the sweep that the other tests look at
-
-
+@pytest.mark.long
 def test_a_running_sweep_is_watched_and_its_death_noticed(sweep, run_dir):
     """The numbers, the table, --watch on a terminal; then the driver is killed."""
 

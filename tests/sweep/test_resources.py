@@ -156,6 +156,7 @@ assert [key.representation for key in result.failed] == ["simple_stats"]
 """
 
 
+@pytest.mark.long
 def test_a_trial_out_of_gpu_memory_gets_twice_the_share_until_there_is_no_more(
     sanity, sanity_cache, tmp_path
 ):

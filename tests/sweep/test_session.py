@@ -50,6 +50,7 @@ print("COMPARE" + json.dumps([before, after]))
 """
 
 
+@pytest.mark.long
 def test_a_caller_finds_its_process_as_it_was_and_is_told_of_open_ports(sanity, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", CALLER, sanity, tmp_path],
