@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,6 @@ import numpy as np
 import torch
 
 from ..columns import to_matrices
-from ..core.files import fsync_path
 from ..layers import Layer
 from ..scan import DatasetScan
 from ..sources import Source
@@ -22,16 +20,13 @@ from .plan import Landmarks
 def write_landmarks(
     source: Source, scan: DatasetScan, layers: Sequence[Layer], landmarks: Landmarks, folder: Path
 ) -> None:
-    """Write the landmarks' layers as memory-mapped arrays, unless they are there.
+    """Write the landmarks' layers as arrays that can be mapped into memory.
 
-    Rows are taken out of the dataset's files where they lie: of float32 columns little else is
-    read.
+    They are for one pass: what an interrupted one left may be torn, and is written again. Rows are
+    taken out of the dataset's files where they lie: of float32 columns little else is read.
     """
-    if folder.exists():
-        return
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     kept = np.delete(np.arange(scan.num_rows), scan.bad_rows)
     rows = kept[list(landmarks.samples)]
     reader = source.open()
@@ -45,9 +40,7 @@ def write_landmarks(
                 own = rows[(rows >= first) & (rows < first + batch.num_rows)] - first
                 pieces.append(to_matrices(batch.column(0), shape)[own])
                 first += batch.num_rows
-            np.save(_path(partial, i, side), np.concatenate(pieces))
-    os.replace(partial, folder)
-    fsync_path(folder.parent)
+            np.save(_path(folder, i, side), np.concatenate(pieces))
 
 
 def read_landmarks(folder: Path, index: int, layer: Layer, device: torch.device) -> Factors:

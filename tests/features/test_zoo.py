@@ -87,3 +87,18 @@ def test_the_shipped_adapters_are_as_described():
     assert len(data) == 300
     assert len([name for name in data.column_names if name.endswith(".weight")]) == 128
     assert np.bincount(data["category_label"][:]).tolist() == [30] * 10
+
+
+def test_every_third_adapter_has_images_that_no_other_one_has():
+    from zoo.model import OWN, SHARED, load_images, plan_with_pools
+
+    _, labels = load_images()
+    plans = [plan_with_pools(0, index, 450, labels) for index in range(450)]
+    own = [plan for plan in plans if plan.pool == OWN]
+    shared = {i for plan in plans if plan.pool == SHARED for i in plan.image_indices}
+    assert len(own) == 150
+    used = [i for plan in own for i in plan.image_indices]
+    assert len(set(used)) == len(used)
+    assert not shared & set(used)
+    assert all(len(plan.image_indices) >= 4 for plan in plans)
+    assert all(labels[i] == plan.label for plan in plans for i in plan.image_indices)
