@@ -37,7 +37,7 @@ from .plan import (
     remove_leftovers,
     set_aside,
 )
-from .results import current_results, write_results
+from .results import RESULT_PARTS, current_results, write_results
 from .samples import split_rule
 from .spec import RuntimeOptions, SweepSpec
 from .sweep_file import make_sweep_file, repair_sweep_file, write_sweep_file
@@ -157,13 +157,13 @@ def _carry_out(run: Invocation) -> SweepResult:
         with _tracking(run, everything):
             pass
         return _end(run, everything, everything, [], results)
-    state = read_records(run.run_dir, fingerprints)
+    state = _records(run)
     run.lock.check()
     for line in set_aside(run.run_dir, state):
         run.stream.warn(line)
     if decide_layers(run):
         fingerprints = run.sweep.fingerprints
-        state = read_records(run.run_dir, fingerprints)
+        state = _records(run)
         for line in set_aside(run.run_dir, state):
             run.stream.warn(line)
     tell_plan(run, state.done, state.todo)
@@ -180,12 +180,17 @@ def _carry_out(run: Invocation) -> SweepResult:
     except KeyboardInterrupt:
         run.lock.check()
         run.stream.publish(Interrupted())
-        _conclude(run, state.done, read_records(run.run_dir, run.sweep.fingerprints))
+        _conclude(run, state.done, _records(run))
         raise
-    return _conclude(run, state.done, read_records(run.run_dir, run.sweep.fingerprints))
+    return _conclude(run, state.done, _records(run))
 
 
 # Doing
+
+
+def _records(run: Invocation) -> RecordState:
+    """What is done, with what the results need of it."""
+    return read_records(run.run_dir, run.sweep.fingerprints, parts=RESULT_PARTS)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,15 @@ Known = dict[TrialKey, tuple[list[Any], dict[str, Any]]]
 
 
 def read_records(
-    run_dir: Path, fingerprints: dict[TrialKey, str], known: Known | None = None
+    run_dir: Path,
+    fingerprints: dict[TrialKey, str],
+    known: Known | None = None,
+    parts: Collection[str] | None = None,
 ) -> RecordState:
     """Read and check every record of the grid. Changes nothing on disk.
 
     Arguments:
+        parts: keep only these of each record: thousands of whole ones are a lot of memory.
         known: for whoever looks often and needs the metrics alone: a record whose file has not
             changed since is not read again. Updated.
     """
@@ -65,7 +69,7 @@ def read_records(
             continue
         if record.get("fingerprint") == fingerprint:
             state.done.append(key)
-            state.records[key] = record
+            state.records[key] = _only(record, parts) if parts else record
         else:
             state.stale.append(key)
             state.todo.append(key)
@@ -78,8 +82,12 @@ def _read_known(run_dir: Path, key: TrialKey, known: Known | None) -> dict[str, 
     stamp = file_stamp(RunDir(run_dir).record(key))
     if key not in known or known[key][0] != stamp:
         record = read_record(run_dir, key)
-        known[key] = stamp, {name: record.get(name) for name in ("fingerprint", "metrics")}
+        known[key] = stamp, _only(record, ("fingerprint", "metrics"))
     return known[key][1]
+
+
+def _only(record: dict[str, Any], parts: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name in parts}
 
 
 def set_aside(run_dir: Path, state: RecordState) -> list[str]:

@@ -27,6 +27,10 @@ from .grid import Entry
 from .sweep_file import SweepFile
 
 RESULTS_SCHEMA = 1
+RESULT_PARTS = frozenset(
+    ("fingerprint", "metrics", "timing", "curves", "confusion", "feature_dim", "num_layers")
+)
+"""What results need of a record."""
 
 _METRICS = [name for metric in METRICS if metric.summarised for name in metric.recorded]
 _SUMMARISED = (*_METRICS, "training_time", "best_epoch")

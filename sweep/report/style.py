@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from features.core.files import write_atomic
+from features.layer_configs import LAYER_CONFIGS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,10 +42,6 @@ _DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 LINES = [(colour, _DASHES[i % 3]) for i, colour in enumerate((*SERIES, INK))]
 """(colour, dashes) of up to nine lines: told apart without colour, too."""
 
-_FIRST = ("all_layers", "visual_only", "text_only")
-"""Configs that look the same in every report."""
-
-
 @dataclass(frozen=True)
 class Style:
     """How a config is drawn, told apart without colour, too."""
@@ -55,12 +52,14 @@ class Style:
 
 
 def style_of(configs: Iterable[str]) -> dict[str, Style]:
-    """Config -> its style, by its place among all configs of a report.
+    """Config -> its style: a built-in one looks the same in every report, others go by their place
+    among them.
 
     The first 24 differ as lines, the first 72 as marks.
     """
-    places = itertools.count(len(_FIRST))
-    return {c: _style(_FIRST.index(c) if c in _FIRST else next(places)) for c in configs}
+    built_in = list(LAYER_CONFIGS)
+    places = itertools.count(len(built_in))
+    return {c: _style(built_in.index(c) if c in built_in else next(places)) for c in configs}
 
 
 def _style(place: int) -> Style:

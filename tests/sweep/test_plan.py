@@ -1,7 +1,7 @@
 """What counts as done, failed or still to do."""
 
-from sweep.plan import failed_trials
-from trainables.record import TrialKey, write_failure
+from sweep.plan import failed_trials, read_records
+from trainables.record import TrialKey, write_failure, write_record
 from trainables.run_dir import RunDir
 
 KEYS = [TrialKey("all_layers", "stats", seed) for seed in (1, 2, 3, 4)]
@@ -16,3 +16,13 @@ def test_a_failure_counts_for_the_version_it_happened_to_and_if_it_is_whole(tmp_
     assert failed_trials(tmp_path, NOW) == [KEYS[0]]
     RunDir(tmp_path).failure(KEYS[0]).replace(RunDir(tmp_path).failure(KEYS[3]))
     assert failed_trials(tmp_path, NOW) == [], "another trial's"
+
+
+def test_whoever_needs_parts_of_the_records_keeps_no_more(tmp_path):
+    for key in KEYS[:2]:
+        write_record(tmp_path, key, "now", {"metrics": {"val_acc": 0.5}, "importance": {"a": 1}})
+    whole = read_records(tmp_path, NOW)
+    some = read_records(tmp_path, NOW, parts=("fingerprint", "metrics"))
+    assert some.done == whole.done == KEYS[:2]
+    for key, record in whole.records.items():
+        assert some.records[key] == {name: record[name] for name in ("fingerprint", "metrics")}
