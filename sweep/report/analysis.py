@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from features.layer_families import family_of
 
+from .contrasts import CONTRASTS, Contrast, Kind
 from .family_results import FamilyResults, family_results
 from .pairs import Ablation, Estimate, PairResult, Tested, seeds_interval
 from .runs import Pair, RunData
@@ -80,7 +81,8 @@ class Analysis:
     @cached_property
     def _planned(self) -> dict[tuple[str, str], list[tuple[Pair, Pair]]]:
         """(table, config) -> the comparisons of a family, decided before any test score is seen:
-        the best by validation with every other, and a config with `REFERENCE`."""
+        the best by validation with every other, the best of a kind of rows with that of another,
+        and a config with `REFERENCE`."""
         families = {}
         for config in self.configs:
             labels = [label for of, label in self.run.complete if of == config]
@@ -88,6 +90,7 @@ class Analysis:
             families["comparison", config] = [
                 ((config, best), (config, label)) for label in labels if label != best
             ]
+            families["contrast", config] = [pairs for _, pairs in self._contrasts(config)]
             if config != REFERENCE:
                 families["ablation", config] = [
                     ((REFERENCE, label), (config, label))
@@ -96,9 +99,27 @@ class Analysis:
                 ]
         return families
 
+    def _contrasts(self, config: str) -> list[tuple[Contrast, tuple[Pair, Pair]]]:
+        """The contrasts that a config has rows for, with the best row by validation of either
+        kind."""
+        by_label = self.run.sweep.grid.by_label
+
+        def best(kind: Kind) -> Pair | None:
+            labels = [
+                label
+                for of, label in self.run.complete
+                if of == config and kind.holds(by_label[label])
+            ]
+            return (config, self._best_of(config, labels)) if labels else None
+
+        found = [(contrast, best(contrast.first), best(contrast.second)) for contrast in CONTRASTS]
+        return [(contrast, (a, b)) for contrast, a, b in found if a and b]
+
     def best_by_validation(self, config: str) -> str:
         """The label with the highest mean validation accuracy; the first in the grid of equals."""
-        labels = [label for of, label in self.run.complete if of == config]
+        return self._best_of(config, [label for of, label in self.run.complete if of == config])
+
+    def _best_of(self, config: str, labels: list[str]) -> str:
         means = [float(self.run.metric((config, label), "val_acc").mean()) for label in labels]
         return labels[int(np.argmax(np.round(np.nan_to_num(means, nan=-1.0), 12)))]
 
@@ -191,6 +212,20 @@ class Analysis:
     def comparisons(self) -> dict[str, list[Tested]]:
         """Config -> its best representation by validation with every other; a family each."""
         return {config: self._tests(self._planned["comparison", config]) for config in self.configs}
+
+    @cached_property
+    def contrasts(self) -> dict[str, list[tuple[Contrast, Tested]]]:
+        """Config -> its contrasts, tested; a family each."""
+        found = {
+            config: list(
+                zip(
+                    [contrast for contrast, _ in self._contrasts(config)],
+                    self._tests(self._planned["contrast", config]),
+                )
+            )
+            for config in self.configs
+        }
+        return {config: rows for config, rows in found.items() if rows}
 
     @cached_property
     def ablations(self) -> dict[str, list[Ablation]]:

@@ -7,7 +7,7 @@ from features.layer_families import family_of
 from .analysis import Analysis
 from .class_tables import class_count_table, class_drop_table, class_table, confusion_table
 from .columns import CONFIG, REPRESENTATION, ends, interval_column
-from .difference_tables import ablation_table, comparison_table, rank_table
+from .difference_tables import ablation_table, comparison_table, contrast_table, rank_table
 from .family_tables import family_table
 from .importance_tables import importance_tables
 from .sections import Section
@@ -18,6 +18,7 @@ def run_tables(analysis: Analysis) -> list[Table]:
     """Every table of a report that has something in it."""
     tables = [
         ranking_table(analysis),
+        *(contrast_table(analysis, config) for config in analysis.configs),
         *(ablation_table(analysis, config) for config in analysis.ablations),
         *(family_table(analysis, family) for family in analysis.families),
         *(comparison_table(analysis, config) for config in analysis.configs),

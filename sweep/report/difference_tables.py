@@ -108,6 +108,37 @@ def comparison_table(analysis: Analysis, config: str) -> Table:
     )
 
 
+def contrast_table(analysis: Analysis, config: str) -> Table:
+    """What a config's contrasts come to."""
+    rows = analysis.contrasts.get(config, [])
+    tests = _tests([tested for _, tested in rows])
+    return Table(
+        Section.CONTRASTS,
+        f"contrasts_{config}",
+        f"One kind of representation or classifier against another, {config}: first − second",
+        [
+            Column("question", "question"),
+            Column("first", "first"),
+            Column("second", "second"),
+            Column("first_accuracy", "first, test acc", percent),
+            Column("second_accuracy", "second, test acc", percent),
+            *_tests_columns(analysis),
+        ],
+        [
+            [
+                contrast.question,
+                tested.first.representation,
+                tested.second.representation,
+                tested.first.accuracy.value,
+                tested.second.accuracy.value,
+                *cells,
+            ]
+            for (contrast, tested), cells in zip(rows, tests)
+        ],
+        f"Of either kind the best by validation is taken. {_note(analysis)}",
+    )
+
+
 def rank_table(analysis: Analysis) -> Table:
     """Average ranks over seeds."""
     rows: list[list[Value]] = []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .analysis import Analysis
-from .pairs import Estimate
+from .pairs import Estimate, Tested
 from .style import WIDTH, Style, new_figure, style_of
 
 if TYPE_CHECKING:
@@ -89,6 +89,16 @@ def draw_interval(axes: Axes, y: float, estimate: Estimate, style: Style) -> Non
     axes.plot(
         [100 * estimate.value], [y],
         color=style.colour, marker=style.marker, markersize=5, linestyle="none",
+    )  # fmt: skip
+
+
+def draw_difference(axes: Axes, y: float, row: Tested, style: Style) -> None:
+    """A mark with its interval, in percentage points; filled if it is distinguishable from none."""
+    axes.plot([100 * row.test.low, 100 * row.test.high], [y, y], color=style.colour, linewidth=1.6)
+    axes.plot(
+        [100 * row.test.difference], [y],
+        marker=style.marker, markersize=6, linestyle="none", color=style.colour,
+        fillstyle="full" if row.distinguishable else "none",
     )  # fmt: skip
 
 

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .analysis import REFERENCE, Analysis
+from .contrasts import CONTRASTS
 from .figures import config_figure, figure
 from .parts import (
     config_legend,
     config_panels,
     display_order,
+    draw_difference,
     draw_interval,
     legend,
     name_rows,
@@ -87,15 +89,7 @@ def ablation(analysis: Analysis, config: str) -> Figure:
                 [x], [y],
                 color=style.colour, marker=style.marker, linestyle="none", markersize=6,
             )  # fmt: skip
-        style = look[config]
-        right.plot(
-            [100 * row.test.low, 100 * row.test.high], [y, y], color=style.colour, linewidth=1.6
-        )
-        right.plot(
-            [100 * row.test.difference], [y],
-            marker=style.marker, markersize=6, linestyle="none", color=style.colour,
-            fillstyle="full" if row.distinguishable else "none",
-        )  # fmt: skip
+        draw_difference(right, y, row, look[config])
     left.axvline(100 * analysis.chance, color=MUTED, linestyle="--", linewidth=1, zorder=0)
     left.set_xlim(0, 100)
     left.set_xlabel("test accuracy (%)")
@@ -104,6 +98,38 @@ def ablation(analysis: Analysis, config: str) -> Figure:
     for axes in (left, right):
         name_rows(axes, names)
     config_legend(drawing, left, [REFERENCE, config], look)
+    return drawing
+
+
+@figure(
+    "contrasts",
+    Section.CONTRASTS,
+    "One kind of representation or classifier against another",
+    lambda analysis: (
+        "Difference in test accuracy between the best by validation of either kind: right of 0 "
+        f"the first is better. {_bars(analysis)}; filled where the difference is distinguishable "
+        "from none after Holm's correction. Which rows they are: the tables."
+    ),
+    when=lambda analysis: bool(analysis.contrasts),
+)
+def contrasts(analysis: Analysis) -> Figure:
+    found = {
+        (config, contrast.question): tested
+        for config, rows in analysis.contrasts.items()
+        for contrast, tested in rows
+    }
+    names = [c.question for c in CONTRASTS if any(asked == c.question for _, asked in found)]
+    look, configs = styles(analysis), list(analysis.contrasts)
+    drawing = row_figure(len(names), 0.42, len(configs))
+    axes = drawing.subplots()
+    for shift, config in zip(offsets(len(configs)), configs):
+        for y, name in enumerate(names):
+            if (config, name) in found:
+                draw_difference(axes, y + shift, found[config, name], look[config])
+    axes.axvline(0, color=MUTED, linewidth=1, zorder=0)
+    axes.set_xlabel("difference in test accuracy (percentage points)")
+    name_rows(axes, names)
+    config_legend(drawing, axes, configs, look)
     return drawing
 
 

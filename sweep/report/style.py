@@ -42,6 +42,7 @@ _DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 LINES = [(colour, _DASHES[i % 3]) for i, colour in enumerate((*SERIES, INK))]
 """(colour, dashes) of up to nine lines: told apart without colour, too."""
 
+
 @dataclass(frozen=True)
 class Style:
     """How a config is drawn, told apart without colour, too."""

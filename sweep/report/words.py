@@ -5,8 +5,9 @@ from __future__ import annotations
 from features.layer_families import WITHOUT_TOP, noun_of, without_count
 
 from .analysis import REFERENCE, Analysis
+from .contrasts import Contrast
 from .family_results import FamilyResults
-from .pairs import Ablation, Estimate
+from .pairs import Ablation, Estimate, Tested
 from .tables import percent
 
 _MOST_LISTED, _FIRST_LISTED = 12, 8
@@ -19,6 +20,7 @@ def findings(analysis: Analysis) -> list[str]:
     return [
         *(_best(analysis, config) for config in analysis.configs),
         *_at_chance(analysis),
+        *(_contrasts(config, rows) for config, rows in analysis.contrasts.items()),
         *(_drop(config, rows) for config, rows in analysis.ablations.items()),
         *(_where(analysis, of) for of in analysis.families.values() if of.family != WITHOUT_TOP),
         *_without(analysis),
@@ -61,6 +63,17 @@ def _best(analysis: Analysis, config: str) -> str:
         if chosen:
             text += f" {words}: {listed([row.second.representation for row in chosen])}."
     return text
+
+
+def _contrasts(config: str, rows: list[tuple[Contrast, Tested]]) -> str:
+    """What every contrast comes to, by the best row of either kind."""
+    said = [
+        f"{contrast.question}: {_points(tested.test.difference)} percentage points "
+        f"({tested.first.representation} − {tested.second.representation}"
+        f"{'' if tested.distinguishable else '; not distinguishable'})"
+        for contrast, tested in rows
+    ]
+    return f"{config}, the best of a kind by validation against that of another. {'. '.join(said)}."
 
 
 def _where(analysis: Analysis, found: FamilyResults) -> str:
@@ -119,20 +132,19 @@ def _drop(config: str, rows: list[Ablation]) -> str:
     most, least = certain[0], certain[-1]
     text = (
         f"From {REFERENCE} to {config}: {len(certain)} of {len(rows)} representations change "
-        f"distinguishably, by {_points(most)} ({most.first.representation})"
+        f"distinguishably, by {_points(-most.test.difference)} ({most.first.representation})"
     )
     if least is not most:
-        text += f" to {_points(least)} ({least.first.representation})"
+        text += f" to {_points(-least.test.difference)} ({least.first.representation})"
     text += " percentage points of test accuracy."
     if unclear:
         text += f" Not distinguishable from no change: {listed(unclear)}."
     return text
 
 
-def _points(row: Ablation) -> str:
-    """A drop as −20.3."""
-    value = -100 * row.test.difference
-    return f"{value:+.1f}".replace("-", "−")
+def _points(difference: float) -> str:
+    """A difference of shares as −20.3."""
+    return f"{100 * difference:+.1f}".replace("-", "−")
 
 
 def _caution(analysis: Analysis) -> str:
