@@ -56,6 +56,11 @@ class RunDir:
         return self.path / "layer_rankings.json"
 
     @property
+    def adapter_maps(self) -> Path:
+        """Every adapter's first principal components."""
+        return self.path / "adapter_maps.json"
+
+    @property
     def summary(self) -> Path:
         """Of the latest invocation that ended, in trials."""
         return self.path / "summary.json"
@@ -116,7 +121,7 @@ class RunDir:
         """What lies in it and is not ours, hidden files aside."""
         own = {path.name for path in (self.sweep, self.labels, self.summary, self.lock)}
         own |= {path.name for path in (self.events, self.tune, self.plugins, self.features)}
-        own.add(self.layer_rankings.name)
+        own |= {self.layer_rankings.name, self.adapter_maps.name}
         own |= {path.name for path in (self.logs, self.trackers, self.report)}
         own |= {self.results(suffix).name for suffix in ("json", "txt", "parquet")}
         own |= {"checkpoints", "failures", "inflight", f"{self.sweep.name}.corrupt"}

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from features.cache import CacheEntry, FeatureMatrix, exclusive
 from features.fitted import Fitted, missing
+from features.layer_families import family_of
 from trainables.events import FeaturesProgress
 from trainables.record import TrialKey
 
+from ..adapter_map import AdapterMap, write_maps
 from ..invocation import Invocation
 
 
@@ -27,6 +29,20 @@ def ensure_fitted(run: Invocation, cache: Path, keys: Iterable[TrialKey]) -> Non
         todo = missing(run.scan, wanted, cache)
         if todo:
             _compute(run, cache, todo)
+
+
+def keep_maps(run: Invocation, cache: Path, keys: Iterable[TrialKey]) -> None:
+    """Keep the first two components of ΔW for the report, of every layer config that some trials
+    have them of."""
+    maps: dict[str, AdapterMap] = {}
+    for key in keys:
+        one = None if key.config in maps else run.declared.fitted(key, run.scan)
+        if one is None or one.item.kernel != "update" or family_of(key.config):
+            continue
+        x, y = fitted_matrix(cache, run.scan.weights, one).load()[:, :2].T.tolist()
+        maps[key.config] = AdapterMap(key.representation, key.seed, x, y)
+    if maps:
+        write_maps(run.run_dir, maps)
 
 
 def _compute(run: Invocation, cache: Path, todo: list[Fitted]) -> None:

@@ -32,7 +32,7 @@ from ..invocation import Invocation
 from ..memory import largest_trial, machine_memory
 from ..spec import RuntimeOptions
 from .features import ensure_features
-from .fitted import ensure_fitted, fitted_matrix
+from .fitted import ensure_fitted, fitted_matrix, keep_maps
 
 if TYPE_CHECKING:
     from features.representations import Representation
@@ -116,6 +116,7 @@ def _prepare_features(
         else:
             ready.append(key)
     ensure_fitted(run, cache, ready)
+    keep_maps(run, cache, ready)
     _tell_mixed_features(run, cache, [name for name in names if name not in report.failed], todo)
     return ready
 

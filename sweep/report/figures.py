@@ -160,6 +160,7 @@ def run_figures(analysis: Analysis) -> list[ReportFigure]:
         curve_figures,
         family_figures,
         importance_figures,
+        map_figures,
         rank_figures,
         score_figures,
     )

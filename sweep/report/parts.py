@@ -130,11 +130,18 @@ def config_legend(
 # Panels
 
 
-def panels(names: Sequence[str], height: float) -> tuple[Figure, dict[str, Axes]]:
-    """A figure with a panel for each name, three in a row, on common axes."""
+def panels(
+    names: Sequence[str], height: float, shared: bool = True
+) -> tuple[Figure, dict[str, Axes]]:
+    """A figure with a panel for each name, three in a row.
+
+    Arguments:
+        height: of a row of panels, in inches.
+        shared: whether they have common axes.
+    """
     rows, columns = ceil(len(names) / 3), min(3, len(names))
     figure = new_figure(0.5 + height * rows)
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    grid = figure.subplots(rows, columns, sharex=shared, sharey=shared, squeeze=False)
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
     found = dict(zip(names, grid.flat))

@@ -14,6 +14,7 @@ from features.core.errors import UserError
 from trainables.record import TrialKey
 from trainables.splits import BY_CHANCE, SplitRule
 
+from ..adapter_map import AdapterMap, read_maps
 from ..grid import Pair
 from ..labels import read_labels
 from ..plan import failed_trials, read_records
@@ -66,6 +67,17 @@ class RunData:
     def splits_coincide(self) -> bool:
         """Whether there were too few adapters to split, so that the scores mean nothing."""
         return self.sizes["train"] == len(self.labels)
+
+    @cached_property
+    def maps(self) -> dict[str, AdapterMap]:
+        """Layer config -> where its adapters are in the plane, of configs and seeds of the grid."""
+        return {
+            config: found
+            for config, found in read_maps(self.run_dir).items()
+            if config in self.sweep.grid.configs
+            and found.seed in self.parts
+            and len(found.x) == len(self.labels)
+        }
 
     @cached_property
     def complete(self) -> list[Pair]:

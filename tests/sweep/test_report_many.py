@@ -4,10 +4,13 @@ things; all made up, so neither Ray nor a browser is needed."""
 import csv
 import itertools
 import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from sweep.adapter_map import AdapterMap, write_maps
 from sweep.report.analysis import Analysis
 from sweep.report.build import report_run
 from sweep.report.content import run_tables
@@ -202,3 +205,21 @@ def test_results_of_any_configs():
     assert "undefined" in text
     del results["all_layers_results"]
     assert "Drop" not in format_results(results)
+
+
+@pytest.mark.parametrize("classes", [3, 40])
+def test_a_map_of_the_adapters(tmp_path, classes):
+    run = made_up_run(
+        tmp_path, ("stats",), CONFIGS[:2], samples=4000, classes=[f"c{i}" for i in range(classes)]
+    )
+    x, y = np.random.default_rng(0).standard_normal((2, 4000)).tolist()
+    kept = AdapterMap("update_pca:256", 42, x, y)
+    write_maps(tmp_path, {"all_layers": kept, "gone": kept})
+    write_maps(tmp_path, {"visual_only": replace(kept, x=x[:-1])})
+    analysis = Analysis(run)
+    assert list(run.maps) == ["all_layers"], "of this grid and these adapters"
+    drawn = next(figure for figure in run_figures(analysis) if figure.name == "map")
+    assert "3000 of 4000" in drawn.caption
+    assert ("24 commonest" in drawn.caption) == (classes == 40)
+    axes = drawn.draw().axes[0]
+    assert sum(len(marks.get_offsets()) for marks in axes.collections) == 3000

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from datasets import load_from_disk
+
 from features.core.errors import UserError
 from sweep import RuntimeOptions, SweepSpec, run_sweep
+from sweep.adapter_map import read_maps
 from sweep.dry_run import describe
 from sweep.report.runs import load_run
 from sweep.sweep_file import read_sweep_file
@@ -288,6 +292,7 @@ def test_resume_when_nothing_is_left_needs_neither_ray_nor_torch(part, spec, opt
     run_sweep(replace(spec, num_runs=1), options)
     script = f"""
 import sys
+from collections import Counter
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from pathlib import Path
 from sweep import RuntimeOptions, SweepSpec, run_sweep
@@ -410,11 +415,18 @@ def test_fresh_full_resume_and_partial_resume(sanity, options, capsys):
 
 
 def test_representations_of_updates_run_and_flat_is_never_cached(spec, options):
-    wanted = ("update_spectrum", "flat", "flat/pca:4")
+    wanted = ("update_spectrum", "flat", "flat/pca:4", "update_pca:64")
     options = replace(options, cache_dir=options.output_dir / "cache")
     result = run_sweep(replace(spec, representations=wanted, num_runs=1), options)
-    assert summary(result) == counts(6, 0, 6)
-    folders = {path.parent.name for path in options.cache_dir.rglob("manifest.json")}
-    assert folders == {"update_spectrum-v1"}
+    assert summary(result) == counts(8, 0, 8)
+    folders = [path.parent for path in options.cache_dir.rglob("manifest.json")]
+    names = Counter(folder.name.partition("-")[0] for folder in folders)
+    assert names == {"update_spectrum": 1, "update_pca=64": 2}
+    maps = read_maps(result.run_dir)
+    assert list(maps) == ["all_layers", "visual_only"]
+    fitted = [load_from_disk(f)["adapter"] for f in folders if "update_pca" in f.name]
+    found = [list(map(list, zip(of.x, of.y))) for of in maps.values()]
+    for rows in fitted:
+        assert [row[:2] for row in rows] in found
     entries = {e["representation"]: e for e in result.results["all_layers_results"]}
     assert entries["flat/pca:4_all_layers"]["feature_dim"] == 4
