@@ -53,14 +53,14 @@ class Style:
 
 
 def style_of(configs: Iterable[str]) -> dict[str, Style]:
-    """Config -> its style: a built-in one looks the same in every report, others go by their place
-    among them.
+    """Config -> its style: a built-in one looks the same in every report, others take what is left.
 
     The first 24 differ as lines, the first 72 as marks.
     """
-    built_in = list(LAYER_CONFIGS)
-    places = itertools.count(len(built_in))
-    return {c: _style(built_in.index(c) if c in built_in else next(places)) for c in configs}
+    configs = list(configs)
+    taken = {name: place for place, name in enumerate(LAYER_CONFIGS) if name in configs}
+    free = (place for place in itertools.count() if place not in taken.values())
+    return {config: _style(taken[config] if config in taken else next(free)) for config in configs}
 
 
 def _style(place: int) -> Style:

@@ -53,6 +53,7 @@ def test_many_labels_and_configs(labels, tmp_path):
     others = CONFIGS[1:]
     figures = {
         "Ranking": ["ranking"],
+        "What it takes": ["contrasts"],
         "Ablation": [f"ablation_{c}" for c in others],
         "Critical difference": ["critical_difference"],
         "Overfitting": ["splits"],

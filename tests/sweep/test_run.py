@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
 from datasets import load_from_disk
 
 from features.core.errors import UserError
