@@ -11,8 +11,9 @@ CASES ?= 200
 demo: .venv/.lorasweep
 	$(BIN)/lorasweep run --dataset examples/digits-zoo --num-runs 3
 
+# Two processes: most tests wait for processes of their own to start.
 test: .venv/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 # What is left out of `make test` for the time it takes; CI runs both.
 test-long: .venv/.dev

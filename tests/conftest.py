@@ -23,6 +23,19 @@ NAMES = tuple(
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in several processes, keep a file's in one, so that its fixtures are made
+    once, and in one those of all files that look at the same trained run."""
+
+    def looks(item: pytest.Item) -> bool:
+        return "zoo_run" in getattr(item, "fixturenames", ())
+
+    together = {item.path for item in items if looks(item)}
+    for item in items:
+        group = "zoo_run" if item.path in together else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """Ray on this machine, started once."""

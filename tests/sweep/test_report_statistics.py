@@ -19,6 +19,7 @@ from sweep.report.statistics import (
     signed_rank_p,
     welch_p,
 )
+from trainables.splits import SplitRule
 
 
 def make_scores(accuracies, seeds=6, n=200, n_classes=3, rng_seed=0):
@@ -208,6 +209,27 @@ def equally_good(rng, seeds, seeded, n=80):
     return Scores(np.ones(n, dtype=np.int64), np.array(rows).astype(np.int64), 2)
 
 
+def times_told_apart(seeds, seeded, make, overlap=None, trials=300):
+    """How often two rows count as distinguishable, of `trials` pairs that `make` draws."""
+    rng = np.random.default_rng(seeds)
+    found = 0
+    for trial in range(trials):
+        scores = make(rng)
+        replicates = hierarchical_bootstrap(scores, replicates=400, f1_replicates=1, seed=trial)
+        first, second = scores.accuracy()
+        differences = replicates.accuracy[:, 0] - replicates.accuracy[:, 1]
+        test = compare(first, second, differences, overlap)
+        found += is_distinguishable(
+            seeded=seeded, n_seeds=seeds, p_bootstrap=test.p_bootstrap, p_seeds=test.p_seeds
+        )
+    return found
+
+
+def at_most_one_in_twenty(found, trials=300):
+    """5 % and two standard errors of the simulation."""
+    return found / trials <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / trials)
+
+
 @pytest.mark.parametrize(
     ("seeds", "seeded"),
     [
@@ -222,21 +244,36 @@ def equally_good(rng, seeds, seeded, n=80):
     ],
 )
 def test_equal_rows_are_told_apart_at_most_one_time_in_twenty(seeds, seeded):
-    rng = np.random.default_rng(seeds)
-    found, trials = 0, 300
-    for trial in range(trials):
-        scores = equally_good(rng, seeds, seeded)
-        replicates = hierarchical_bootstrap(scores, replicates=400, f1_replicates=1, seed=trial)
-        first, second = scores.accuracy()
-        test = compare(first, second, replicates.accuracy[:, 0] - replicates.accuracy[:, 1])
-        found += is_distinguishable(
-            seeded=any(seeded),
-            n_seeds=seeds,
-            p_bootstrap=test.p_bootstrap,
-            p_seeds=test.p_seeds,
-        )
-    # 5 % and two standard errors of the simulation.
-    assert found / trials <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / trials)
+    found = times_told_apart(seeds, any(seeded), lambda rng: equally_good(rng, seeds, seeded))
+    assert at_most_one_in_twenty(found)
+
+
+def trained_on_splits(rng, seeds, n=120, values=4):
+    """Two nearest-centroid classifiers on values that tell the two classes equally well, trained
+    on every seed's own split: what one seed trains on, another tests."""
+    truth = rng.integers(0, 2, n)
+    rows = 0.5 * truth[:, None] + rng.standard_normal((2, n, values))
+    predictions = np.full((2, seeds, n), NOT_PREDICTED)
+    tested = np.zeros((seeds, n), dtype=bool)
+    first = int(rng.integers(1000))
+    for seed in range(seeds):
+        parts = SplitRule(per_seed=True).split(n, first + seed).parts()
+        train, test = parts["train"], parts["test"]
+        tested[seed, test] = True
+        for row, matrix in enumerate(rows):
+            centroids = [matrix[train[truth[train] == c]].mean(axis=0) for c in (0, 1)]
+            distances = [((matrix[test] - centroid) ** 2).sum(axis=1) for centroid in centroids]
+            predictions[row, seed, test] = np.argmin(distances, axis=0)
+    anywhere = tested.any(axis=0)
+    return Scores(truth[anywhere], predictions[:, :, anywhere], 2, tested[:, anywhere])
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 10])
+def test_so_are_equal_rows_on_splits_of_each_seeds_own(seeds):
+    parts = SplitRule(per_seed=True).split(120, 0).parts()
+    overlap = len(parts["test"]) / len(parts["train"])
+    found = times_told_apart(seeds, True, lambda rng: trained_on_splits(rng, seeds), overlap)
+    assert at_most_one_in_twenty(found)
 
 
 def test_one_seed_says_nothing_about_others_but_rows_without_seeds_can_be_told_apart():
