@@ -1,6 +1,7 @@
 """Real adapters, trained on real Ray with the real diffusers UNet."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import datasets
@@ -80,13 +81,25 @@ def test_impossible_requests_are_refused(request_, message, tmp_path):
     assert not (tmp_path / "zoo").exists()
 
 
-def test_the_shipped_adapters_are_as_described():
-    folder = ROOT / "examples/digits-zoo"
-    assert sum(p.stat().st_size for p in folder.iterdir()) <= 6e6
+@pytest.mark.parametrize(
+    ("name", "adapters", "most_bytes"),
+    [("digits-zoo", 300, 6e6), ("digits-prompted", 450, 10e6)],
+)
+def test_the_shipped_adapters_are_as_described(name, adapters, most_bytes):
+    folder = ROOT / "examples" / name
+    assert sum(p.stat().st_size for p in folder.iterdir()) <= most_bytes
     data = datasets.load_from_disk(folder)
-    assert len(data) == 300
-    assert len([name for name in data.column_names if name.endswith(".weight")]) == 128
-    assert np.bincount(data["category_label"][:]).tolist() == [30] * 10
+    assert len(data) == adapters
+    assert len([column for column in data.column_names if column.endswith(".weight")]) == 128
+    assert np.bincount(data["category_label"][:]).tolist() == [adapters // 10] * 10
+
+
+def test_the_prompted_adapters_are_split_by_the_images_they_saw():
+    data = datasets.load_from_disk(ROOT / "examples/digits-prompted")
+    pools, splits = data["pool"][:], data["split"][:]
+    found = Counter(zip(pools, splits))
+    assert found == {("own", "test"): 150, ("shared", "train"): 260, ("shared", "val"): 40}
+    assert data.features[next(iter(data.features))].feature.feature.dtype == "float16"
 
 
 def test_every_third_adapter_has_images_that_no_other_one_has():
