@@ -107,6 +107,21 @@ def updates(options: argparse.Namespace, work: Path) -> Iterator[Row]:
         )
 
 
+def products(options: argparse.Namespace, work: Path) -> Iterator[Row]:
+    """Inner products of updates with 4,096 landmarks, against a bare matrix product."""
+    from benchmarks.products import LANDMARKS, measure_products
+
+    dataset = _synthetic(options, work, 6_000, 1)
+    found, bare = measure_products(dataset, work, options.repeat)
+    yield Row(
+        f"update_pca: inner products with {LANDMARKS:,} landmarks",
+        bare / found,
+        1 / 0.8,
+        "× bare",
+        f"{found / 1e9:.0f} GFLOP/s, a bare float32 product {bare / 1e9:.0f}; one thread",
+    )
+
+
 def scale(options: argparse.Namespace, work: Path) -> Iterator[Row]:
     """All 50,000 adapters: time, memory, and how time grows."""
     per_adapter = {}
@@ -263,6 +278,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace, Path], Iterator[Row]]] = {
     "features": features,
     "features16": features16,
     "updates": updates,
+    "products": products,
     "import": imports,
     "overhead": overhead,
     "scale": scale,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -19,17 +20,23 @@ class Factors:
     Attributes:
         down: (n, rank, inputs) float32 A.
         up: (n, outputs, rank) float32 B.
-        scale: (n,) float32 s.
+        scale: (n,) float32 s; None: 1 for all.
     """
 
     down: Tensor
     up: Tensor
-    scale: Tensor
+    scale: Tensor | None
+
+    @cached_property
+    def scaled_up(self) -> Tensor:
+        """(n, rank, outputs) of s·Bᵀ: scaling factors is less than scaling their products."""
+        return self.up.mT if self.scale is None else self.up.mT * self.scale[:, None, None]
 
     def rows(self, start: int, stop: int) -> Factors:
         """Adapters start … stop−1."""
         own = slice(start, stop)
-        return Factors(self.down[own], self.up[own], self.scale[own])
+        scale = None if self.scale is None else self.scale[own]
+        return Factors(self.down[own], self.up[own], scale)
 
 
 @dataclass(frozen=True)
@@ -37,36 +44,37 @@ class Kernel:
     """An inner product of one layer.
 
     Attributes:
-        between: (n, n') float32 of every adapter with every other.
+        between: (n, n') float32 of every adapter with every other, times a weight.
         own: (n,) float64 of every adapter with itself.
     """
 
-    between: Callable[[Factors, Factors], Tensor]
+    between: Callable[[Factors, Factors, float], Tensor]
     own: Callable[[Factors], Tensor]
 
 
-def _between_updates(first: Factors, second: Factors) -> Tensor:
+def _between_updates(first: Factors, second: Factors, weight: float) -> Tensor:
     (n, rank, inputs), (others, other_rank, _) = first.down.shape, second.down.shape
     down = first.down.reshape(n * rank, inputs) @ second.down.reshape(-1, inputs).T
-    up = first.up.mT.reshape(n * rank, -1) @ second.up.mT.reshape(others * other_rank, -1).T
-    products = (down.mul_(up)).reshape(n, rank, others, other_rank).sum(dim=(1, 3))
-    return products * first.scale[:, None] * second.scale
+    left, right = weight * first.scaled_up, second.scaled_up
+    up = left.reshape(n * rank, -1) @ right.reshape(others * other_rank, -1).T
+    products = down.mul_(up)
+    if rank == other_rank == 1:
+        return products  # there is nothing to add up, and a copy is a fifth of the time
+    return products.reshape(n, rank, others, other_rank).sum(dim=(1, 3))
 
 
 def _own_update(layer: Factors) -> Tensor:
-    down, up = layer.down.double(), layer.up.double()
-    return ((down @ down.mT) * (up.mT @ up)).sum(dim=(1, 2)) * layer.scale.double() ** 2
+    down, up = layer.down.double(), layer.scaled_up.double()
+    return ((down @ down.mT) * (up @ up.mT)).sum(dim=(1, 2))
 
 
-def _between_flat(first: Factors, second: Factors) -> Tensor:
-    down = first.down.flatten(1) @ second.down.flatten(1).T
-    up = first.up.flatten(1) @ second.up.flatten(1).T
-    return up * first.scale[:, None] * second.scale + down
+def _between_flat(first: Factors, second: Factors, weight: float) -> Tensor:
+    down = (weight * first.down).flatten(1) @ second.down.flatten(1).T
+    return down.add_((weight * first.scaled_up).flatten(1) @ second.scaled_up.flatten(1).T)
 
 
 def _own_flat(layer: Factors) -> Tensor:
-    down, up = layer.down.double().flatten(1), layer.up.double().flatten(1)
-    return (up**2).sum(1) * layer.scale.double() ** 2 + (down**2).sum(1)
+    return (layer.down.double() ** 2).sum((1, 2)) + (layer.scaled_up.double() ** 2).sum((1, 2))
 
 
 UPDATE = Kernel(_between_updates, _own_update)

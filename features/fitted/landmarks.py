@@ -44,13 +44,14 @@ def write_landmarks(
 
 
 def read_landmarks(folder: Path, index: int, layer: Layer, device: torch.device) -> Factors:
-    """Layer `index` of the landmarks."""
-    down, up = (np.load(_path(folder, index, side), mmap_mode="r") for side in ("down", "up"))
-    if layer.scale is None:
-        scale = np.ones(len(down), np.float32)
-    else:
-        scale = np.load(_path(folder, index, "scale")).reshape(-1)
-    return Factors(*(torch.tensor(np.asarray(part), device=device) for part in (down, up, scale)))
+    """Layer `index` of the landmarks; on a CPU they stay where they are mapped."""
+
+    def part(side: str) -> torch.Tensor:
+        # Private pages, since torch has no tensors that cannot be written.
+        return torch.from_numpy(np.load(_path(folder, index, side), mmap_mode="c")).to(device)
+
+    scale = None if layer.scale is None else part("scale").reshape(-1)
+    return Factors(part("down"), part("up"), scale)
 
 
 def _path(folder: Path, index: int, side: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,9 @@ class ProductTask:
             sums = [products for names, _, products in todo if layer.name in names]
             if not sums or not self.mean_squares[i]:
                 continue
-            products = self._products(i, layer, start, stop, keep, device) / self.mean_squares[i]
-            for total in sums:
-                total += products
+            for top, products in self._products(i, layer, start, stop, keep, device):
+                for total in sums:
+                    total[top : top + len(products)] += products
         for _, entry, products in todo:
             entry.write_shard(index, self.count, {COLUMN: products.cpu().numpy()}, here)
         return {"shard": index, "rows": len(keep)}
@@ -91,24 +92,21 @@ class ProductTask:
         stop: int,
         keep: np.ndarray,
         device: torch.device,
-    ) -> torch.Tensor:
-        """(rows, landmarks) float32 of one layer."""
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """First row and (rows, landmarks) float32 of one layer, one piece after the other."""
         own = Factors(
             self._read(layer.down, self.tensors[layer.down], start, stop, keep, device),
             self._read(layer.up, self.tensors[layer.up], start, stop, keep, device),
-            torch.ones(len(keep), device=device)
+            None
             if layer.scale is None
             else self._read(layer.scale, (1, 1), start, stop, keep, device).reshape(-1),
         )
         others = read_landmarks(self.landmarks, index, layer, device)
         rank = layer.shape[2]
         block = max(1, _BLOCK // (len(others.down) * rank * rank))
-        return torch.cat(
-            [
-                self.kernel.between(own.rows(top, top + block), others)
-                for top in range(0, len(keep), block)
-            ]
-        )
+        weight = 1 / self.mean_squares[index]
+        for top in range(0, len(keep), block):
+            yield top, self.kernel.between(own.rows(top, top + block), others, weight)
 
     def _read(
         self,

@@ -6,7 +6,7 @@ SIZES = (64, 256, 1024)
 
 update_pca = fitted(
     "update_pca",
-    version=1,
+    version=2,
     kernel="update",
     sizes=SIZES,
     default_size=256,
@@ -15,7 +15,7 @@ update_pca = fitted(
 
 flat_pca = fitted(
     "flat_pca",
-    version=1,
+    version=2,
     kernel="flat",
     sizes=SIZES,
     default_size=256,
