@@ -24,6 +24,7 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 from benchmarks.measure import lorasweep  # noqa: E402
 from trainables.run_dir import RunDir  # noqa: E402
 
+_ROOT = Path(__file__).parents[1]
 PROCESSES = len(os.sched_getaffinity(0))
 
 
@@ -200,19 +201,9 @@ def overhead(options: argparse.Namespace, work: Path) -> Iterator[Row]:
     seeds = -(-options.trials // 18)
     run = _sweep_sanity(work, "--num-runs", seeds, "--epochs", 1, watch=True)
     events = _events(work / "runs" / "sanity")
-    finished = [event for event in events if event["event"] == "trial_finished"]
-    began = min(event["time"] for event in events if event["event"] == "trial_started")
-    wall = max(event["time"] for event in finished) - began
-    own = sum(event["seconds"] for event in finished) / PROCESSES
-    yield Row(
-        f"overhead of one of {len(finished):,} trials",
-        1e3 * (wall - own) / len(finished),
-        60,
-        "ms",
-        f"wall {wall:.1f} s, own work {own:.1f} s on {PROCESSES} slots",
-    )
+    yield _overhead_row(events, 60)
     # Between the first hundred trials, when all is imported, and the last.
-    times = sorted(event["time"] for event in finished)
+    times = sorted(event["time"] for event in events if event["event"] == "trial_finished")
     sizes = [mb for at, mb in run.driver_mb if times[99] < at < times[-1]]
     yield Row(
         f"growth of the driver over {len(times) - 100} trials",
@@ -220,6 +211,30 @@ def overhead(options: argparse.Namespace, work: Path) -> Iterator[Row]:
         60,
         "MB",
         f"from {sizes[0]:.0f} to {max(sizes):.0f} MB",
+    )
+
+
+def layers(options: argparse.Namespace, work: Path) -> Iterator[Row]:
+    """Every layer of the shipped adapters alone, three representations, three seeds."""
+    lorasweep(
+        *("run", "--dataset", _ROOT / "examples/digits-zoo", "--configs", "each_layer"),
+        *("--representations", "spectral,matrix_norms,channel_norms", "--num-runs", 3),
+        *("--output-dir", work / "layers", "--name", "layers", "--cache-dir", work / "cache"),
+    )
+    yield _overhead_row(_events(work / "layers" / "layers"), 10)
+
+
+def _overhead_row(events: list[dict], bar: float) -> Row:
+    finished = [event for event in events if event["event"] == "trial_finished"]
+    began = min(event["time"] for event in events if event["event"] == "trial_started")
+    wall = max(event["time"] for event in finished) - began
+    own = sum(event["seconds"] for event in finished) / PROCESSES
+    return Row(
+        f"overhead of one of {len(finished):,} trials",
+        1e3 * (wall - own) / len(finished),
+        bar,
+        "ms",
+        f"wall {wall:.1f} s, own work {own:.1f} s on {PROCESSES} slots",
     )
 
 
@@ -281,6 +296,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace, Path], Iterator[Row]]] = {
     "products": products,
     "import": imports,
     "overhead": overhead,
+    "layers": layers,
     "scale": scale,
 }
 QUICK = ("sanity", "startup", "training", "features", "overhead")
