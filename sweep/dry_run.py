@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -20,7 +19,8 @@ from .decide import phases_line
 from .declared import Declared, declared_by
 from .engine.fitted import describe as describe_fitted
 from .grid import Pair
-from .memory import largest_trial, machine_memory, require_memory
+from .machine import machine_memory, usable_cores
+from .memory import largest_trial, require_memory
 from .plan import RecordState, read_records
 from .samples import split_rule
 from .spec import RuntimeOptions, SweepSpec
@@ -107,7 +107,6 @@ def _seconds(
     scan: DatasetScan,
     missing: list[Representation],
 ) -> float:
-    cores = os.cpu_count() or 1
     features = scan.num_samples * scan.numbers_per_sample * _SECONDS_PER_NUMBER
     known: dict[Pair, list[float]] = {}
     for key, record in state.records.items():
@@ -116,7 +115,7 @@ def _seconds(
         fmean(known[key.pair]) if key.pair in known else _guess(key, declared, sweep, scan)
         for key in state.todo
     )
-    return ((features if missing else 0.0) + trials) / cores
+    return ((features if missing else 0.0) + trials) / usable_cores()
 
 
 def _guess(key: TrialKey, declared: Declared, sweep: SweepFile, scan: DatasetScan) -> float:

@@ -27,7 +27,8 @@ from .interrupt import interruptible
 from .invocation import Invocation
 from .labels import Labels, write_labels
 from .lock import driver_lock
-from .memory import largest_trial, machine_memory, require_memory
+from .machine import machine_memory
+from .memory import largest_trial, require_memory
 from .opened import open_run
 from .plan import (
     RecordState,

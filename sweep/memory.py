@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from features.core.errors import UserError
 from features.scan import DatasetScan
 from trainables.record import TrialKey
 
 from .declared import Declared
-
-_CGROUP_LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
 
 
 @dataclass(frozen=True)
@@ -64,12 +56,3 @@ def require_memory(largest: Largest | None, available: int) -> None:
             f"{largest.describe()}, and this machine has {available / 1e9:.2g} GB: "
             "leave that pair out, or give its representation a size (as in channel_norms:64)"
         )
-
-
-def machine_memory() -> int:
-    """Bytes of main memory this process may use: the machine's, or its container's limit."""
-    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in _CGROUP_LIMITS:
-        with suppress(OSError, ValueError):
-            sizes.append(int(path.read_text()))
-    return min(sizes)

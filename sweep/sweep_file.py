@@ -26,6 +26,7 @@ from trainables.run_dir import RunDir
 from .declared import Declared
 from .grid import Grid, Pair
 from .layer_ranking import Rankings, decided_tensors, deciding_trials, read_rankings
+from .machine import usable_cores
 from .schema_1 import from_schema_1
 from .spec import SweepSpec
 
@@ -184,7 +185,7 @@ def make_sweep_file(
             "numbers_per_sample": scan.numbers_per_sample,
             "command": sys.argv,
             "host": socket.gethostname(),
-            "cores": os.cpu_count(),
+            "cores": usable_cores(),
             "platform": platform.platform(),
             "python": platform.python_version(),
             "packages": _versions(),

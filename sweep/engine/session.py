@@ -13,6 +13,7 @@ from pathlib import Path
 
 from features.core.errors import UserError
 
+from ..machine import usable_cores
 from ..spec import RuntimeOptions
 from .borrowed import bare_loggers, environment, root_handlers
 
@@ -97,6 +98,7 @@ def _initialised(
         else:
             context = ray.init(
                 address="local",
+                num_cpus=_given_cores(),
                 include_dashboard=options.dashboard,
                 dashboard_host="127.0.0.1",
                 log_to_driver=options.verbose,
@@ -113,6 +115,12 @@ def _initialised(
         yield context.dashboard_url
     finally:
         ray.shutdown()
+
+
+def _given_cores() -> int | None:
+    """Cores for Ray where this process may not use all; it would count the machine's."""
+    given = usable_cores()
+    return given if given < (os.cpu_count() or given) else None
 
 
 def _require_reachable(address: str) -> None:

@@ -29,7 +29,8 @@ from trainables.run_dir import RunDir
 from ..dataset import make_folder
 from ..decide import decide_layers
 from ..invocation import Invocation
-from ..memory import largest_trial, machine_memory
+from ..machine import machine_memory
+from ..memory import largest_trial
 from ..spec import RuntimeOptions
 from .features import ensure_features
 from .fitted import ensure_fitted, fitted_matrix, keep_maps

@@ -9,7 +9,8 @@ from sweep import RuntimeOptions, SweepSpec
 from sweep.declared import declared_by
 from sweep.dry_run import describe
 from sweep.grid import Entry, Grid
-from sweep.memory import largest_trial, machine_memory, require_memory
+from sweep.machine import machine_memory
+from sweep.memory import largest_trial, require_memory
 from sweep.watch.terminal import Reporter
 from trainables.record import TrialKey
 from trainables.run_dir import RunDir
