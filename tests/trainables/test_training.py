@@ -7,12 +7,8 @@ from features.core.errors import UserError
 from features.core.files import DamagedFileError
 from trainables.classifiers.base import FitState
 from trainables.classifiers.mlp import MlpConfig
-from trainables.classifiers.mlp_training import (
-    Training,
-    TrainingDivergedError,
-    batch_bounds,
-    build_classifier,
-)
+from trainables.classifiers.mlp_training import Training, build_classifier
+from trainables.classifiers.network_training import TrainingDivergedError, batch_bounds
 from trainables.data import prepare_data
 from trainables.record import TrialKey
 from trainables.run_dir import RunDir

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from features.core.errors import UserError
+from features.layout import Layout
 
 if TYPE_CHECKING:
     import numpy as np
@@ -176,6 +177,24 @@ class Fit(ABC):
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class DataSize:
+    """How large a trial's data are.
+
+    Attributes:
+        n_samples: of all three splits together.
+        n_features: columns of the matrix.
+        n_classes: number of classes.
+        layout: where the columns hold the layers' matrices; empty unless the classifier
+            `reads_factors`.
+    """
+
+    n_samples: int
+    n_features: int
+    n_classes: int
+    layout: Layout = ()
+
+
 class Classifier(ABC):
     """A kind of classifier. Its module must not import torch or another heavy library."""
 
@@ -191,16 +210,20 @@ class Classifier(ABC):
     seeded: ClassVar[bool] = True
     """Whether the seed changes anything. If not, one trial stands for all seeds of a split."""
 
+    reads_factors: ClassVar[bool] = False
+    """Whether it reads the two matrices of every layer. It then gets representations that have
+    them and no others, not standardised, and `TrialData.layout` says where they stand."""
+
     def refusal(self, n_features: int) -> str | None:
         """Why it cannot read a matrix of so many columns; None if it can."""
         return None
 
-    def device_bytes(self, n_samples: int, n_features: int, n_classes: int, config: Any) -> int:
+    def device_bytes(self, size: DataSize, config: Any) -> int:
         """Bytes of GPU memory that a trial takes at most; 0 for one that stays on the CPU."""
         return 0
 
     @abstractmethod
-    def host_bytes(self, n_samples: int, n_features: int, n_classes: int, config: Any) -> int:
+    def host_bytes(self, size: DataSize, config: Any) -> int:
         """Bytes of main memory that a trial takes at most on the CPU, its matrices included."""
 
     @abstractmethod
@@ -208,6 +231,7 @@ class Classifier(ABC):
         """Begin a fit.
 
         Arguments:
-            data: train, val and test, their features transformed, on one device.
+            data: train, val and test, on one device; their features are standardised and
+                transformed, or as they are if it `reads_factors`.
             seed: decides everything that is random.
         """
