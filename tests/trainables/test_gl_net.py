@@ -126,8 +126,8 @@ def test_against_the_formulas(trained):
             u = state[f"up_maps.{i}"][j].T @ up * root
             v = state[f"down_maps.{i}"][j].T @ down.T * root
             sums = u @ v.T
-            u = u / (1 + np.exp(-sums.sum(1, keepdims=True)))
-            v = v / (1 + np.exp(-sums.sum(0)[:, None]))
+            u = 2 * u / (1 + np.exp(-sums.sum(1, keepdims=True) / 6**0.5))
+            v = 2 * v / (1 + np.exp(-sums.sum(0)[:, None] / 6**0.5))
             u = state["maps.0"][place].T @ u
             v = state["maps.0"][place + len(SHAPES)].T @ v
             invariants.append((u @ v.T).ravel())

@@ -30,7 +30,7 @@ class GlNetConfig(NetworkConfig):
     epochs: int = setting(300, "at most this many passes over the training split")
     patience: int = setting(15, "epochs without a better validation accuracy before training stops")
     channels: int = setting(32, "channels that a layer's outputs, and its inputs, are mapped to")
-    equivariant_layers: int = setting(1, "linear maps of the channels, with a gate between two")
+    equivariant_layers: int = setting(2, "linear maps of the channels, with a gate between two")
 
     def __post_init__(self) -> None:
         """Raise a `UserError` naming the first impossible value."""

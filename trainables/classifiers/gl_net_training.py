@@ -19,11 +19,12 @@ class GlNetwork(nn.Module):
     """A classifier of updates s·B·A that (B·G, G⁻¹·A) does not change, for any invertible G.
 
     Of every layer, U = W₁·s·B and V = W₂·Aᵀ have `channels` rows, and G acts on their columns as it
-    does on those of B and Aᵀ. A gate keeps that: row i of U is multiplied by a sigmoid of the sum
-    of row i of U·Vᵀ, row i of V by one of column i; another pair of maps follows. What a perceptron
-    sees in the end, the entries of U·Vᵀ of all layers, no G changes. All is as in Putterman et al.,
-    "Learning on LoRAs" (2024), but for the gate, which is a step there and hence jumps, and
-    BatchNorm and dropout in the head. There are as many maps as layers, none is shared.
+    does on those of B and Aᵀ. A gate keeps that: row i of U is multiplied by 2σ(t/√channels), t the
+    sum of row i of U·Vᵀ, and row i of V by the same of column i; another pair of maps follows. What
+    a perceptron sees in the end, the entries of U·Vᵀ of all layers, no G changes. All is as in
+    Putterman et al., "Learning on LoRAs" (2024), but for the gate, there a step of t, which jumps;
+    maps after it that begin as the identity; and BatchNorm and dropout in the head. Every layer has
+    maps of its own.
 
     Layers of one shape are mapped together; of different ranks, the lower are padded with zeros,
     which nothing but the first maps' cost depends on.
@@ -52,7 +53,7 @@ class GlNetwork(nn.Module):
         )
         deeper = config.equivariant_layers - 1
         self.maps = nn.ParameterList(
-            _normal(2 * n_layers, channels, channels) for _ in range(deeper)
+            torch.eye(channels).repeat(2 * n_layers, 1, 1) for _ in range(deeper)
         )
         self.head = nn.Sequential(
             nn.Linear(n_layers * channels**2, config.hidden_dim),
@@ -112,10 +113,11 @@ def _mapped(factors: Tensor, maps: Tensor) -> Tensor:
 
 
 def _gated(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-    """Uᵀ and Vᵀ with their columns multiplied by sigmoids of the row and column sums of U·Vᵀ."""
-    rows = (up * down.sum(3, keepdim=True)).sum(2, keepdim=True)
-    columns = (down * up.sum(3, keepdim=True)).sum(2, keepdim=True)
-    return up * rows.sigmoid(), down * columns.sigmoid()
+    """Uᵀ and Vᵀ, their columns gated by the row and column sums of U·Vᵀ; 1 where a sum is 0."""
+    spread = up.shape[3] ** 0.5  # of a sum of so many numbers of mean square 1
+    rows = (up * down.sum(3, keepdim=True)).sum(2, keepdim=True) / spread
+    columns = (down * up.sum(3, keepdim=True)).sum(2, keepdim=True) / spread
+    return 2 * up * rows.sigmoid(), 2 * down * columns.sigmoid()
 
 
 def _mean_square(layer: LayerFactors, x: Tensor) -> Tensor:
