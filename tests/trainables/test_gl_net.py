@@ -118,20 +118,19 @@ def test_against_the_formulas(trained):
     trained.restore_best()
     of, _ = factors()
     state = {name: value.double().numpy() for name, value in trained.model.state_dict().items()}
-    invariants, place = [], 0
+    invariants = []
     for i, group in enumerate(trained.model.groups):
-        for j, layer in enumerate(group):
+        for j, layer in enumerate(group.layers):
             up, down = (part[4] for part in of[layer.layer])
-            root = state["root_scale"][place]
-            u = state[f"up_maps.{i}"][j].T @ up * root
-            v = state[f"down_maps.{i}"][j].T @ down.T * root
+            root = state[f"groups.{i}.root_scale"][j]
+            u = state[f"groups.{i}.up_map"][j].T @ up * root
+            v = state[f"groups.{i}.down_map"][j].T @ down.T * root
             sums = u @ v.T
             u = 2 * u / (1 + np.exp(-sums.sum(1, keepdims=True) / 6**0.5))
             v = 2 * v / (1 + np.exp(-sums.sum(0)[:, None] / 6**0.5))
-            u = state["maps.0"][place].T @ u
-            v = state["maps.0"][place + len(SHAPES)].T @ v
+            u = state[f"groups.{i}.gated_up_maps.0"][j].T @ u
+            v = state[f"groups.{i}.gated_down_maps.0"][j].T @ v
             invariants.append((u @ v.T).ravel())
-            place += 1
     hidden = state["head.0.weight"] @ np.concatenate(invariants) + state["head.0.bias"]
     hidden = (hidden - state["head.1.running_mean"]) / np.sqrt(state["head.1.running_var"] + 1e-5)
     hidden = np.maximum(hidden * state["head.1.weight"] + state["head.1.bias"], 0)
@@ -147,13 +146,10 @@ def test_the_size_of_the_updates_does_not_matter(size):
     assert max(train(prepared(scaled, labels)).val_acc_history) > 0.8
     model = GlNetwork(LAYOUT, 3, CONFIG)
     model.fit_scale(torch.from_numpy(flattened(scaled)))
-    place = 0
     for group in model.groups:
-        for layer in group:
+        for layer, root in zip(group.layers, group.root_scale.tolist()):
             up, down = scaled[layer.layer]
-            scale = float(model.root_scale[place]) ** 2
-            assert np.mean((up @ down * scale) ** 2) == pytest.approx(1, rel=1e-4)
-            place += 1
+            assert np.mean((up @ down * root**2) ** 2) == pytest.approx(1, rel=1e-4)
 
 
 def test_a_layer_without_an_update_is_no_error():

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from features.core.errors import UserError
-from features.layout import Layout
+from features.layout import LayerFactors, Layout
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,6 +109,22 @@ class LinearPart:
     rest: Callable[[Tensor], np.ndarray]
 
 
+@dataclass(frozen=True)
+class LayerSum:
+    """A classifier that sees its input through a sum over layers only.
+
+    Attributes:
+        layers: where their columns are.
+        part: (n, n_features) of few samples, a layer -> (n, k) what it adds.
+        rest: (n, k) sum -> (n, n_classes) float64, what `Fit.log_probabilities` gives for x but for
+            rounding.
+    """
+
+    layers: Layout
+    part: Callable[[Tensor, LayerFactors], Tensor]
+    rest: Callable[[Tensor], np.ndarray]
+
+
 class Fit(ABC):
     """One classifier being fitted to one trial's training split."""
 
@@ -166,6 +182,11 @@ class Fit(ABC):
     def linear_part(self) -> LinearPart | None:
         """The linear map that its input goes through first, where that is all it sees of it; None
         if there is none. Permutation importance is several times faster with it."""
+        return None
+
+    def layer_sum(self) -> LayerSum | None:
+        """The sum over layers that is all it sees of its input; None if there is none. Permutation
+        importance then computes only the layers that are permuted."""
         return None
 
     def state(self) -> FitState | None:
