@@ -72,8 +72,7 @@ def _network_bytes(size: DataSize, config: GlNetConfig) -> int:
     parameters = sum(layer.outputs + layer.inputs for layer in layout) * channels
     parameters += 2 * deeper * invariants
     parameters += (invariants + 3) * hidden + (hidden + 1) * size.n_classes
-    rank = max((layer.rank for layer in layout), default=0)
-    mapped = 2 * len(layout) * rank * channels
+    mapped = 2 * channels * sum(layer.rank for layer in layout)
     activations = 3 * size.n_features + (6 + 5 * deeper) * mapped + 4 * invariants + 12 * hidden
     rows = max(min(EVALUATION_ROWS, size.n_samples), config.batch_size)
     exact = EVALUATION_ROWS * max((layer.width for layer in layout), default=0) * 8
