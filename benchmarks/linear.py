@@ -9,6 +9,7 @@ import time
 import torch
 from torch import Tensor
 
+from trainables.classifiers.base import DataSize
 from trainables.classifiers.linear import Linear, LinearConfig
 from trainables.data import SplitTensors, TrialData
 
@@ -41,7 +42,8 @@ def _measure(rows: int) -> tuple[float, float, str]:
         fit.log_probabilities(split.x)
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    promised = classifier.host_bytes(rows * 10 // 7, WIDTH, CLASSES, LinearConfig()) / 2**30
+    size = DataSize(rows * 10 // 7, WIDTH, CLASSES)
+    promised = classifier.host_bytes(size, LinearConfig()) / 2**30
     outcome = fit.outcome()
     note = f"converged: {outcome['converged']}; promised {promised:.1f} GiB at most"
     return seconds, peak, note

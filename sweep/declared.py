@@ -24,6 +24,7 @@ from features.layer_configs import (
     parse_regexes,
 )
 from features.layer_families import each_layer, family_of, without_count
+from features.layout import Layout, layout_of
 from features.representations import (
     Representation,
     Unit,
@@ -158,6 +159,14 @@ class Declared:
             transform, self.cached_width(config, label, scan), self._known[key]
         )
 
+    def layout(self, config: str, label: str, scan: DatasetScan) -> Layout:
+        """Where the layers' matrices stand in a pair's columns; empty unless its classifier reads
+        them."""
+        if not self.classifiers[self.by_label[label].classifier].classifier.reads_factors:
+            return ()
+        names = set(self.columns(config, label, scan))
+        return layout_of(layer for layer in scan.layers if layer.name in names)
+
     def refused(self, scan: DatasetScan) -> dict[Pair, str]:
         """(config, label) of what cannot be run -> why."""
         found = {}
@@ -177,11 +186,16 @@ class Declared:
         return found
 
     def _refusal(self, config: str, entry: Entry, scan: DatasetScan) -> str | None:
-        unit = self.inputs[entry.representation].representation.unit
+        found = self.inputs[entry.representation]
+        classifier = self.classifiers[entry.classifier].classifier
+        has_factors = found.representation.factors and not found.transform
+        if classifier.reads_factors and not has_factors:
+            return f"{classifier.name} reads the two matrices of every layer, as flat has them"
+        unit = found.representation.unit
         if family_of(config) and unit is Unit.LAYER and not self._layers(config, entry.label, scan):
             return "the representation reads layers, and there is none with both of its tensors"
         width = self.features(config, entry.label, scan)
-        return self.classifiers[entry.classifier].classifier.refusal(width)
+        return classifier.refusal(width)
 
     def grid(self, scan: DatasetScan, seeds: list[int]) -> Grid:
         """Every trial, what cannot be read left out.
@@ -253,11 +267,12 @@ class Declared:
 
     def _widths(self, name: str, scan: DatasetScan) -> dict[str, int]:
         """Config -> width of an input there; without configs in which it is left out."""
-        label = next(e.label for e in self.entries if e.representation == name)
+        labels = [e.label for e in self.entries if e.representation == name]
         refused = self.refused(scan)
-        pairs = {config: (config, label) for config in self.configs if not without_count(config)}
         return {
-            c: self.features(c, label, scan) for c, pair in pairs.items() if pair not in refused
+            config: self.features(config, label, scan)
+            for config, label in product(self.configs, labels)
+            if not without_count(config) and (config, label) not in refused
         }
 
 

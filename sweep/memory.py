@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from features.core.errors import UserError
 from features.scan import DatasetScan
+from trainables.classifiers.base import DataSize
 from trainables.record import TrialKey
 
 from .declared import Declared
@@ -44,7 +45,8 @@ def largest_trial(declared: Declared, scan: DatasetScan, keys: list[TrialKey]) -
         # A transform reads the whole matrix first.
         width = declared.cached_width(key.config, key.label, scan)
         samples, classes = scan.num_samples, len(scan.classes)
-        need = item.classifier.host_bytes(samples, width, classes, item.config)
+        layout = declared.layout(key.config, key.label, scan)
+        need = item.classifier.host_bytes(DataSize(samples, width, classes, layout), item.config)
         found.append(Largest(key, samples, width, 4 * samples * width, need))
     return max(found, key=lambda trial: trial.trial_bytes, default=None)
 

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from features.layout import Layout
+
 from .splits import Split
 from .transforms import principal_components, transformed_width
 
@@ -19,7 +21,7 @@ class SplitTensors:
     """One split on the device.
 
     Attributes:
-        x: (n, n_features) float32, standardised.
+        x: (n, n_features) float32.
         y: (n,) int64 class indices.
     """
 
@@ -29,12 +31,17 @@ class SplitTensors:
 
 @dataclass(frozen=True)
 class TrialData:
-    """What a classifier is trained and evaluated on."""
+    """What a classifier is trained and evaluated on.
+
+    Attributes:
+        layout: where the columns hold the layers' matrices, for a classifier that reads those.
+    """
 
     train: SplitTensors
     val: SplitTensors
     test: SplitTensors
     n_classes: int
+    layout: Layout = ()
 
     @property
     def n_features(self) -> int:
@@ -49,14 +56,38 @@ def prepare_data(
     n_classes: int,
     device: torch.device,
     transform: str = "",
+    layout: Layout = (),
 ) -> TrialData:
     """Split and standardise with the training split's mean and population std (zero std → 1).
+
+    With a layout nothing is standardised: matrices of which every entry is shifted and scaled are
+    factors of another update.
 
     Arguments:
         features: (n_samples, n_features) float32.
         labels: (n_samples,) class indices.
         transform: what comes after standardising; see `transforms`.
+        layout: where the columns hold the layers' matrices, for a classifier that reads those.
     """
+    if layout:
+        parts = {name: features[index] for name, index in split.parts().items()}
+    else:
+        parts = _standardised(features, split)
+    if transform:
+        count = transformed_width(transform, features.shape[1], len(split.train))
+        components = principal_components(parts["train"], count)
+        parts = {name: part @ components for name, part in parts.items()}
+    tensors = {
+        name: SplitTensors(
+            torch.from_numpy(parts[name]).to(device),
+            torch.from_numpy(labels[index].astype(np.int64)).to(device),
+        )
+        for name, index in split.parts().items()
+    }
+    return TrialData(tensors["train"], tensors["val"], tensors["test"], n_classes, layout)
+
+
+def _standardised(features: np.ndarray, split: Split) -> dict[str, np.ndarray]:
     parts = {
         name: np.empty((len(index), features.shape[1]), dtype=np.float32)
         for name, index in split.parts().items()
@@ -73,15 +104,4 @@ def prepare_data(
         block = block.clip(-limit, limit)
         for name, index in split.parts().items():
             parts[name][:, columns] = block[index]
-    if transform:
-        count = transformed_width(transform, features.shape[1], len(split.train))
-        components = principal_components(parts["train"], count)
-        parts = {name: part @ components for name, part in parts.items()}
-    tensors = {
-        name: SplitTensors(
-            torch.from_numpy(parts[name]).to(device),
-            torch.from_numpy(labels[index].astype(np.int64)).to(device),
-        )
-        for name, index in split.parts().items()
-    }
-    return TrialData(tensors["train"], tensors["val"], tensors["test"], n_classes)
+    return parts

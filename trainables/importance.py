@@ -17,13 +17,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .classifiers.base import Fit, LinearPart
+from .classifiers.base import Fit, LayerSum, LinearPart
 from .column_names import ColumnNames, Group
 
 if TYPE_CHECKING:
     from .data import SplitTensors
 
 Floats = NDArray[np.float64]
+
+Shortcut = LinearPart | LayerSum | None
+"""What a fit tells of how it sees its input."""
 
 REPEATS = 5
 """Permutations; every group is permuted by the same ones."""
@@ -76,12 +79,12 @@ def importance_part(
         part[name] = {"names": list(groups)}
         if weights is not None:
             part[name]["weights"] = [_compact(weights[of].sum()) for of in groups.values()]
-    linear = fit.linear_part()
-    reason = _refusal(val, len(layers) + len(kinds), linear)
+    shortcut = fit.linear_part() or fit.layer_sum()
+    reason = _refusal(val, len(layers), len(kinds), shortcut)
     if reason:
         return {**part, "unavailable": reason}
     both = [*layers.values(), *kinds.values()]
-    samples, lost = permutation_importance(fit, val, both, seed, linear)
+    samples, lost = permutation_importance(fit, val, both, seed, shortcut)
     for name, rows in (("layers", lost[: len(layers)]), ("kinds", lost[len(layers) :])):
         part[name]["accuracy"], part[name]["log_loss"] = (
             [_compact(value) for value in column] for column in rows.T
@@ -90,13 +93,13 @@ def importance_part(
 
 
 def permutation_importance(
-    fit: Fit, split: SplitTensors, groups: list[Group], seed: int, linear: LinearPart | None
+    fit: Fit, split: SplitTensors, groups: list[Group], seed: int, shortcut: Shortcut
 ) -> tuple[int, Floats]:
     """What scores lose when a group's columns are permuted together, the mean over `REPEATS`.
 
     Arguments:
         groups: indices of columns.
-        linear: the fit's linear part, if it is to be used.
+        shortcut: the fit's linear part, or its sum over layers, if it is to be used.
 
     Returns:
         how many samples were used, and (n_groups, 2): the drop in accuracy and the rise in log loss
@@ -108,7 +111,12 @@ def permutation_importance(
         chosen = np.sort(generator.choice(len(truth), MOST_SAMPLES, replace=False))
         x, truth = x[torch.from_numpy(chosen).to(x.device)], truth[chosen]
     orders = np.stack([generator.permutation(len(truth)) for _ in range(REPEATS)])
-    predict = _adding(linear, x) if linear else _replacing(fit, x)
+    if isinstance(shortcut, LinearPart):
+        predict = _adding(shortcut, x)
+    elif shortcut:
+        predict = _replacing(_summing(shortcut, x), x)
+    else:
+        predict = _replacing(lambda replaced, columns: fit.log_probabilities(replaced), x)
     on_device = torch.from_numpy(orders).to(x.device)
 
     def scores(columns: Group) -> Floats:
@@ -127,7 +135,11 @@ Predict = Callable[[Tensor, Tensor], Iterator[NDArray[np.float64]]]
 """(repeats, n) orders of samples and (columns,) indices -> log-probabilities, order by order."""
 
 
-def _replacing(fit: Fit, x: Tensor) -> Predict:
+Evaluate = Callable[[Tensor, Tensor], NDArray[np.float64]]
+"""Samples with some columns replaced, and indices of these -> log-probabilities."""
+
+
+def _replacing(evaluate: Evaluate, x: Tensor) -> Predict:
     """Predictions of the samples with some columns replaced."""
     work = x.clone()
 
@@ -135,10 +147,25 @@ def _replacing(fit: Fit, x: Tensor) -> Predict:
         part = x.index_select(1, columns)
         for order in orders:
             work.index_copy_(1, columns, part.index_select(0, order))
-            yield fit.log_probabilities(work)
+            yield evaluate(work, columns)
         work.index_copy_(1, columns, part)
 
     return predict
+
+
+def _summing(of: LayerSum, x: Tensor) -> Evaluate:
+    """By way of the sum over layers: only those with a replaced column are computed."""
+    before = [of.part(x, layer) for layer in of.layers]
+    total = torch.stack(before).sum(0)
+    ends = np.array([layer.first + layer.width for layer in of.layers])
+
+    def evaluate(replaced: Tensor, columns: Tensor) -> NDArray[np.float64]:
+        changed = total.clone()
+        for place in np.unique(np.searchsorted(ends, columns.cpu().numpy(), side="right")):
+            changed += of.part(replaced, of.layers[place]) - before[place]
+        return of.rest(changed)
+
+    return evaluate
 
 
 def _adding(linear: LinearPart, x: Tensor) -> Predict:
@@ -160,13 +187,15 @@ def _adding(linear: LinearPart, x: Tensor) -> Predict:
     return predict
 
 
-def _refusal(val: SplitTensors, groups: int, linear: LinearPart | None) -> str | None:
+def _refusal(val: SplitTensors, layers: int, kinds: int, shortcut: Shortcut) -> str | None:
     """Why nothing is permuted, if so."""
     samples = min(len(val.y), MOST_SAMPLES)
     if samples < 2:
         return "one validation sample cannot be permuted"
+    # By a sum over layers, permuting each of them costs no more than all at once.
+    groups = kinds + (1 if isinstance(shortcut, LayerSum) else layers)
     values = groups * REPEATS * samples * val.x.shape[1]
-    if linear is None and values > MOST_VALUES:
+    if not isinstance(shortcut, LinearPart) and values > MOST_VALUES:
         return f"{values:,} values to predict from, more than {MOST_VALUES:,}"
     return None
 

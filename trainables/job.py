@@ -14,6 +14,7 @@ from typing import Any
 from features.cache import FeatureMatrix
 from features.core.plugins import Origin
 from features.dataset_matrix import DatasetMatrix
+from features.layout import LayerFactors, Layout
 
 from .classifiers.base import Classifier, Config
 from .classifiers.catalogue import CLASSIFIERS, load_classifier
@@ -33,6 +34,7 @@ class PairMatrix:
         num_tensors: layer tensors of the config.
         transform: what comes after standardising; "" for nothing.
         origin: on what its features were computed, by part.
+        layout: where its columns hold the layers' matrices, if the classifier reads those.
         seed: whose trial it is for, where it is fitted on that seed's own split; None: any.
     """
 
@@ -43,6 +45,7 @@ class PairMatrix:
     num_tensors: int
     transform: str
     origin: dict[str, Any]
+    layout: Layout = ()
     seed: int | None = None
 
     @cached_property
@@ -126,6 +129,7 @@ class TrialJob:
                 "num_tensors": matrix.num_tensors,
                 "transform": matrix.transform,
                 "origin": matrix.origin,
+                "layout": [list(vars(factors).values()) for factors in matrix.layout],
                 "seed": matrix.seed,
             }
             for matrix in self.matrices
@@ -159,6 +163,7 @@ class TrialJob:
                 matrix["num_tensors"],
                 matrix["transform"],
                 matrix["origin"],
+                tuple(LayerFactors(*factors) for factors in matrix["layout"]),
                 matrix["seed"],
             )
             for matrix in value.pop("matrices")

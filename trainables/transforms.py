@@ -1,7 +1,7 @@
 """What happens to features between the cache and a classifier; fitted on the training split alone.
 
-Every representation is standardised. A name may end with one more transform, as in
-`spectral/pca:64`.
+Every representation is standardised, but for classifiers that read matrices. A name may end with
+one more transform, as in `spectral/pca:64`.
 """
 
 from __future__ import annotations

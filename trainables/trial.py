@@ -19,6 +19,7 @@ from features.cache import FeatureMatrix, OpenedFolders
 from features.core.files import DamagedFileError
 from features.core.memory import keep_freed_memory
 from features.dataset_matrix import DatasetMatrix
+from features.layout import Layout
 
 from .classifiers.base import Fit, FitState, Progress
 from .data import TrialData, prepare_data
@@ -37,8 +38,8 @@ from .record import TrialKey, has_record, write_record
 from .scores import METRICS, SplitScores, score_split
 from .state import TrialState, delete_state, read_state, write_state
 
-_Of = tuple[FeatureMatrix | DatasetMatrix, str, int | None]
-"""What a trial's data are made of: features, transform, and the seed if each has a split."""
+_Of = tuple[FeatureMatrix | DatasetMatrix, str, Layout, int | None]
+"""What a trial's data are made of: features, transform, layout; the seed if each has a split."""
 
 _SLICE_SECONDS = 2.0
 _SLICE_PER_STATE_WRITE = 20.0
@@ -187,7 +188,8 @@ class TrialWorker(tune.Trainable):
         """This trial's data; read once for all seeds that this worker gets in a row."""
         key, job = self._key, self._job
         matrix = job.matrix(key)
-        of = matrix.features, matrix.transform, key.seed if job.split.per_seed else None
+        seed = key.seed if job.split.per_seed else None
+        of = matrix.features, matrix.transform, matrix.layout, seed
         if self._data is not None and self._data[0] == of:
             return self._data[1]
         self._data = None  # make room before the next matrix comes
@@ -198,7 +200,15 @@ class TrialWorker(tune.Trainable):
             features = matrix.features.load(self._opened)
         labels = np.array(job.labels)
         split = job.split.split(len(labels), key.seed)
-        data = prepare_data(features, labels, split, job.n_classes, self._device, matrix.transform)
+        data = prepare_data(
+            features,
+            labels,
+            split,
+            job.n_classes,
+            self._device,
+            matrix.transform,
+            matrix.layout,
+        )
         self._data = (of, data)
         self._load_seconds = time.perf_counter() - began
         return data

@@ -60,6 +60,8 @@ class Representation:
         size: the size given.
         cached: whether its values are computed once and kept; else they are read from the dataset
             for every trial.
+        factors: whether a layer's values are the entries of its two matrices, in the order of a
+            `LayerFactors`.
         kernel: of a fitted one, the inner product of a layer whose principal components it is, by
             its name in `features.fitted.kernel`; else "".
         about: what it is, in one line, if no function's documentation says so.
@@ -78,6 +80,7 @@ class Representation:
     default_size: int | None = None
     size: int | None = None
     cached: bool = True
+    factors: bool = False
     kernel: str = ""
     about: str = ""
     origin: Origin | None = None
@@ -173,6 +176,7 @@ def representation(
     default_size: int | None = None,
     default: bool = False,
     cached: bool = True,
+    factors: bool = False,
 ) -> Callable[[Compute], Representation]:
     """Declare a function of a batch as a representation.
 
@@ -190,9 +194,13 @@ def representation(
         default_size: what a name without the required size stands for.
         default: whether it is in the grid of those who ask for none by name.
         cached: False for what is as quickly read from the dataset, and as large.
+        factors: of LAYER, whether the values are the entries of two matrices, (outputs, rank) row
+            by row, then (rank, inputs): classifiers that read matrices can then read it.
     """
     if not NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no name: need lower case letters, digits and underscores")
+    if factors and unit is not Unit.LAYER:
+        raise ValueError(f"representation {name!r} cannot be two matrices: it is not of layers")
     if callable(values):
         names = values
     else:
@@ -213,6 +221,7 @@ def representation(
             sizes=tuple(sizes),
             default_size=default_size,
             cached=cached,
+            factors=factors,
         )
 
     return declare

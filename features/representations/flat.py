@@ -21,7 +21,7 @@ def _values(shape: Shape) -> Sequence[str]:
     ]
 
 
-@representation("flat", version=1, values=_values, unit=Unit.LAYER, cached=False)
+@representation("flat", version=1, values=_values, unit=Unit.LAYER, cached=False, factors=True)
 def flat(layer: UpdateBatch) -> Tensor:
     """The entries of s·B, row by row, then those of A: what (B·G, G⁻¹·A) changes.
 

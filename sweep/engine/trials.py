@@ -13,6 +13,7 @@ from features.cache import CacheEntry, FeatureMatrix, feature_matrix
 from features.core.files import DamagedFileError
 from features.dataset_matrix import DatasetMatrix, dataset_matrix
 from features.representations import Unit
+from trainables.classifiers.base import DataSize
 from trainables.events import (
     DashboardUp,
     ExperimentStarted,
@@ -217,10 +218,13 @@ def _trial_resources(
 def _device_bytes(run: Invocation, key: TrialKey) -> int:
     """GPU memory that a trial takes at most."""
     declared, scan = run.declared.classifiers[key.classifier], run.scan
-    width = run.declared.features(key.config, key.label, scan)
-    return declared.classifier.device_bytes(
-        scan.num_samples, width, len(scan.classes), declared.config
+    size = DataSize(
+        scan.num_samples,
+        run.declared.features(key.config, key.label, scan),
+        len(scan.classes),
+        run.declared.layout(key.config, key.label, scan),
     )
+    return declared.classifier.device_bytes(size, declared.config)
 
 
 def _config(run: Invocation, classifier: str) -> dict[str, Any]:
@@ -276,6 +280,7 @@ def _matrix(run: Invocation, key: TrialKey, stored: Stored) -> PairMatrix:
         len(run.declared.tensors(config, label, run.scan)),
         item.transform,
         {part.name: stored.origin(part) for part in parts},
+        run.declared.layout(config, label, run.scan),
     )
 
 

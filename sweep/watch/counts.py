@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from features.layer_families import family_of
+from features.shapes import some
 from trainables.record import TrialKey
 
 from ..grid import Grid, Pair
@@ -51,13 +52,12 @@ def summary_lines(grid: Grid, done: Collection[TrialKey]) -> list[str]:
 
 
 def left_out_lines(refused: Mapping[Pair, str]) -> list[str]:
-    """One line for each pair that makes no sense; for those of a family, one for each label."""
+    """Pairs that make no sense, those of a family and a label together: a line for each reason."""
     grouped: dict[Pair, list[str]] = {}
     for (config, label), why in refused.items():
         grouped.setdefault((family_of(config) or config, label), []).append(why)
-    return [
-        f"left out: {name}/{label}"
-        + (f" ({len(whys)} of its configs)" if len(whys) > 1 else "")
-        + f": {whys[0]}"
-        for (name, label), whys in grouped.items()
-    ]
+    by_reason: dict[str, list[str]] = {}
+    for (name, label), whys in grouped.items():
+        many = f" ({len(whys)} of its configs)" if len(whys) > 1 else ""
+        by_reason.setdefault(whys[0], []).append(f"{name}/{label}{many}")
+    return [f"left out: {some(pairs)}: {why}" for why, pairs in by_reason.items()]

@@ -10,6 +10,7 @@ from features.core.errors import UserError
 from sweep.engine.packing import trial_resources
 from sweep.spec import RuntimeOptions
 from tests.trainables.test_training import toy_data
+from trainables.classifiers.base import DataSize
 from trainables.classifiers.catalogue import CLASSIFIERS
 from trainables.classifiers.mlp_training import Training
 
@@ -113,7 +114,9 @@ def test_automatic_packing_by_memory_and_cores(available, trial_gb, gpu_gb, expe
 
 def test_the_footprint_counts_what_a_trial_holds():
     mlp = CLASSIFIERS["mlp"]
-    small, wide = (mlp.device_bytes(50_000, width, 10, mlp.Config()) for width in (640, 8576))
+    small, wide = (
+        mlp.device_bytes(DataSize(50_000, width, 10), mlp.Config()) for width in (640, 8576)
+    )
     matrix = 50_000 * 4 * (8576 - 640)
     weights = 5 * 4 * 512 * (8576 - 640)
     assert wide - small == matrix + weights + 8192 * 4 * (8576 - 640)
@@ -122,7 +125,7 @@ def test_the_footprint_counts_what_a_trial_holds():
     tensors += [value for value in training.best_state.values() if value.is_floating_point()]
     tensors += [parameter.detach() for parameter in training.model.parameters()]  # gradients
     held = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    own = mlp.device_bytes(60, 7, 3, mlp.Config(hidden_dim=64, batch_size=2))
+    own = mlp.device_bytes(DataSize(60, 7, 3), mlp.Config(hidden_dim=64, batch_size=2))
     assert 0 < own - held < 1.1 * (1 << 30)
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 import torch
 
 from features.core.errors import UserError
+from features.layout import LayerFactors
 from trainables.classifiers import linear_training
-from trainables.classifiers.base import FitState
+from trainables.classifiers.base import DataSize, FitState
 from trainables.classifiers.boosting import Boosting, BoostingConfig, parameters
 from trainables.classifiers.catalogue import CLASSIFIERS
+from trainables.classifiers.gl_net import GlNetConfig
 from trainables.classifiers.linear import LinearConfig
 from trainables.classifiers.mlp import MlpConfig
 from trainables.classifiers.probabilities import ABSENT
@@ -20,11 +23,22 @@ from trainables.data import SplitTensors, TrialData, prepare_data
 from trainables.splits import SplitRule
 
 QUICK = {
+    "gl_net": GlNetConfig(hidden_dim=16, channels=8, epochs=25, batch_size=16, lr=0.01),
     "mlp": MlpConfig(hidden_dim=16, epochs=25, batch_size=16, lr=0.01),
     "boosting": BoostingConfig(rounds=25, patience=5),
 }
 
+NETWORKS = ("mlp", "gl_net")
+
 every = pytest.mark.parametrize("classifier", CLASSIFIERS.values(), ids=CLASSIFIERS)
+
+
+def layout(width):
+    """One layer, or two of different shapes, that have so many columns together."""
+    if width < 10:
+        return (LayerFactors("a", width - width // 2, width // 2, 1, 0),)
+    first = LayerFactors("a", (width + 1) // 2 - 2, width // 2 - 2, 1, 0)
+    return first, LayerFactors("b", 2, 2, 1, first.width)
 
 
 def make(n=200, width=9, n_classes=3, noise=1.5, features=None, labels=None):
@@ -39,6 +53,8 @@ def make(n=200, width=9, n_classes=3, noise=1.5, features=None, labels=None):
 
 def start(classifier, data, seed=1):
     torch.set_num_threads(1)
+    if classifier.reads_factors:
+        data = replace(data, layout=layout(data.n_features))
     return classifier.start(data, QUICK.get(classifier.name, classifier.Config()), seed)
 
 
@@ -70,7 +86,7 @@ def check(fitted, data):
 
 
 def test_the_catalogue_finds_them_without_heavy_imports():
-    assert list(CLASSIFIERS) == ["mlp", "boosting", "linear", "neighbours"]
+    assert list(CLASSIFIERS) == ["mlp", "boosting", "gl_net", "linear", "neighbours"]
     code = (
         "import sys, trainables.classifiers.catalogue\n"
         "print({'torch', 'lightgbm', 'sklearn', 'numpy', 'scipy'} & set(sys.modules))"
@@ -84,7 +100,7 @@ def test_the_catalogue_finds_them_without_heavy_imports():
 
 @every
 def test_it_learns_and_its_probabilities_are_some(classifier):
-    data = make()
+    data = make(noise=0.7)
     fitted = fit(classifier, data)
     check(fitted, data)
     accuracy = fitted.log_probabilities(data.test.x).argmax(1) == data.test.y.numpy()
@@ -127,6 +143,8 @@ def test_a_state_goes_on_bit_for_bit(classifier, width):
 def test_odd_data(classifier, case):
     rng = np.random.default_rng(1)
     if case == "one feature":
+        if classifier.reads_factors:
+            pytest.skip("a layer has two")
         data = make(width=1)
     elif case == "constant":
         features = rng.standard_normal((120, 5)) + np.arange(120)[:, None] % 3
@@ -144,7 +162,7 @@ def test_odd_data(classifier, case):
         features = rng.standard_normal((60, 3))
         features[SplitRule().split(60).test, 0] = 3e38
         data = make(60, features=features)
-        if classifier.name == "mlp":
+        if classifier.name in NETWORKS:
             pytest.skip("its float32 logits overflow")
     check(fit(classifier, data), data)
 
@@ -161,7 +179,7 @@ def test_a_class_that_the_training_split_lacks(classifier, present):
     data = make(100, n_classes=4, features=rng.standard_normal((100, 6)), labels=labels)
     fitted = fit(classifier, data)
     check(fitted, data)
-    if classifier.name != "mlp":
+    if classifier.name not in NETWORKS:
         log_p = fitted.log_probabilities(data.test.x)
         assert set(log_p.argmax(1)) <= set(present)
     if classifier.name in ("linear", "boosting"):
@@ -183,10 +201,10 @@ def test_settings_go_through_json(classifier):
 @every
 def test_memory_grows_with_the_matrix(classifier):
     config = classifier.Config()
-    small, wide = (classifier.host_bytes(50_000, width, 10, config) for width in (640, 1792))
-    assert wide - small >= 50_000 * 4 * (1792 - 640)
-    on_device = classifier.device_bytes(50_000, 640, 10, config)
-    assert (on_device > 0) == (classifier.name == "mlp")
+    small, wide = (DataSize(50_000, width, 10, layout(width)) for width in (640, 1792))
+    more = classifier.host_bytes(wide, config) - classifier.host_bytes(small, config)
+    assert more >= 50_000 * 4 * (1792 - 640)
+    assert (classifier.device_bytes(small, config) > 0) == (classifier.name in NETWORKS)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +224,7 @@ def test_impossible_settings_are_named(config, change, message):
         config(**change)
 
 
-@pytest.mark.parametrize("name", ["linear", "neighbours", "mlp"])
+@pytest.mark.parametrize("name", ["linear", "neighbours", "mlp", "gl_net"])
 def test_features_that_are_not_numbers_are_an_error(name):
     data = make()
     data.train.x[3, 1] = float("nan")

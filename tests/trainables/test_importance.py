@@ -60,11 +60,12 @@ def test_it_is_the_definition(classifier, width):
     fitted = fit(classifier, data)
     groups = [np.arange(3), np.arange(0, width, 3), np.arange(width)]
     expected = by_hand(fitted, data.val, groups, seed=3)
-    for linear in {fitted.linear_part(), None}:
-        samples, found = permutation_importance(fitted, data.val, groups, 3, linear)
+    for shortcut in {fitted.linear_part(), fitted.layer_sum(), None}:
+        samples, found = permutation_importance(fitted, data.val, groups, 3, shortcut)
         assert samples == len(data.val.y)
         np.testing.assert_allclose(found, expected, atol=2e-5)
-    assert (fitted.linear_part() is None) == (classifier.name == "boosting")
+    assert (fitted.linear_part() is None) == (classifier.name in ("boosting", "gl_net"))
+    assert (fitted.layer_sum() is None) == (classifier.name != "gl_net")
 
 
 class Estimator(ClassifierMixin, BaseEstimator):

@@ -1,3 +1,6 @@
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -5,14 +8,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from features.core.errors import UserError
 from features.core.files import DamagedFileError
+from features.layout import LayerFactors
 from trainables.classifiers.base import FitState
+from trainables.classifiers.gl_net import GlNetConfig
+from trainables.classifiers.gl_net_training import GlNetTraining
 from trainables.classifiers.mlp import MlpConfig
-from trainables.classifiers.mlp_training import (
-    Training,
-    TrainingDivergedError,
-    batch_bounds,
-    build_classifier,
-)
+from trainables.classifiers.mlp_training import Training, build_classifier
+from trainables.classifiers.network_training import TrainingDivergedError, batch_bounds
 from trainables.data import prepare_data
 from trainables.record import TrialKey
 from trainables.run_dir import RunDir
@@ -30,9 +32,9 @@ def toy_data(n=60, noise=0.5, n_classes=3):
     return prepare_data(features, labels, SplitRule().split(n), n_classes, torch.device("cpu"))
 
 
-def train(data, config=SMALL, seed=1):
+def train(data, config=SMALL, seed=1, network=Training):
     torch.set_num_threads(1)
-    training = Training(data, config, seed)
+    training = network(data, config, seed)
     while not training.finished:
         training.step()
     return training
@@ -159,13 +161,22 @@ def test_impossible_configparameters_are_named(change, message):
         MlpConfig(**change)
 
 
-@pytest.mark.parametrize("after", [1, 7, 25])
-def test_a_slot_continues_bit_for_bit(after, tmp_path):
-    config = MlpConfig(hidden_dim=32, epochs=40, patience=40, batch_size=8)
-    data = toy_data(noise=1.5)
-    whole = train(data, config, seed=3)
+@pytest.mark.parametrize(
+    ("network", "kind", "after"),
+    [
+        (Training, MlpConfig, 1),
+        (Training, MlpConfig, 7),
+        (Training, MlpConfig, 25),
+        (GlNetTraining, partial(GlNetConfig, channels=4, equivariant_layers=2), 7),
+    ],
+)
+def test_a_slot_continues_bit_for_bit(network, kind, after, tmp_path):
+    config = kind(hidden_dim=32, epochs=40, patience=40, batch_size=8)
+    layout = (LayerFactors("a", 3, 4, 1, 0),)
+    data = replace(toy_data(noise=1.5), layout=layout)
+    whole = train(data, config, 3, network)
 
-    first = Training(data, config, 3)
+    first = network(data, config, 3)
     for _ in range(after):
         first.step()
     kept = first.state()
@@ -176,7 +187,7 @@ def test_a_slot_continues_bit_for_bit(after, tmp_path):
 
     slot = read_state(tmp_path, key)
     assert (slot.fingerprint, slot.environment) == ("print", {"device": "cpu"})
-    second = Training(data, config, 3)
+    second = network(data, config, 3)
     second.load_state(FitState(slot.tensors, slot.rest))
     while not second.finished:
         second.step()

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from features.core.errors import UserError
+from features.layout import LayerFactors, Layout
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,6 +109,22 @@ class LinearPart:
     rest: Callable[[Tensor], np.ndarray]
 
 
+@dataclass(frozen=True)
+class LayerSum:
+    """A classifier that sees its input through a sum over layers only.
+
+    Attributes:
+        layers: where their columns are.
+        part: (n, n_features) of few samples, a layer -> (n, k) what it adds.
+        rest: (n, k) sum -> (n, n_classes) float64, what `Fit.log_probabilities` gives for x but for
+            rounding.
+    """
+
+    layers: Layout
+    part: Callable[[Tensor, LayerFactors], Tensor]
+    rest: Callable[[Tensor], np.ndarray]
+
+
 class Fit(ABC):
     """One classifier being fitted to one trial's training split."""
 
@@ -167,6 +184,11 @@ class Fit(ABC):
         if there is none. Permutation importance is several times faster with it."""
         return None
 
+    def layer_sum(self) -> LayerSum | None:
+        """The sum over layers that is all it sees of its input; None if there is none. Permutation
+        importance then computes only the layers that are permuted."""
+        return None
+
     def state(self) -> FitState | None:
         """What `load_state` needs to go on bit for bit; None: it starts over after a kill."""
         return None
@@ -174,6 +196,24 @@ class Fit(ABC):
     def load_state(self, state: FitState) -> None:
         """Go on where `state` was taken."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class DataSize:
+    """How large a trial's data are.
+
+    Attributes:
+        n_samples: of all three splits together.
+        n_features: columns of the matrix.
+        n_classes: number of classes.
+        layout: where the columns hold the layers' matrices; empty unless the classifier
+            `reads_factors`.
+    """
+
+    n_samples: int
+    n_features: int
+    n_classes: int
+    layout: Layout = ()
 
 
 class Classifier(ABC):
@@ -191,16 +231,20 @@ class Classifier(ABC):
     seeded: ClassVar[bool] = True
     """Whether the seed changes anything. If not, one trial stands for all seeds of a split."""
 
+    reads_factors: ClassVar[bool] = False
+    """Whether it reads the two matrices of every layer. It then gets representations that have
+    them and no others, not standardised, and `TrialData.layout` says where they stand."""
+
     def refusal(self, n_features: int) -> str | None:
         """Why it cannot read a matrix of so many columns; None if it can."""
         return None
 
-    def device_bytes(self, n_samples: int, n_features: int, n_classes: int, config: Any) -> int:
+    def device_bytes(self, size: DataSize, config: Any) -> int:
         """Bytes of GPU memory that a trial takes at most; 0 for one that stays on the CPU."""
         return 0
 
     @abstractmethod
-    def host_bytes(self, n_samples: int, n_features: int, n_classes: int, config: Any) -> int:
+    def host_bytes(self, size: DataSize, config: Any) -> int:
         """Bytes of main memory that a trial takes at most on the CPU, its matrices included."""
 
     @abstractmethod
@@ -208,6 +252,7 @@ class Classifier(ABC):
         """Begin a fit.
 
         Arguments:
-            data: train, val and test, their features transformed, on one device.
+            data: train, val and test, on one device; their features are standardised and
+                transformed, or as they are if it `reads_factors`.
             seed: decides everything that is random.
         """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from features.core.errors import UserError
 
 from . import base
-from .base import Classifier, Fit, setting
+from .base import Classifier, DataSize, Fit, setting
 from .footprint import base_host_bytes
 from .probabilities import with_absent_classes
 
@@ -70,17 +70,15 @@ class Boosting(Classifier):
             return None
         return f"boosting reads at most {MOST_FEATURES:,} features, not {n_features:,}"
 
-    def host_bytes(
-        self, n_samples: int, n_features: int, n_classes: int, config: BoostingConfig
-    ) -> int:
+    def host_bytes(self, size: DataSize, config: BoostingConfig) -> int:
         """Bytes of main memory at most: binned columns, twice while they are made; scores and
         gradients; a histogram per leaf; the trees; the library."""
-        binned = 2 * n_samples * n_features
-        scores = 8 * n_samples * n_classes * 8
-        histograms = 2 * config.leaves * n_features * (_BINS + 1) * 16
-        trees = config.rounds * n_classes * config.leaves * _TREE_BYTES_PER_LEAF
+        binned = 2 * size.n_samples * size.n_features
+        scores = 8 * size.n_samples * size.n_classes * 8
+        histograms = 2 * config.leaves * size.n_features * (_BINS + 1) * 16
+        trees = config.rounds * size.n_classes * config.leaves * _TREE_BYTES_PER_LEAF
         own = binned + scores + histograms + trees + _LIBRARY_BYTES
-        return base_host_bytes(n_samples, n_features) + own
+        return base_host_bytes(size) + own
 
     def start(self, data: TrialData, config: BoostingConfig, seed: int) -> Fit:
         """Begin a fit."""

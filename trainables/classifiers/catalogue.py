@@ -57,7 +57,7 @@ def built_in_settings() -> list[tuple[Classifier, Field[Any]]]:
 
 def setting_option(classifier: str, field: Field[Any]) -> str:
     """The command-line option of a built-in classifier's setting."""
-    own = f"--{classifier}-{field.name.replace('_', '-')}"
+    own = f"--{classifier}-{field.name}".replace("_", "-")
     return field.metadata.get("option") or own
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from features.core.errors import UserError
 
 from . import base
-from .base import Classifier, Fit, setting
+from .base import Classifier, DataSize, Fit, setting
 from .footprint import FLOAT, base_host_bytes
 
 if TYPE_CHECKING:
@@ -57,14 +57,13 @@ class Linear(Classifier):
     Config = LinearConfig
     seeded = False
 
-    def host_bytes(
-        self, n_samples: int, n_features: int, n_classes: int, config: LinearConfig
-    ) -> int:
+    def host_bytes(self, size: DataSize, config: LinearConfig) -> int:
         """Bytes of main memory at most.
 
         The Gram matrix, the preconditioner and its factor; L-BFGS's pairs;
         logits and their temporaries; a block of samples in float64.
         """
+        n_samples, n_features, n_classes = size.n_samples, size.n_features, size.n_classes
         side = min(n_samples, n_features)
         # With fewer samples than features: eigenvectors in float64, their solver's space, twice
         # scaled, and the same three.
@@ -72,7 +71,7 @@ class Linear(Classifier):
         vectors = (2 * MEMORY + 16) * n_classes * (max(side, n_features) + 1) * 8
         logits = 12 * n_samples * n_classes * 8
         block = 2 * EVALUATION_ROWS * n_features * 8
-        return base_host_bytes(n_samples, n_features) + gram + vectors + logits + block
+        return base_host_bytes(size) + gram + vectors + logits + block
 
     def start(self, data: TrialData, config: LinearConfig, seed: int) -> Fit:
         """Begin a fit."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from features.core.errors import UserError
-
-from . import base
-from .base import Classifier, Fit, setting
-from .footprint import FLOAT, base_host_bytes, data_bytes
+from .base import Classifier, DataSize, Fit, setting
+from .footprint import FLOAT, GPU_CONTEXT_BYTES, base_host_bytes, data_bytes
+from .network import NetworkConfig
 
 if TYPE_CHECKING:
     from ..data import TrialData
@@ -18,14 +15,12 @@ if TYPE_CHECKING:
 EVALUATION_ROWS = 8192
 """Samples evaluated at a time."""
 
-_CONTEXT_BYTES = 1 << 30
-"""Set aside for what every process keeps on a GPU besides its tensors: the CUDA context, the
-kernels' code, cuBLAS's workspace, the allocator's fragments."""
-
 
 @dataclass(frozen=True)
-class MlpConfig(base.Config):
+class MlpConfig(NetworkConfig):
     """The network and how it is trained."""
+
+    prefix: ClassVar[str] = "--"
 
     hidden_dim: int = setting(512, "width of the three hidden layers", "--hidden-dim")
     dropout: float = setting(
@@ -41,19 +36,6 @@ class MlpConfig(base.Config):
         "--patience",
     )
 
-    def __post_init__(self) -> None:
-        """Raise a `UserError` naming the first impossible value."""
-        # BatchNorm needs two samples.
-        for name, least in (("hidden_dim", 1), ("batch_size", 2), ("epochs", 1), ("patience", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name.replace('_', '-')} must be at least {least}")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"--dropout must be at least 0 and below 1, not {self.dropout}")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise UserError(f"--lr must be a positive number, not {self.lr}")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise UserError(f"--weight-decay must not be negative, not {self.weight_decay}")
-
 
 class Mlp(Classifier):
     """Three times Linear → BatchNorm → ReLU → Dropout, then Linear; Adam and early stopping."""
@@ -62,17 +44,13 @@ class Mlp(Classifier):
     version = 2
     Config = MlpConfig
 
-    def device_bytes(
-        self, n_samples: int, n_features: int, n_classes: int, config: MlpConfig
-    ) -> int:
+    def device_bytes(self, size: DataSize, config: MlpConfig) -> int:
         """Bytes of GPU memory at most: matrix, labels, network, and what every process keeps."""
-        own = _network_bytes(n_samples, n_features, n_classes, config)
-        return data_bytes(n_samples, n_features) + own + _CONTEXT_BYTES
+        return data_bytes(size) + _network_bytes(size, config) + GPU_CONTEXT_BYTES
 
-    def host_bytes(self, n_samples: int, n_features: int, n_classes: int, config: MlpConfig) -> int:
+    def host_bytes(self, size: DataSize, config: MlpConfig) -> int:
         """Bytes of main memory at most on the CPU."""
-        own = _network_bytes(n_samples, n_features, n_classes, config)
-        return base_host_bytes(n_samples, n_features) + own
+        return base_host_bytes(size) + _network_bytes(size, config)
 
     def start(self, data: TrialData, config: MlpConfig, seed: int) -> Fit:
         """Begin training."""
@@ -81,13 +59,13 @@ class Mlp(Classifier):
         return Training(data, config, seed)
 
 
-def _network_bytes(n_samples: int, n_features: int, n_classes: int, config: MlpConfig) -> int:
+def _network_bytes(size: DataSize, config: MlpConfig) -> int:
     """The weights, their gradients, Adam's two moments and the best weights so far; the activations
     of the largest batch, those of evaluation, kept and temporary."""
-    hidden = config.hidden_dim
+    hidden, n_features, n_classes = config.hidden_dim, size.n_features, size.n_classes
     parameters = (n_features + 1) * hidden + 2 * (hidden + 1) * hidden + 6 * hidden
     parameters += (hidden + 1) * n_classes
-    rows = max(min(EVALUATION_ROWS, n_samples), config.batch_size)
+    rows = max(min(EVALUATION_ROWS, size.n_samples), config.batch_size)
     # Linear, BatchNorm, ReLU and Dropout each keep one result for the backward pass.
     activations = rows * (n_features + 3 * 4 * hidden + 3 * n_classes) * FLOAT
     return 5 * parameters * FLOAT + activations

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import base
-from .base import Classifier, Fit, LinearPart
+from .base import Classifier, DataSize, Fit, LinearPart
 from .footprint import FLOAT, base_host_bytes
 
 if TYPE_CHECKING:
@@ -39,13 +39,13 @@ class Neighbours(Classifier):
     class Config(base.Config):
         """It has no settings."""
 
-    def host_bytes(self, n_samples: int, n_features: int, n_classes: int, config: Any) -> int:
+    def host_bytes(self, size: DataSize, config: Any) -> int:
         """Bytes of main memory at most: the training split of unit length, and a block of rows with
         their products."""
-        block = _ROWS * (n_features * (8 + FLOAT) + n_samples * 3 * FLOAT)
-        votes = 4 * n_samples * n_classes * 8
-        own = n_samples * n_features * FLOAT + block + votes
-        return base_host_bytes(n_samples, n_features) + own
+        block = _ROWS * (size.n_features * (8 + FLOAT) + size.n_samples * 3 * FLOAT)
+        votes = 4 * size.n_samples * size.n_classes * 8
+        own = size.n_samples * size.n_features * FLOAT + block + votes
+        return base_host_bytes(size) + own
 
     def start(self, data: TrialData, config: Any, seed: int) -> Fit:
         """Begin a fit."""
