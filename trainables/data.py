@@ -28,13 +28,44 @@ class SplitTensors:
 
 
 @dataclass(frozen=True)
+class FittedTransform:
+    """What makes features a classifier's input, fitted on a training split.
+
+    Attributes:
+        mean, scale: (n_features,) float64: standardising.
+        components: (n_features, width) float32 that the standardised features are multiplied by;
+            None: they are the input.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    components: np.ndarray | None
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """(n, n_features) float32 -> (n, width) float32."""
+        x = _standardised(features.astype(np.float64), self.mean, self.scale).astype(np.float32)
+        return x if self.components is None else x @ self.components
+
+
+def _standardised(values: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """(n, columns) float64, within what float32 holds."""
+    limit = np.finfo(np.float32).max
+    return ((values - mean) / scale).clip(-limit, limit)
+
+
+@dataclass(frozen=True)
 class TrialData:
-    """What a classifier is trained and evaluated on."""
+    """What a classifier is trained and evaluated on.
+
+    Attributes:
+        transform: what made it of features; None where it was not made by `prepare_data`.
+    """
 
     train: SplitTensors
     val: SplitTensors
     test: SplitTensors
     n_classes: int
+    transform: FittedTransform | None = None
 
     @property
     def n_features(self) -> int:
@@ -61,7 +92,8 @@ def prepare_data(
         name: np.empty((len(index), features.shape[1]), dtype=np.float32)
         for name, index in split.parts().items()
     }
-    limit = np.finfo(np.float32).max
+    mean, scale = np.empty((2, features.shape[1]))
+    components = None
     # In float64, since squares of features near float32's limits do not fit; a few columns at a
     # time, since the matrix may be gigabytes.
     for left in range(0, features.shape[1], _COLUMNS_AT_A_TIME):
@@ -69,8 +101,8 @@ def prepare_data(
         block = features[:, columns].astype(np.float64)
         train = block[split.train]
         std = train.std(axis=0)
-        block = (block - train.mean(axis=0)) / np.where(std == 0, 1.0, std)
-        block = block.clip(-limit, limit)
+        mean[columns], scale[columns] = train.mean(axis=0), np.where(std == 0, 1.0, std)
+        block = _standardised(block, mean[columns], scale[columns])
         for name, index in split.parts().items():
             parts[name][:, columns] = block[index]
     if transform:
@@ -84,4 +116,5 @@ def prepare_data(
         )
         for name, index in split.parts().items()
     }
-    return TrialData(tensors["train"], tensors["val"], tensors["test"], n_classes)
+    fitted = FittedTransform(mean, scale, components)
+    return TrialData(tensors["train"], tensors["val"], tensors["test"], n_classes, fitted)

@@ -108,7 +108,15 @@ class LinearPart:
     rest: Callable[[Tensor], np.ndarray]
 
 
-class Fit(ABC):
+class Predictor(ABC):
+    """A fitted classifier, as far as it predicts."""
+
+    @abstractmethod
+    def log_probabilities(self, x: Tensor) -> np.ndarray:
+        """(n, n_features) float32 on its device -> (n, n_classes) float64, normalised."""
+
+
+class Fit(Predictor):
     """One classifier being fitted to one trial's training split."""
 
     @property
@@ -167,6 +175,10 @@ class Fit(ABC):
         if there is none. Permutation importance is several times faster with it."""
         return None
 
+    def kept(self) -> FitState | None:
+        """What `Classifier.load` needs of a finished fit; None: it cannot be kept."""
+        return None
+
     def state(self) -> FitState | None:
         """What `load_state` needs to go on bit for bit; None: it starts over after a kill."""
         return None
@@ -211,3 +223,11 @@ class Classifier(ABC):
             data: train, val and test, their features transformed, on one device.
             seed: decides everything that is random.
         """
+
+    def load(self, kept: FitState, n_features: int, n_classes: int, config: Any) -> Predictor:
+        """What predicts as the fit did that `Fit.kept` was asked of; on the CPU.
+
+        Raises:
+            NotImplementedError: it cannot be kept.
+        """
+        raise NotImplementedError(f"classifier {self.name} keeps no model")

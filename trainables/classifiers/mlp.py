@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from features.core.errors import UserError
 
 from . import base
-from .base import Classifier, Fit, setting
+from .base import Classifier, Fit, FitState, Predictor, setting
 from .footprint import FLOAT, base_host_bytes, data_bytes
 
 if TYPE_CHECKING:
@@ -79,6 +79,16 @@ class Mlp(Classifier):
         from .mlp_training import Training
 
         return Training(data, config, seed)
+
+    def load(
+        self, kept: FitState, n_features: int, n_classes: int, config: MlpConfig
+    ) -> Predictor:
+        """The network with the weights of the best epoch."""
+        from .mlp_training import Network, build_classifier
+
+        model = build_classifier(n_features, n_classes, config)
+        model.load_state_dict(kept.tensors)
+        return Network(model)
 
 
 def _network_bytes(n_samples: int, n_features: int, n_classes: int, config: MlpConfig) -> int:

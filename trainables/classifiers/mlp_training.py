@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..data import TrialData
 from ..modules import Dropout, FusedAdam
-from .base import Fit, FitState, LinearPart
+from .base import Fit, FitState, LinearPart, Predictor
 from .mlp import EVALUATION_ROWS, MlpConfig
 
 _PLATEAU_FACTOR = 0.5
@@ -49,6 +49,23 @@ def batch_bounds(n: int, batch_size: int) -> list[int]:
     return bounds
 
 
+class Network(Predictor):
+    """The network with the weights it has."""
+
+    def __init__(self, model: nn.Sequential) -> None:
+        self.model = model
+
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> Tensor:
+        """(n, n_features) -> (n, n_classes) float32 on the same device."""
+        self.model.eval()
+        return torch.cat([self.model(part) for part in x.split(EVALUATION_ROWS)])
+
+    def log_probabilities(self, x: Tensor) -> np.ndarray:
+        """(n, n_features) float32 -> (n, n_classes) float64."""
+        return self.logits(x).double().log_softmax(1).cpu().numpy()
+
+
 class Training(Fit):
     """One network's way from its seed to its best weights.
 
@@ -67,6 +84,7 @@ class Training(Fit):
         device = data.train.x.device
         torch.manual_seed(seed)
         self.model = build_classifier(data.n_features, data.n_classes, config).to(device)
+        self.network = Network(self.model)
         self.optimizer = FusedAdam(
             self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
@@ -121,7 +139,7 @@ class Training(Fit):
             self.optimizer.step()
             total += loss.detach() * (stop - start)
         val = self.data.val
-        correct = (self._logits(val.x).argmax(1) == val.y).sum()
+        correct = (self.network.logits(val.x).argmax(1) == val.y).sum()
         train_loss, hits = torch.stack([total, correct.float()]).tolist()
         if not math.isfinite(train_loss):
             cause = "try a smaller --lr"
@@ -195,7 +213,11 @@ class Training(Fit):
     def log_probabilities(self, x: Tensor) -> np.ndarray:
         """(n, n_features) float32 -> (n, n_classes) float64, with the weights of the best epoch."""
         self._restore_best()
-        return self._logits(x).double().log_softmax(1).cpu().numpy()
+        return self.network.log_probabilities(x)
+
+    def kept(self) -> FitState:
+        """The weights of the best epoch."""
+        return FitState(self.best_state, {})
 
     def linear_part(self) -> LinearPart:
         """The first layer's weights, those of the best epoch."""
@@ -211,11 +233,6 @@ class Training(Fit):
             return logits.double().log_softmax(1).cpu().numpy()
 
         return LinearPart(first.get_parameter("weight").detach(), rest)
-
-    @torch.no_grad()
-    def _logits(self, x: Tensor) -> Tensor:
-        self.model.eval()
-        return torch.cat([self.model(part) for part in x.split(EVALUATION_ROWS)])
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
