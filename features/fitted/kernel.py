@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -67,6 +68,22 @@ def _between_flat(first: Factors, second: Factors) -> Tensor:
 def _own_flat(layer: Factors) -> Tensor:
     down, up = layer.down.double().flatten(1), layer.up.double().flatten(1)
     return (up**2).sum(1) * layer.scale.double() ** 2 + (down**2).sum(1)
+
+
+_BLOCK = 1 << 24
+"""Numbers of the largest array at a time. Blocks depend on shapes alone, so that bits do not change
+from run to run."""
+
+
+def layer_products(
+    between: Callable[[Factors, Factors], Tensor], own: Factors, others: Factors
+) -> Tensor:
+    """(n, n') float32 of one layer, a block of adapters at a time."""
+    rank = others.down.shape[1]
+    block = max(1, _BLOCK // (len(others.down) * rank * rank))
+    return torch.cat(
+        [between(own.rows(top, top + block), others) for top in range(0, len(own.down), block)]
+    )
 
 
 UPDATE = Kernel(_between_updates, _own_update)

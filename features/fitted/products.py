@@ -16,15 +16,11 @@ from ..core.memory import keep_freed_memory
 from ..layers import Layer
 from ..shard import origin_of
 from ..sources import Source
-from .kernel import Factors, Kernel
+from .kernel import Factors, Kernel, layer_products
 from .landmarks import read_landmarks
 
 COLUMN = "adapter"
 """The one column of what is about whole adapters."""
-
-_BLOCK = 1 << 24
-"""Numbers of the largest array at a time. Blocks depend on shapes alone, so that bits do not change
-from run to run."""
 
 
 @dataclass
@@ -101,14 +97,7 @@ class ProductTask:
             else self._read(layer.scale, (1, 1), start, stop, keep, device).reshape(-1),
         )
         others = read_landmarks(self.landmarks, index, layer, device)
-        rank = layer.shape[2]
-        block = max(1, _BLOCK // (len(others.down) * rank * rank))
-        return torch.cat(
-            [
-                self.kernel.between(own.rows(top, top + block), others)
-                for top in range(0, len(keep), block)
-            ]
-        )
+        return layer_products(self.kernel.between, own, others)
 
     def _read(
         self,

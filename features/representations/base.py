@@ -62,6 +62,8 @@ class Representation:
             for every trial.
         kernel: of a fitted one, the inner product of a layer whose principal components it is, by
             its name in `features.fitted.kernel`; else "".
+        invariant: whether the same update factored otherwise, (B·G, G⁻¹·A), or padded with zeros to
+            a higher rank, has the same values.
         about: what it is, in one line, if no function's documentation says so.
         origin: where it was loaded from, if it is not built in.
     """
@@ -79,6 +81,7 @@ class Representation:
     size: int | None = None
     cached: bool = True
     kernel: str = ""
+    invariant: bool = False
     about: str = ""
     origin: Origin | None = None
 
@@ -173,6 +176,7 @@ def representation(
     default_size: int | None = None,
     default: bool = False,
     cached: bool = True,
+    invariant: bool = False,
 ) -> Callable[[Compute], Representation]:
     """Declare a function of a batch as a representation.
 
@@ -190,6 +194,8 @@ def representation(
         default_size: what a name without the required size stands for.
         default: whether it is in the grid of those who ask for none by name.
         cached: False for what is as quickly read from the dataset, and as large.
+        invariant: whether (B·G, G⁻¹·A) and padding with zeros to a higher rank change nothing, so
+            that a model of it reads adapters of ranks that were not in its training split.
     """
     if not NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no name: need lower case letters, digits and underscores")
@@ -213,6 +219,7 @@ def representation(
             sizes=tuple(sizes),
             default_size=default_size,
             cached=cached,
+            invariant=invariant,
         )
 
     return declare
@@ -233,6 +240,7 @@ def fitted(
     sizes: Sequence[int],
     default_size: int,
     about: str,
+    invariant: bool = False,
 ) -> Representation:
     """Declare principal components of whole adapters, fitted on the training split.
 
@@ -241,6 +249,7 @@ def fitted(
         sizes: how many components there may be.
         default_size: what a name without a size stands for.
         about: one line of documentation.
+        invariant: see `representation`.
     """
 
     def names(shape: Shape, size: int | None) -> Sequence[str]:
@@ -256,5 +265,6 @@ def fitted(
         sizes=tuple(sizes),
         default_size=default_size,
         kernel=kernel,
+        invariant=invariant,
         about=about,
     )
