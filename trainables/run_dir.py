@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from features.core.files import path_name
+
 if TYPE_CHECKING:
     from .record import TrialKey
 
@@ -54,6 +56,19 @@ class RunDir:
     def layer_rankings(self) -> Path:
         """What decides the layers of `without_top:K`."""
         return self.path / "layer_rankings.json"
+
+    @property
+    def models(self) -> Path:
+        """Folder of models to keep."""
+        return self.path / "models"
+
+    def model(self, config: str, label: str) -> Path:
+        """A pair's model; in the folder of an export, too."""
+        return self.models / path_name(config) / f"{path_name(label)}.safetensors"
+
+    def no_model(self, config: str, label: str) -> Path:
+        """Why a pair has no model though one was wanted."""
+        return self.model(config, label).with_suffix(".json")
 
     @property
     def summary(self) -> Path:
@@ -116,7 +131,7 @@ class RunDir:
         """What lies in it and is not ours, hidden files aside."""
         own = {path.name for path in (self.sweep, self.labels, self.summary, self.lock)}
         own |= {path.name for path in (self.events, self.tune, self.plugins, self.features)}
-        own.add(self.layer_rankings.name)
+        own |= {self.layer_rankings.name, self.models.name}
         own |= {path.name for path in (self.logs, self.trackers, self.report)}
         own |= {self.results(suffix).name for suffix in ("json", "txt", "parquet")}
         own |= {"checkpoints", "failures", "inflight", f"{self.sweep.name}.corrupt"}

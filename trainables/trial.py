@@ -59,7 +59,7 @@ class TrialWorker(tune.Trainable):
         """Start a new process's first trial."""
         self._job_path = Path(config["job"])
         self._job = TrialJob.read(self._job_path)
-        self._device = _set_up_device(self._job.threads)
+        self._device = set_up_device(self._job.threads)
         self._events = EventLog(self._job.run_dir, self._job.invocation)
         self._data: tuple[_Of, TrialData] | None = None
         self._opened: OpenedFolders = {}
@@ -192,13 +192,7 @@ class TrialWorker(tune.Trainable):
             return self._data[1]
         self._data = None  # make room before the next matrix comes
         began = time.perf_counter()
-        if isinstance(matrix.features, DatasetMatrix):
-            features = matrix.features.load()
-        else:
-            features = matrix.features.load(self._opened)
-        labels = np.array(job.labels)
-        split = job.split.split(len(labels), key.seed)
-        data = prepare_data(features, labels, split, job.n_classes, self._device, matrix.transform)
+        data = load_data(job, key, self._device, self._opened)
         self._data = (of, data)
         self._load_seconds = time.perf_counter() - began
         return data
@@ -270,6 +264,24 @@ class TrialWorker(tune.Trainable):
             time.sleep(0.02)
 
 
+def load_data(
+    job: TrialJob, key: TrialKey, device: torch.device, opened: OpenedFolders | None = None
+) -> TrialData:
+    """A trial's data.
+
+    Arguments:
+        opened: see `FeatureMatrix.load`.
+    """
+    matrix = job.matrix(key)
+    if isinstance(matrix.features, DatasetMatrix):
+        features = matrix.features.load()
+    else:
+        features = matrix.features.load(opened)
+    labels = np.array(job.labels)
+    split = job.split.split(len(labels), key.seed)
+    return prepare_data(features, labels, split, job.n_classes, device, matrix.transform)
+
+
 def trial_metrics(scores: dict[str, SplitScores], outcome: dict[str, Any]) -> dict[str, Any]:
     """The record's `metrics`: all of val and test, some of train, and what the fit tells."""
     metrics: dict[str, Any] = {
@@ -292,7 +304,7 @@ def _out_of_memory(error: RuntimeError) -> str | None:
     return None
 
 
-def _set_up_device(threads: int) -> torch.device:
+def set_up_device(threads: int) -> torch.device:
     """The device Ray gave this worker, set up so that a seed decides the result bit for bit."""
     torch.set_num_threads(threads)
     # NumPy's and SciPy's BLAS have threads of their own; they can be told once they are loaded.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -61,6 +61,13 @@ class Stack:
         for name in missing:
             self.down[name][row], self.up[name][row], self.scale[name][row] = 0.0, 0.0, 1.0
         self.rank[row], self.lost[row] = rank, lost
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep some rows only, in their order."""
+        for of in (self.down, self.up, self.scale):
+            for name, values in of.items():
+                of[name] = values[rows]
+        self.rank, self.lost = self.rank[rows], self.lost[rows]
 
     def columns(self, rows: int) -> dict[str, pa.Array]:
         """The first rows as Arrow columns."""

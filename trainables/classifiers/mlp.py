@@ -80,9 +80,7 @@ class Mlp(Classifier):
 
         return Training(data, config, seed)
 
-    def load(
-        self, kept: FitState, n_features: int, n_classes: int, config: MlpConfig
-    ) -> Predictor:
+    def load(self, kept: FitState, n_features: int, n_classes: int, config: MlpConfig) -> Predictor:
         """The network with the weights of the best epoch."""
         from .mlp_training import Network, build_classifier
 

@@ -1,0 +1,234 @@
+"""Adapters to judge, as people give them: files, folders and datasets, in stacks of one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.adapter_files.adapter import AdapterFile, open_adapter
+from features.adapter_files.bases import guess_base
+from features.adapter_files.errors import BadAdapterError
+from features.adapter_files.places import FOLDER_WEIGHTS, SUFFIXES, adapter_place, walk_weights
+from features.adapter_files.stack import Stack
+from features.columns import to_matrices
+from features.core.errors import UserError
+from features.layers import pair_layers
+from features.model_input import ModelInput, canonical_layers
+from features.representations import Representation
+from features.shapes import read_shapes
+from features.sources import DatasetRequest, Source, find_dataset
+
+from ..inspection import is_dataset
+
+_MOST_ROWS = 256
+_MOST_NUMBERS = 1 << 24
+"""Of the adapters that are looked at together: 64 MB."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An adapter that cannot be judged, and why."""
+
+    adapter: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """Adapters that can be judged, in a stack's first rows."""
+
+    adapters: list[str]
+    stack: Stack
+
+
+Found = Problem | Stacked
+
+
+@dataclass(frozen=True)
+class Given:
+    """What was named, found but not read.
+
+    Attributes:
+        files: of adapters.
+        datasets: of several adapters each, with what they were called.
+    """
+
+    files: list[Path]
+    datasets: list[tuple[str, Source]]
+
+    @property
+    def count(self) -> int:
+        """Adapters in all."""
+        return len(self.files) + sum(source.open().num_rows for _, source in self.datasets)
+
+
+def find_adapters(given: Sequence[str], memo: Path) -> Given:
+    """Adapter files, folders of PEFT or diffusers, folders of many, and datasets.
+
+    Raises:
+        UserError: one is nothing of this.
+    """
+    found = Given([], [])
+    for name in given:
+        place = Path(name)
+        is_adapter = place.is_dir() and any((place / file).exists() for file in FOLDER_WEIGHTS)
+        if is_adapter or place.suffix in SUFFIXES:
+            found.files.append(place)
+        elif place.is_dir() and not is_dataset(place):
+            inside = [adapter_place(weights) for weights in walk_weights(place)]
+            if not inside:
+                raise UserError(f"{place} holds no adapter")
+            found.files.extend(inside)
+        else:
+            found.datasets.append((name, find_dataset(DatasetRequest(name), memo)))
+    return found
+
+
+def read_adapters(
+    given: Given, read: ModelInput, item: Representation, lora_rank: int | None
+) -> Iterator[Found]:
+    """Every adapter that was named once, those that cannot be judged with their problem.
+
+    Arguments:
+        read: what a model reads of them.
+        item: its representation.
+        lora_rank: see `matrix_shape`, of datasets.
+    """
+    yield from _Files(read, item).read(given.files)
+    for name, source in given.datasets:
+        yield from _of_dataset(name, source, read, item, lora_rank)
+
+
+def _most_rows(read: ModelInput, rank: int) -> int:
+    numbers = sum(max(rank, own) * (m + n) for m, n, own in read.layers.values())
+    return max(1, min(_MOST_ROWS, _MOST_NUMBERS // numbers))
+
+
+class _Files:
+    """Collects files' layers in stacks, one for each rank above that of the training data."""
+
+    def __init__(self, read: ModelInput, item: Representation) -> None:
+        self._read, self._item = read, item
+        self._open: dict[int, tuple[Stack, list[str]]] = {}
+
+    def read(self, files: Sequence[Path]) -> Iterator[Found]:
+        """See `read_adapters`."""
+        for path in files:
+            try:
+                rank, full = self._add(path)
+            except BadAdapterError as error:
+                yield Problem(str(path), error.reason)
+                continue
+            if full:
+                stack, names = self._open.pop(rank)
+                yield Stacked(names, stack)
+        for stack, names in self._open.values():
+            if names:
+                yield Stacked(names, stack)
+
+    def _add(self, path: Path) -> tuple[int, bool]:
+        """Put a file into a stack; returns which, and whether it is full now.
+
+        Raises:
+            BadAdapterError: it cannot be judged.
+        """
+        adapter = open_adapter(path)
+        largest = max(rank for _, _, rank in adapter.shapes.values())
+        reason = self._read.problem(self._item, adapter.shapes, adapter.base, largest)
+        if reason is None and adapter.dora and not self._read.dora:
+            reason = "is of DoRA, whose update is more than B·A"
+        if reason:
+            raise BadAdapterError(path, reason)
+        rank = _rank_above(self._read, adapter)
+        most = _most_rows(self._read, rank)
+        if rank not in self._open:
+            self._open[rank] = self._read.stack(most, rank), []
+        stack, names = self._open[rank]
+        stack.read(len(names), adapter, frozenset(self._read.layers))
+        reason = self._read.unknown_scale(self._item, stack, len(names))
+        if reason:
+            raise BadAdapterError(path, reason)
+        names.append(str(path))
+        return rank, len(names) == most
+
+
+def _rank_above(read: ModelInput, adapter: AdapterFile) -> int:
+    """The largest rank of an adapter's layers, if one is larger than in training; else 0."""
+    pairs = [(adapter.shapes[name][2], own) for name, (_, _, own) in read.layers.items()]
+    return max(rank for rank, _ in pairs) if any(rank > own for rank, own in pairs) else 0
+
+
+# Datasets
+
+
+def _of_dataset(
+    name: str, source: Source, read: ModelInput, item: Representation, lora_rank: int | None
+) -> Iterator[Found]:
+    tensors, scales = read_shapes(source, lora_rank)
+    layers = canonical_layers(pair_layers(tensors, scales))
+    shapes = {layer: own.shape for layer, own in layers.items()}
+    base = guess_base(shapes, {}, {})
+    largest = max((rank for _, _, rank in shapes.values()), default=0)
+    reader = source.open()
+    facts = [column for column in ("path", "rank", "dora") if column in reader.schema.names]
+    above = max(
+        (shapes[n][2] for n, (_, _, own) in read.layers.items() if n in shapes and shapes[n][2] > own),
+        default=0,
+    )  # fmt: skip
+    most = _most_rows(read, above)
+    for top in range(0, reader.num_rows, most):
+        rows = range(top, min(top + most, reader.num_rows))
+        known = {fact: _values(reader.read(rows.start, rows.stop, [fact])) for fact in facts}
+        names = known.get("path") or [f"{name}[{row}]" for row in rows]
+        ranks = known.get("rank") or [largest] * len(rows)
+        reasons = [read.problem(item, shapes, base, rank) for rank in ranks]
+        for i, dora in enumerate(known.get("dora", ())):
+            if dora and not read.dora and reasons[i] is None:
+                reasons[i] = "is of DoRA, whose update is more than B·A"
+        if any(reason is None for reason in reasons):
+            stack = read.stack(len(rows), above)
+            fine = np.ones(len(rows), bool)
+
+            def column(of: str, shape: tuple[int, int]) -> np.ndarray:
+                batches = reader.read(rows.start, rows.stop, [of])
+                return np.concatenate([to_matrices(b.column(0), shape) for b in batches])
+
+            _fill(stack, {n: layers[n] for n in read.layers}, tensors, column, fine)
+            for i in range(len(rows)):
+                if reasons[i] is None and not fine[i]:
+                    reasons[i] = "has NaN or infinite numbers"
+                reasons[i] = reasons[i] or read.unknown_scale(item, stack, i)
+            kept = [i for i, reason in enumerate(reasons) if reason is None]
+            if kept:
+                stack.select(kept)
+                yield Stacked([names[i] for i in kept], stack)
+        yield from (Problem(n, reason) for n, reason in zip(names, reasons) if reason)
+
+
+def _fill(
+    stack: Stack,
+    layers: dict[str, Any],
+    tensors: dict[str, tuple[int, int]],
+    column: Callable[[str, tuple[int, int]], np.ndarray],
+    fine: np.ndarray,
+) -> None:
+    """Copy layers of a dataset's rows into a stack, and note which rows are finite."""
+    for name, layer in layers.items():
+        outputs, inputs, rank = layer.shape
+        down = column(layer.down, (rank, inputs))
+        up = column(layer.up, (outputs, rank))
+        stack.down[name][:, :rank], stack.up[name][:, :, :rank] = down, up
+        parts = [down, up]
+        if layer.scale:
+            parts.append(column(layer.scale, (1, 1)))
+            stack.scale[name][:] = parts[-1].reshape(-1)
+        for part in parts:
+            fine &= np.isfinite(part).reshape(len(fine), -1).all(axis=1)
+
+
+def _values(batches: Iterator[Any]) -> list[Any]:
+    return [value for batch in batches for value in batch.column(0).to_pylist()]
