@@ -472,6 +472,46 @@ def inspect_(
     typer.echo(json.dumps(found.to_json()) if as_json else "\n".join(found.lines()))
 
 
+@app.command(epilog="Example: lorasweep export ray_results/digits-zoo model")
+@guarded
+@with_options(RuntimeOptions, without=("output_dir", "name", "save_models", "log_to"))
+def export(
+    given: Given,
+    run_dir: RunDirArgument,
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    config: ConfigOption = None,
+    representation: RepresentationOption = None,
+    classifier: ClassifierOption = None,
+    big: Annotated[
+        bool, typer.Option("--yes", help="Also models that take more than 500 MB.")
+    ] = False,
+) -> None:
+    """Write the best models of a sweep, of every layer config or of what is named, with a model
+    card, into a folder that is all that `predict` needs. Those that are missing are trained."""
+    from sweep.models.export import export_models
+    from sweep.sweep_file import read_sweep_file
+    from sweep.watch.terminal import Reporter
+
+    run_dir = run_dir.absolute()
+    known = {"cache_dir": Path(read_sweep_file(run_dir).environment["cache_dir"])}
+    options = RuntimeOptions(dashboard=False, **{**known, **given})
+    with Reporter() as reporter:
+        found = export_models(
+            run_dir,
+            out,
+            options,
+            reporter,
+            config=config,
+            representation=representation,
+            classifier=classifier,
+            big=big,
+        )
+    for model in found:
+        typer.echo(
+            f"{'/'.join(model.pair)}  {model.path}  {model.path.stat().st_size / 1e6:,.1f} MB"
+        )
+
+
 @app.command(
     epilog="Example: lorasweep predict ray_results/digits-zoo adapters --fail-on cats:0.8. Exit "
     "code 3: an adapter is of that class, or cannot be judged."

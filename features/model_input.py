@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,12 +20,14 @@ from .adapter_files.stack import Stack
 from .batches import DatasetBatches
 from .core.errors import UserError
 from .dataset_matrix import read_matrix
-from .fitted.kernel import Factors
 from .layer_names import parse_layer
 from .layers import Layer, is_down, layer_name, scale_column, tensor_names
 from .representations import Representation, Unit
 from .scan import DatasetScan
 from .shapes import some
+
+if TYPE_CHECKING:
+    from .fitted.kernel import Factors
 
 WHOLE = "adapter"
 """The one column of what is about whole adapters."""
@@ -158,13 +160,16 @@ class ModelInput:
         tensors = self.tensors if item.unit is Unit.TENSOR else {}
         return read_matrix(DatasetBatches(lambda: table, tensors, read), item, self.columns, rows)
 
-    def factors(self, stack: Stack, rows: int) -> Iterator[Factors]:
+    def factors(self, stack: Stack, rows: int) -> list[Factors]:
         """Every layer of the first adapters of a stack, in the order of `layers`."""
         import torch
 
-        for name in self.layers:
-            parts = (stack.down[name], stack.up[name], stack.scale[name])
-            yield Factors(*(torch.from_numpy(part[:rows]) for part in parts))
+        from .fitted.kernel import Factors
+
+        return [
+            Factors(*(torch.from_numpy(part[name][:rows]) for part in stack.parts))
+            for name in self.layers
+        ]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -246,12 +246,9 @@ def make_models(
     """Make some models; the engine is started for them unless it runs. See `engine.models`."""
     if not pairs:
         return
-    from .engine import models
+    with nullcontext(cache) if cache is not None else engine(run) as cache:
+        from .engine import models  # imports Ray, which the engine has to do first
 
-    if cache is not None:
-        models.make_models(run, cache, pairs, big=big)
-        return
-    with engine(run) as cache:
         models.make_models(run, cache, pairs, big=big)
 
 

@@ -41,10 +41,23 @@ class FittedTransform:
     scale: np.ndarray
     components: np.ndarray | None
 
+    @property
+    def width(self) -> int:
+        """Of the input."""
+        return len(self.mean) if self.components is None else self.components.shape[1]
+
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """(n, n_features) float32 -> (n, width) float32."""
-        x = _standardised(features.astype(np.float64), self.mean, self.scale).astype(np.float32)
-        return x if self.components is None else x @ self.components
+        return self.project(self.standardise(features))
+
+    def standardise(self, features: np.ndarray) -> np.ndarray:
+        """The first half: (n, n_features) float32."""
+        values = _standardised(features.astype(np.float64), self.mean, self.scale)
+        return values.astype(np.float32)
+
+    def project(self, standardised: np.ndarray) -> np.ndarray:
+        """The second half: (n, width) float32."""
+        return standardised if self.components is None else standardised @ self.components
 
 
 def _standardised(values: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ from .model import KeptData, KeptFit, write_model
 from .record import TrialKey, read_record
 from .reference import Reference
 from .run_dir import RunDir
-from .trial import load_data, set_up_device
+from .trial import load_data, load_features, set_up_device
 
 CLOSE = 1e-4
 """Where the two largest probabilities differ by less, either class is right."""
@@ -106,18 +106,19 @@ def write_pair(
         fitted: of a fitted representation, for every split one.
         fits: those of `keys`.
     """
-    cpu = torch.device("cpu")
     shared: list[KeptData] = []
     placed = []
     for i, (key, fit) in enumerate(zip(keys, fits)):
         if not shared or job.split.per_seed:
-            data = load_data(job, key, cpu)
-            assert data.transform is not None
-            shared.append(KeptData(data.transform, Reference.of(data.train.x)))
+            transform = load_data(job, key, torch.device("cpu")).transform
+            assert transform is not None
             if fitted:
                 alike = fits[i : i + 1] if job.split.per_seed else fits
-                found = _projection(job, key, about, fitted[len(shared) - 1], alike, data.transform)
-                shared[-1] = replace(shared[-1], projection=found)
+                shared.append(_projected(job, key, about, fitted[len(shared)], alike, transform))
+            else:
+                train = job.split.split(len(job.labels), key.seed).train
+                x = transform.standardise(load_features(job, key)[train])
+                shared.append(KeptData(transform, Reference.of(x)))
         placed.append(replace(fit, data=len(shared) - 1))
     path = RunDir(job.run_dir).model(*keys[0].pair)
     write_model(path, about, placed, shared)
@@ -127,15 +128,15 @@ def write_pair(
 # Fitted representations
 
 
-def _projection(
+def _projected(
     job: TrialJob,
     key: TrialKey,
     about: dict[str, Any],
     fitted: FitOnDataset,
     fits: Sequence[KeptFit],
     transform: FittedTransform,
-) -> tuple[Projection, list[Factors]]:
-    """The projection and its landmarks: in half precision, unless a class changes by that."""
+) -> KeptData:
+    """With the projection and its landmarks: in half precision, unless a class changes by that."""
     layers = ModelInput.from_json(about["input"]).layers
     names = {name: layer.name for name, layer in canonical_layers(fitted.scan.layers).items()}
     stored = Projection.read(fitted.folder)
@@ -146,19 +147,21 @@ def _projection(
     halved = [Factors(*(part.half() for part in (f.down, f.up, f.scale))) for f in landmarks]
     split = job.split.split(len(job.labels), key.seed)
     checked = np.concatenate([split.test, split.val])[:_MOST_CHECKED]
-    order_of_rows = np.argsort(checked)
-    own = _factors(fitted, checked[order_of_rows], [names[name] for name in layers])
+    own = _factors(fitted, np.sort(checked), [names[name] for name in layers])
     kernel = fitted.of.item.kernel
-    exact, rounded = (
-        torch.from_numpy(transform(projection.project(kernel, own, others)))
-        for others in (landmarks, list(as_float32(halved)))
+    products, rounded = (
+        projection.products(kernel, own, others)[0] for others in (landmarks, as_float32(halved))
     )
+    inputs = [
+        torch.from_numpy(transform(projection.components.project(found)))
+        for found in (products, rounded)
+    ]
     classifier, config = job.classifier(key.classifier)
-    for fit in fits:
-        loaded = classifier.load(fit.state, exact.shape[1], job.n_classes, config)
-        if _differ(loaded, exact, rounded):
-            return projection, landmarks
-    return projection, halved
+    loaded = [classifier.load(f.state, inputs[0].shape[1], job.n_classes, config) for f in fits]
+    kept = landmarks if any(_differ(own, *inputs) for own in loaded) else halved
+    exact = as_float32(kept)
+    reference = Reference.of_products(*projection.products(kernel, exact, exact))
+    return KeptData(transform, reference, (projection, kept))
 
 
 def _differ(predictor: Predictor, first: torch.Tensor, second: torch.Tensor) -> bool:

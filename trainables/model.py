@@ -144,11 +144,9 @@ def _read_data(tensors: Mapping[str, Tensor], layers: int) -> KeptData:
                 Components(arrays["projection.weights"], arrays["projection.means"]),
                 arrays["projection.mean_squares"],
             ),
-            list(
-                as_float32(
-                    Factors(*(tensors[f"landmarks.{i}.{s}"] for s in ("down", "up", "scale")))
-                    for i in range(layers)
-                )
+            as_float32(
+                Factors(*(tensors[f"landmarks.{i}.{s}"] for s in ("down", "up", "scale")))
+                for i in range(layers)
             ),
         )
     return KeptData(
@@ -231,7 +229,7 @@ class ModelFile:
         fits = []
         for fit in chosen:
             kept = FitState(_of(tensors, f"fit-{fit['seed']}"), fit["rest"])
-            width = data[fit["data"]].reference.train.shape[1]
+            width = data[fit["data"]].transform.width
             loaded = classifier.load(kept, width, len(self.classes), config)
             fits.append(LoadedFit(loaded, fit["temperature"], fit["data"]))
         return Model(self.input, item, data, fits)
@@ -328,22 +326,30 @@ class Model:
 
         from .calibration import at_temperature
 
-        features = None if self.item.kernel else self.input.values(self.item, stack, rows)
+        values = None if self.item.kernel else self.input.values(self.item, stack, rows)
         probabilities: list[np.ndarray] = []
         unlike: list[np.ndarray] = []
         for index, data in self.data.items():
-            x = self._features(data, stack, rows) if features is None else features
-            fine = np.isfinite(x).all(axis=1)
-            inputs = torch.from_numpy(data.transform(np.where(fine[:, None], x, 0.0)))
+            if values is None:
+                features, far = self._projected(data, stack, rows)
+            else:
+                features, far = values, None
+            fine = np.isfinite(features).all(axis=1)
+            x = data.transform.standardise(np.where(fine[:, None], features, 0.0))
+            inputs = torch.from_numpy(data.transform.project(x))
             for fit in self.fits:
                 if fit.data == index:
                     log_p = fit.predictor.log_probabilities(inputs)
                     p = np.exp(at_temperature(log_p, fit.temperature))
                     probabilities.append(np.where(fine[:, None], p, np.nan))
-            unlike.append(np.where(fine, data.reference.unlike(inputs), np.nan))
+            unlike.append(data.reference.unlike(x) if far is None else far)
         return np.mean(probabilities, axis=0), np.mean(unlike, axis=0)
 
-    def _features(self, data: KeptData, stack: Stack, rows: int) -> np.ndarray:
+    def _projected(self, data: KeptData, stack: Stack, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """Coordinates, and how unlike the landmarks."""
         assert data.projection is not None
         projection, landmarks = data.projection
-        return projection.project(self.item.kernel, self.input.factors(stack, rows), landmarks)
+        own = self.input.factors(stack, rows)
+        products, squares = projection.products(self.item.kernel, own, landmarks)
+        far = data.reference.unlike_products(products, squares)
+        return projection.components.project(products), far

@@ -272,14 +272,16 @@ def load_data(
     Arguments:
         opened: see `FeatureMatrix.load`.
     """
-    matrix = job.matrix(key)
-    if isinstance(matrix.features, DatasetMatrix):
-        features = matrix.features.load()
-    else:
-        features = matrix.features.load(opened)
-    labels = np.array(job.labels)
+    features, labels = load_features(job, key, opened), np.array(job.labels)
     split = job.split.split(len(labels), key.seed)
-    return prepare_data(features, labels, split, job.n_classes, device, matrix.transform)
+    transform = job.matrix(key).transform
+    return prepare_data(features, labels, split, job.n_classes, device, transform)
+
+
+def load_features(job: TrialJob, key: TrialKey, opened: OpenedFolders | None = None) -> np.ndarray:
+    """(n_samples, n_features) float32 of a trial's pair."""
+    features = job.matrix(key).features
+    return features.load() if isinstance(features, DatasetMatrix) else features.load(opened)
 
 
 def trial_metrics(scores: dict[str, SplitScores], outcome: dict[str, Any]) -> dict[str, Any]:

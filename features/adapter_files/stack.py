@@ -62,9 +62,14 @@ class Stack:
             self.down[name][row], self.up[name][row], self.scale[name][row] = 0.0, 0.0, 1.0
         self.rank[row], self.lost[row] = rank, lost
 
+    @property
+    def parts(self) -> tuple[dict[str, np.ndarray], ...]:
+        """down, up and scale."""
+        return self.down, self.up, self.scale
+
     def select(self, rows: Sequence[int]) -> None:
         """Keep some rows only, in their order."""
-        for of in (self.down, self.up, self.scale):
+        for of in self.parts:
             for name, values in of.items():
                 of[name] = values[rows]
         self.rank, self.lost = self.rank[rows], self.lost[rows]

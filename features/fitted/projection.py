@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,26 +53,28 @@ class Projection:
         found = load_file(folder / FILE)
         return cls(Components(found["weights"], found["means"]), found["mean_squares"])
 
-    def project(
-        self, kernel: str, layers: Iterable[Factors], landmarks: Sequence[Factors]
-    ) -> NDArray[np.float32]:
-        """(n, n_components) coordinates of some adapters.
+    def products(
+        self, kernel: str, layers: Sequence[Factors], landmarks: Sequence[Factors]
+    ) -> tuple[NDArray[np.float32], torch.Tensor]:
+        """Inner products of some adapters with the landmarks, which `components` project.
 
         Arguments:
-            kernel: inner product, by its name.
-            layers, landmarks: in sorted order of layers.
+            kernel: by its name.
+            layers, landmarks: in the order of `mean_squares`.
+
+        Returns:
+            (n, n_landmarks) inner products, and (n,) float64 squared lengths.
         """
-        between, total = KERNELS[kernel].between, None
+        of, n = KERNELS[kernel], len(layers[0].down)
+        total = torch.zeros(n, len(landmarks[0].down))
+        squares = torch.zeros(n, dtype=torch.float64)
         for own, others, square in zip(layers, landmarks, self.mean_squares):
             if square:
-                products = layer_products(between, own, others) / float(square)
-                total = products if total is None else total + products
-        if total is None:  # every landmark is zero
-            return np.zeros((len(next(iter(layers)).down), self.components.weights.shape[1]), "f4")
-        return self.components.project(total.numpy())
+                total += layer_products(of.between, own, others) / float(square)
+                squares += of.own(own) / float(square)
+        return total.numpy(), squares
 
 
-def as_float32(layers: Iterable[Factors]) -> Iterator[Factors]:
+def as_float32(layers: Iterable[Factors]) -> list[Factors]:
     """The same in the precision that is computed in."""
-    for layer in layers:
-        yield Factors(*(part.to(torch.float32) for part in (layer.down, layer.up, layer.scale)))
+    return [Factors(*(part.float() for part in (f.down, f.up, f.scale))) for f in layers]

@@ -147,7 +147,8 @@ def _run(
             refused.add(pair)
             continue
         left[pair] -= 1
-        run.reporter.progress("models", len(points) - sum(left.values()), len(points), "fits")
+        done = len(points) - sum(max(0, count) for count in left.values())
+        run.reporter.progress("models", done, len(points), "fits")
         if left[pair] < 0:
             yield pair, size
         elif not left[pair] and pair not in refused:
@@ -226,10 +227,9 @@ def _least_bytes(run: Invocation, key: TrialKey, about: dict[str, Any]) -> int:
     read = ModelInput.from_json(about["input"])
     seeds = len(run.sweep.grid.keys_of(key.pair)) if run.declared.split.per_seed else 1
     train = len(run.declared.split.split(run.scan.num_samples, key.seed).train)
-    width = run.declared.features(*key.pair, run.scan)
-    each = 2 * train * width
+    width = run.declared.cached_width(*key.pair, run.scan)
     one = run.declared.fitted(key, run.scan)
-    if one:
-        numbers = sum(rank * (m + n) for m, n, rank in read.layers.values())
-        each += len(one.landmarks.samples) * (2 * numbers + 8 * width)
-    return seeds * each
+    if one is None:
+        return seeds * 2 * train * width
+    numbers = sum(rank * (m + n) for m, n, rank in read.layers.values())
+    return seeds * len(one.landmarks.samples) * (2 * numbers + 8 * width)

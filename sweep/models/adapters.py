@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from ..inspection import is_dataset
 _MOST_ROWS = 256
 _MOST_NUMBERS = 1 << 24
 """Of the adapters that are looked at together: 64 MB."""
+_DORA = "is of DoRA, whose update is more than B·A, and the training data had none"
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def read_adapters(
     """
     yield from _Files(read, item).read(given.files)
     for name, source in given.datasets:
-        yield from _of_dataset(name, source, read, item, lora_rank)
+        yield from _Rows(name, source, read, item, lora_rank).read()
 
 
 def _most_rows(read: ModelInput, rank: int) -> int:
@@ -140,7 +141,7 @@ class _Files:
         largest = max(rank for _, _, rank in adapter.shapes.values())
         reason = self._read.problem(self._item, adapter.shapes, adapter.base, largest)
         if reason is None and adapter.dora and not self._read.dora:
-            reason = "is of DoRA, whose update is more than B·A"
+            reason = _DORA
         if reason:
             raise BadAdapterError(path, reason)
         rank = _rank_above(self._read, adapter)
@@ -165,70 +166,75 @@ def _rank_above(read: ModelInput, adapter: AdapterFile) -> int:
 # Datasets
 
 
-def _of_dataset(
-    name: str, source: Source, read: ModelInput, item: Representation, lora_rank: int | None
-) -> Iterator[Found]:
-    tensors, scales = read_shapes(source, lora_rank)
-    layers = canonical_layers(pair_layers(tensors, scales))
-    shapes = {layer: own.shape for layer, own in layers.items()}
-    base = guess_base(shapes, {}, {})
-    largest = max((rank for _, _, rank in shapes.values()), default=0)
-    reader = source.open()
-    facts = [column for column in ("path", "rank", "dora") if column in reader.schema.names]
-    above = max(
-        (shapes[n][2] for n, (_, _, own) in read.layers.items() if n in shapes and shapes[n][2] > own),
-        default=0,
-    )  # fmt: skip
-    most = _most_rows(read, above)
-    for top in range(0, reader.num_rows, most):
-        rows = range(top, min(top + most, reader.num_rows))
-        known = {fact: _values(reader.read(rows.start, rows.stop, [fact])) for fact in facts}
-        names = known.get("path") or [f"{name}[{row}]" for row in rows]
-        ranks = known.get("rank") or [largest] * len(rows)
-        reasons = [read.problem(item, shapes, base, rank) for rank in ranks]
-        for i, dora in enumerate(known.get("dora", ())):
-            if dora and not read.dora and reasons[i] is None:
-                reasons[i] = "is of DoRA, whose update is more than B·A"
-        if any(reason is None for reason in reasons):
-            stack = read.stack(len(rows), above)
-            fine = np.ones(len(rows), bool)
+class _Rows:
+    """A dataset's adapters, some at a time."""
 
-            def column(of: str, shape: tuple[int, int]) -> np.ndarray:
-                batches = reader.read(rows.start, rows.stop, [of])
-                return np.concatenate([to_matrices(b.column(0), shape) for b in batches])
+    def __init__(
+        self, name: str, source: Source, read: ModelInput, item: Representation, rank: int | None
+    ) -> None:
+        self._name, self._read, self._item = name, read, item
+        self._table = source.open()
+        tensors, scales = read_shapes(source, rank)
+        self._layers = canonical_layers(pair_layers(tensors, scales))
+        self._shapes = {name: layer.shape for name, layer in self._layers.items()}
+        self._base = guess_base(self._shapes, {}, {})
 
-            _fill(stack, {n: layers[n] for n in read.layers}, tensors, column, fine)
-            for i in range(len(rows)):
-                if reasons[i] is None and not fine[i]:
-                    reasons[i] = "has NaN or infinite numbers"
-                reasons[i] = reasons[i] or read.unknown_scale(item, stack, i)
-            kept = [i for i, reason in enumerate(reasons) if reason is None]
-            if kept:
-                stack.select(kept)
-                yield Stacked([names[i] for i in kept], stack)
-        yield from (Problem(n, reason) for n, reason in zip(names, reasons) if reason)
+    def read(self) -> Iterator[Found]:
+        """See `read_adapters`."""
+        own = [self._shapes[name][2] for name in self._read.layers if name in self._shapes]
+        largest = max(own, default=0)
+        most = _most_rows(self._read, largest)
+        for top in range(0, self._table.num_rows, most):
+            rows = range(top, min(top + most, self._table.num_rows))
+            names = self._values("path", rows) or [f"{self._name}[{row}]" for row in rows]
+            ranks = self._values("rank", rows) or [largest] * len(rows)
+            dora = self._values("dora", rows) or [False] * len(rows)
+            reasons = [self._problem(*facts) for facts in zip(ranks, dora)]
+            if None in reasons:
+                stack = self._read.stack(len(rows), largest)
+                fine = self._fill(stack, rows)
+                for i, reason in enumerate(reasons):
+                    if reason is None:
+                        reasons[i] = (
+                            self._read.unknown_scale(self._item, stack, i)
+                            if fine[i]
+                            else "has NaN or infinite numbers"
+                        )
+                kept = [i for i, reason in enumerate(reasons) if reason is None]
+                if kept:
+                    stack.select(kept)
+                    yield Stacked([names[i] for i in kept], stack)
+            yield from (Problem(name, reason) for name, reason in zip(names, reasons) if reason)
 
+    def _problem(self, rank: int, dora: bool) -> str | None:
+        if dora and not self._read.dora:
+            return _DORA
+        return self._read.problem(self._item, self._shapes, self._base, rank)
 
-def _fill(
-    stack: Stack,
-    layers: dict[str, Any],
-    tensors: dict[str, tuple[int, int]],
-    column: Callable[[str, tuple[int, int]], np.ndarray],
-    fine: np.ndarray,
-) -> None:
-    """Copy layers of a dataset's rows into a stack, and note which rows are finite."""
-    for name, layer in layers.items():
-        outputs, inputs, rank = layer.shape
-        down = column(layer.down, (rank, inputs))
-        up = column(layer.up, (outputs, rank))
-        stack.down[name][:, :rank], stack.up[name][:, :, :rank] = down, up
-        parts = [down, up]
-        if layer.scale:
-            parts.append(column(layer.scale, (1, 1)))
-            stack.scale[name][:] = parts[-1].reshape(-1)
-        for part in parts:
-            fine &= np.isfinite(part).reshape(len(fine), -1).all(axis=1)
+    def _fill(self, stack: Stack, rows: range) -> np.ndarray:
+        """Copy the layers that are read; returns which rows are finite."""
+        fine = np.ones(len(rows), bool)
+        for name in self._read.layers:
+            layer = self._layers[name]
+            outputs, inputs, rank = layer.shape
+            down = self._matrices(layer.down, rows, (rank, inputs))
+            up = self._matrices(layer.up, rows, (outputs, rank))
+            stack.down[name][:, :rank], stack.up[name][:, :, :rank] = down, up
+            parts = [down, up]
+            if layer.scale:
+                parts.append(self._matrices(layer.scale, rows, (1, 1)))
+                stack.scale[name][:] = parts[-1].reshape(-1)
+            for part in parts:
+                fine &= np.isfinite(part).reshape(len(fine), -1).all(axis=1)
+        return fine
 
+    def _matrices(self, column: str, rows: range, shape: tuple[int, int]) -> np.ndarray:
+        batches = self._table.read(rows.start, rows.stop, [column])
+        return np.concatenate([to_matrices(batch.column(0), shape) for batch in batches])
 
-def _values(batches: Iterator[Any]) -> list[Any]:
-    return [value for batch in batches for value in batch.column(0).to_pylist()]
+    def _values(self, column: str, rows: range) -> list[Any]:
+        """Empty if there is no such column."""
+        if column not in self._table.schema.names:
+            return []
+        batches = self._table.read(rows.start, rows.stop, [column])
+        return [value for batch in batches for value in batch.column(0).to_pylist()]
