@@ -103,7 +103,7 @@ def write_pair(
     Arguments:
         keys: the pair's trials.
         about: see `write_model`.
-        fitted: of a fitted representation, for every split one.
+        fitted: of a fitted representation, for every trial; else empty.
         fits: those of `keys`.
     """
     shared: list[KeptData] = []
@@ -114,7 +114,7 @@ def write_pair(
             assert transform is not None
             if fitted:
                 alike = fits[i : i + 1] if job.split.per_seed else fits
-                shared.append(_projected(job, key, about, fitted[len(shared)], alike, transform))
+                shared.append(_projected(job, key, about, fitted[i], alike, transform))
             else:
                 train = job.split.split(len(job.labels), key.seed).train
                 x = transform.standardise(load_features(job, key)[train])

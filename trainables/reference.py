@@ -102,5 +102,5 @@ def _kernel_distances(
     if own is not None:
         distances[torch.arange(len(distances)), own] = torch.inf
         count -= 1
-    nearest = distances.topk(min(NEIGHBOUR, count), dim=1, largest=False, sorted=True)
+    nearest = distances.topk(min(NEIGHBOUR, max(count, 1)), dim=1, largest=False, sorted=True)
     return nearest.values[:, -1].clamp(min=0).sqrt()

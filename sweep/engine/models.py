@@ -165,12 +165,13 @@ def _reason(error: Exception) -> str:
 
 
 def _fitted(run: Invocation, cache: Path, keys: Sequence[TrialKey]) -> list[FitOnDataset]:
-    """What a pair's representation is fitted on, for every split one; empty if it is not fitted."""
-    found = run.declared.all_fitted(keys, run.scan)
+    """What each of a pair's trials is fitted on; empty if their representation is not fitted."""
+    found = (run.declared.fitted(key, run.scan) for key in keys)
     weights = run.scan.weights
     return [
         FitOnDataset(run.source, run.scan, one, CacheEntry(cache, weights, one.stored).folder)
         for one in found
+        if one
     ]
 
 

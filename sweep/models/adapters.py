@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,11 +30,18 @@ _MOST_NUMBERS = 1 << 24
 _DORA = "is of DoRA, whose update is more than B·A, and the training data had none"
 
 
+class Adapter(NamedTuple):
+    """One of those that were given: the how-manieth, and its path or row."""
+
+    place: int
+    name: str
+
+
 @dataclass(frozen=True)
 class Problem:
     """An adapter that cannot be judged, and why."""
 
-    adapter: str
+    adapter: Adapter
     reason: str
 
 
@@ -42,7 +49,7 @@ class Problem:
 class Stacked:
     """Adapters that can be judged, in a stack's first rows."""
 
-    adapters: list[str]
+    adapters: list[Adapter]
     stack: Stack
 
 
@@ -100,8 +107,10 @@ def read_adapters(
         lora_rank: see `matrix_shape`, of datasets.
     """
     yield from _Files(read, item).read(given.files)
+    first = len(given.files)
     for name, source in given.datasets:
-        yield from _Rows(name, source, read, item, lora_rank).read()
+        yield from _Rows(name, source, read, item, lora_rank).read(first)
+        first += source.open().num_rows
 
 
 def _most_rows(read: ModelInput, rank: int) -> int:
@@ -114,24 +123,24 @@ class _Files:
 
     def __init__(self, read: ModelInput, item: Representation) -> None:
         self._read, self._item = read, item
-        self._open: dict[int, tuple[Stack, list[str]]] = {}
+        self._open: dict[int, tuple[Stack, list[Adapter]]] = {}
 
     def read(self, files: Sequence[Path]) -> Iterator[Found]:
         """See `read_adapters`."""
-        for path in files:
+        for place, path in enumerate(files):
             try:
-                rank, full = self._add(path)
+                rank, full = self._add(place, path)
             except BadAdapterError as error:
-                yield Problem(str(path), error.reason)
+                yield Problem(Adapter(place, str(path)), error.reason)
                 continue
             if full:
-                stack, names = self._open.pop(rank)
-                yield Stacked(names, stack)
-        for stack, names in self._open.values():
-            if names:
-                yield Stacked(names, stack)
+                stack, adapters = self._open.pop(rank)
+                yield Stacked(adapters, stack)
+        for stack, adapters in self._open.values():
+            if adapters:
+                yield Stacked(adapters, stack)
 
-    def _add(self, path: Path) -> tuple[int, bool]:
+    def _add(self, place: int, path: Path) -> tuple[int, bool]:
         """Put a file into a stack; returns which, and whether it is full now.
 
         Raises:
@@ -148,13 +157,13 @@ class _Files:
         most = _most_rows(self._read, rank)
         if rank not in self._open:
             self._open[rank] = self._read.stack(most, rank), []
-        stack, names = self._open[rank]
-        stack.read(len(names), adapter, frozenset(self._read.layers))
-        reason = self._read.unknown_scale(self._item, stack, len(names))
+        stack, adapters = self._open[rank]
+        stack.read(len(adapters), adapter, frozenset(self._read.layers))
+        reason = self._read.unknown_scale(self._item, stack, len(adapters))
         if reason:
             raise BadAdapterError(path, reason)
-        names.append(str(path))
-        return rank, len(names) == most
+        adapters.append(Adapter(place, str(path)))
+        return rank, len(adapters) == most
 
 
 def _rank_above(read: ModelInput, adapter: AdapterFile) -> int:
@@ -179,14 +188,15 @@ class _Rows:
         self._shapes = {name: layer.shape for name, layer in self._layers.items()}
         self._base = guess_base(self._shapes, {}, {})
 
-    def read(self) -> Iterator[Found]:
-        """See `read_adapters`."""
+    def read(self, first: int) -> Iterator[Found]:
+        """See `read_adapters`; the first one's place is given."""
         own = [self._shapes[name][2] for name in self._read.layers if name in self._shapes]
         largest = max(own, default=0)
         most = _most_rows(self._read, largest)
         for top in range(0, self._table.num_rows, most):
             rows = range(top, min(top + most, self._table.num_rows))
             names = self._values("path", rows) or [f"{self._name}[{row}]" for row in rows]
+            adapters = [Adapter(first + row, name) for row, name in zip(rows, names)]
             ranks = self._values("rank", rows) or [largest] * len(rows)
             dora = self._values("dora", rows) or [False] * len(rows)
             reasons = [self._problem(*facts) for facts in zip(ranks, dora)]
@@ -203,8 +213,8 @@ class _Rows:
                 kept = [i for i, reason in enumerate(reasons) if reason is None]
                 if kept:
                     stack.select(kept)
-                    yield Stacked([names[i] for i in kept], stack)
-            yield from (Problem(name, reason) for name, reason in zip(names, reasons) if reason)
+                    yield Stacked([adapters[i] for i in kept], stack)
+            yield from (Problem(one, reason) for one, reason in zip(adapters, reasons) if reason)
 
     def _problem(self, rank: int, dora: bool) -> str | None:
         if dora and not self._read.dora:

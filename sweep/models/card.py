@@ -88,6 +88,7 @@ def model_card(run_dir: Path, models: Sequence[ModelFile]) -> str:
 def _front_matter(run: RunData, pair: tuple[str, str], accuracy: float) -> list[str]:
     return [
         "---",
+        "# license: yours to choose",
         "library_name: lorasweep",
         "tags: [lora, weight-space-learning, model-inspection]",
         "metrics: [accuracy]",
@@ -122,22 +123,19 @@ def _data(run: RunData) -> list[str]:
 
 def _confusions(run: RunData, pair: tuple[str, str]) -> list[str]:
     """The pairs of classes that were mixed up most, over all seeds."""
-    cells: Any = np.sum([record["confusion"]["test"] for record in run.of_pair(pair)], axis=0)
+    cells: Any = np.mean([record["confusion"]["test"] for record in run.of_pair(pair)], axis=0)
     classes = run.sweep.frozen["classes"]
-    totals = cells.sum(axis=1)
-    wrong = [
-        (int(cells[i, j]), i, j)
-        for i in range(len(classes))
-        for j in range(len(classes))
-        if i != j and cells[i, j]
+    shares = cells / np.maximum(cells.sum(axis=1, keepdims=True), 1)
+    np.fill_diagonal(shares, 0.0)
+    worst = np.argsort(-shares, axis=None, kind="stable")[:_MOST_CONFUSIONS]
+    places = [divmod(int(place), len(classes)) for place in worst]
+    lines = [
+        f"- {classes[i]} as {classes[j]}: {shares[i, j]:.0%} of its {round(cells[i].sum())} test "
+        "adapters"
+        for i, j in places
+        if shares[i, j]
     ]
-    worst = sorted(wrong, key=lambda item: (-item[0], item[1:]))[:_MOST_CONFUSIONS]
-    if not worst:
-        return ["None was, by any seed, in the test split."]
-    return [
-        f"- {classes[i]} as {classes[j]}: {n} of {totals[i]} test predictions of all seeds"
-        for n, i, j in worst
-    ]
+    return lines or ["None was, by any seed, in the test split."]
 
 
 def _limits(run: RunData, best: ModelFile) -> list[str]:
@@ -161,9 +159,11 @@ def _limits(run: RunData, best: ModelFile) -> list[str]:
 
 def _made(run: RunData, models: Sequence[ModelFile]) -> list[str]:
     packages = ", ".join(f"{n} {v}" for n, v in models[0].note["packages"].items())
+    dataset = run.sweep.environment["dataset"]["dataset"]
+    command = reproduce_command(run.sweep).replace(dataset, Path(dataset).name)
     lines = [
         "```sh",
-        reproduce_command(run.sweep),
+        command.replace(f"{run.run_dir}/", ""),  # places on this machine are nobody's business
         f"lorasweep export {run.run_dir.name} OUT",
         "```",
     ]

@@ -169,20 +169,21 @@ def predict(
     given = find_adapters(adapters, memo)
     seeds = [fit["seed"] for fit in model.note["fits"]] if ensemble else [model.best_seed]
     loaded = model.load(seeds, RunDir(folder).plugins, run_plugins=run_plugins)
-    total, found = given.count, []
+    total, found = given.count, {}
     for some in read_adapters(given, loaded.input, loaded.item, model.note["lora_rank"]):
         if isinstance(some, Problem):
-            found.append(Verdict(some.adapter, None, None, some.reason))
+            place, name = some.adapter
+            found[place] = Verdict(name, None, None, some.reason)
         else:
             p, unlike = loaded.predict(some.stack, len(some.adapters))
-            found += [
-                Verdict(name, own, float(far))
-                if np.isfinite(own).all()
-                else Verdict(name, None, None, "its features are not finite")
-                for name, own, far in zip(some.adapters, p, unlike)
-            ]
+            for (place, name), own, far in zip(some.adapters, p, unlike):
+                found[place] = (
+                    Verdict(name, own, float(far))
+                    if np.isfinite(own).all()
+                    else Verdict(name, None, None, "its features are not finite")
+                )
         on_progress(len(found), total)
-    return found
+    return [found[place] for place in sorted(found)]
 
 
 def table(verdicts: Sequence[Verdict], classes: Sequence[Any]) -> str:
