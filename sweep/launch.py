@@ -264,7 +264,7 @@ def _results(run: Invocation) -> Outcome:
     fingerprints = run.sweep.fingerprints
     stamp = records_digest(run.run_dir, fingerprints)
     results = current_results(run.run_dir, stamp)
-    if results is not None:
+    if results is not None and not results["failed"]:
         return list(fingerprints), [], results
     state = read_records(run.run_dir, fingerprints)
     failed = failed_trials(run.run_dir, {key: fingerprints[key] for key in state.todo})

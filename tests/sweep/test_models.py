@@ -191,10 +191,7 @@ def test_other_files_are_said_not_guessed(kept, files, tmp_path):
     write("nan.safetensors", {**tensors, names[0]: tensors[names[0]] * np.nan})
     half = [n for n in names if ".attn1." in n][2:]
     write("missing.safetensors", {n: tensors[n] for n in half})
-    wide = {
-        n: np.repeat(v, 2, axis=v.argmax() * 0 + (1 if "down" in n else 0))
-        for n, v in tensors.items()
-    }
+    wide = {n: np.repeat(v, 2, axis=int(".lora.down." in n)) for n, v in tensors.items()}
     write("base.safetensors", wide)
     text = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer"
     write(
@@ -208,7 +205,7 @@ def test_other_files_are_said_not_guessed(kept, files, tmp_path):
             **{
                 n.replace("lora.down.weight", "alpha"): np.array(0.5, "f4")
                 for n in names
-                if "down" in n
+                if ".lora.down." in n
             },
         },
     )
@@ -251,7 +248,7 @@ def test_another_rank_where_the_representation_allows_it(kept, files, tmp_path):
     for name, value in tensors.items():
         # A below A, and B beside 0.25 B: 1.25 · B·A, its rank two as stored.
         double[name] = (
-            np.concatenate([value, value]) if "down" in name
+            np.concatenate([value, value]) if ".lora.down." in name
             else np.concatenate([value * 0.75, value * 0.25], axis=1)
         )  # fmt: skip
     save_file(double, tmp_path / "double.safetensors")
