@@ -279,3 +279,28 @@ def test_thresholds_that_are_none():
     assert threshold.fails(Verdict("x", None, None, "cut"))
     assert threshold.fails(Verdict("x", np.array([0.5, 0.5]), 1.0))
     assert not threshold.fails(Verdict("x", np.array([0.49, 0.51]), 1.0))
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("local_ray")
+def test_from_files_to_a_verdict_on_others(tmp_path):
+    """The README's walk, with the shipped adapters as the files they were."""
+    reader = find_dataset(DatasetRequest(str(ZOO)), ZOO).open()
+    batches = reader.read(0, reader.num_rows, ["category_label"])
+    labels = np.concatenate([batch.column(0).to_numpy() for batch in batches])
+    kept_aside = [int(np.flatnonzero(labels == label)[0]) for label in range(10)]
+    for label in range(10):
+        rows = [int(row) for row in np.flatnonzero(labels == label) if row not in kept_aside]
+        write_rows(ZOO, rows, tmp_path / "adapters" / f"digit-{label}")
+    new = write_rows(ZOO, kept_aside, tmp_path / "new")
+    say("data", "import", tmp_path / "adapters", tmp_path / "dataset")
+    say(
+        *("run", "--dataset", tmp_path / "dataset", "--name", "screening", "--num-runs", 1),
+        *("--pairs", "update_pca:64:linear", "--configs", "all_layers", "--no-dashboard"),
+        *("--output-dir", tmp_path, "--cache-dir", tmp_path / "cache", "--log-to", "none"),
+    )
+    verdicts = judged(tmp_path / "screening", tmp_path / "new")
+    assert [item["adapter"] for item in verdicts] == [str(path) for path in new]
+    right = [item["class"] == f"digit-{label}" for label, item in enumerate(verdicts)]
+    assert sum(right) >= 8
+    judged(tmp_path / "screening", tmp_path / "new", "--fail-on", "digit-7", code=3)
