@@ -106,15 +106,20 @@ def write_pair(
         fitted: of a fitted representation, for every trial; else empty.
         fits: those of `keys`.
     """
+    cpu = torch.device("cpu")
+    set_up_device(job.threads)  # another number of threads rounds principal components otherwise
     shared: list[KeptData] = []
     placed = []
     for i, (key, fit) in enumerate(zip(keys, fits)):
         if not shared or job.split.per_seed:
-            transform = load_data(job, key, torch.device("cpu")).transform
+            data = load_data(job, key, cpu)
+            transform = data.transform
             assert transform is not None
             if fitted:
                 alike = fits[i : i + 1] if job.split.per_seed else fits
                 shared.append(_projected(job, key, about, fitted[i], alike, transform))
+            elif transform.components is None:
+                shared.append(KeptData(transform, Reference.of(data.train.x.numpy())))
             else:
                 train = job.split.split(len(job.labels), key.seed).train
                 x = transform.standardise(load_features(job, key)[train])

@@ -51,12 +51,12 @@ def make_models(run: Invocation, cache: Path, pairs: Sequence[Pair], *, big: boo
                     f"{run.run_dir} OUT --yes` makes it"
                 )
         except UserError as error:
-            del abouts[pair]
+            abouts.pop(pair, None)
             _refuse(run, pair, str(error))
     with _tasks() as start:
         for pair, result in _run(run, cache, {p: keys[p] for p in abouts}, abouts, start):
-            if isinstance(result, str):
-                _refuse(run, pair, result)
+            if isinstance(result, Exception):
+                _refuse(run, pair, _reason(result), lasting=_is_lasting(result))
             else:
                 RunDir(run.run_dir).no_model(*pair).unlink(missing_ok=True)
                 seeds = len(keys[pair])
@@ -66,9 +66,11 @@ def make_models(run: Invocation, cache: Path, pairs: Sequence[Pair], *, big: boo
                 )
 
 
-def _refuse(run: Invocation, pair: Pair, reason: str) -> None:
+def _refuse(run: Invocation, pair: Pair, reason: str, *, lasting: bool = True) -> None:
+    """Say it, and if it would be the same the next time, note it."""
     run.lock.check()
-    write_refusal(run.run_dir, run.sweep, pair, reason)
+    if lasting:
+        write_refusal(run.run_dir, run.sweep, pair, reason)
     run.stream.warn(f"no model of {'/'.join(pair)}: {reason}")
 
 
@@ -110,7 +112,7 @@ def _run(
     keys: dict[Pair, list[TrialKey]],
     abouts: dict[Pair, dict[str, Any]],
     start: Any,
-) -> Iterator[tuple[Pair, int | str]]:
+) -> Iterator[tuple[Pair, int | Exception]]:
     """Train and write; yields each pair with its model's bytes, or with why it has none."""
     import ray
 
@@ -143,7 +145,7 @@ def _run(
             size = ray.get(ended)
         except Exception as error:
             if pair not in refused:
-                yield pair, _reason(error)
+                yield pair, error
             refused.add(pair)
             continue
         left[pair] -= 1
@@ -155,6 +157,13 @@ def _run(
             options = {"num_cpus": resources[pair].cpus}
             arguments = (keys[pair], abouts[pair], _fitted(run, cache, keys[pair]))
             running[start(write_pair, options, job, *arguments, *fits[pair])] = pair
+
+
+def _is_lasting(error: Exception) -> bool:
+    """Whether a task failed by itself, rather than its process or its machine."""
+    from ray.exceptions import RayTaskError
+
+    return isinstance(error, RayTaskError)
 
 
 def _reason(error: Exception) -> str:
