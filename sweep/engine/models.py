@@ -19,7 +19,7 @@ from trainables.run_dir import RunDir
 
 from ..grid import Pair
 from ..invocation import Invocation
-from ..models.choice import trials_of, write_refusal
+from ..models.choice import write_refusal
 from ..samples import optional_column
 from .fitted import ensure_fitted
 from .trials import make_job, prepare_features, resources_of
@@ -221,7 +221,7 @@ def _about(run: Invocation, pair: Pair) -> dict[str, Any]:
         "dataset": frozen["decides"]["dataset"],
         "samples": frozen["num_samples"],
         "packages": run.sweep.environment["packages"],
-        "trials": trials_of(run.sweep, pair),
+        "trials": run.sweep.pair_digest(pair),
     }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from features.core.errors import UserError
-from features.core.files import DamagedFileError, digest, read_signed_json, sign, write_json
+from features.core.files import DamagedFileError, read_signed_json, sign, write_json
 from features.core.names import nearest
 from trainables.model import read_model
 from trainables.run_dir import RunDir
@@ -81,24 +81,18 @@ def _validation(results: Mapping[str, Any], grid: Grid) -> dict[Pair, float]:
 # What is there
 
 
-def trials_of(sweep: SweepFile, pair: Pair) -> str:
-    """Digest of a pair's trials: a model of other ones is not this pair's."""
-    fingerprints = sweep.fingerprints
-    return digest([fingerprints[key] for key in sweep.grid.keys_of(pair)])
-
-
 def has_model(run_dir: Path, sweep: SweepFile, pair: Pair) -> bool:
     """Whether a pair has the model of its trials as they are."""
     try:
         found = read_model(RunDir(run_dir).model(*pair))
     except UserError:
         return False
-    return found.note["trials"] == trials_of(sweep, pair)
+    return found.note["trials"] == sweep.pair_digest(pair)
 
 
 def write_refusal(run_dir: Path, sweep: SweepFile, pair: Pair, reason: str) -> None:
     """Remember why a pair has no model, so that it is not tried again with every run."""
-    note = {"trials": trials_of(sweep, pair), "reason": reason}
+    note = {"trials": sweep.pair_digest(pair), "reason": reason}
     write_json(RunDir(run_dir).no_model(*pair), sign(note))
 
 
@@ -108,4 +102,4 @@ def refusal(run_dir: Path, sweep: SweepFile, pair: Pair) -> str | None:
         note = read_signed_json(RunDir(run_dir).no_model(*pair))
     except (OSError, DamagedFileError):
         return None
-    return note["reason"] if note["trials"] == trials_of(sweep, pair) else None
+    return note["reason"] if note["trials"] == sweep.pair_digest(pair) else None

@@ -20,7 +20,6 @@ from trainables.run_dir import RunDir
 from ..results import format_table
 from ..sweep_file import read_sweep_file
 from .adapters import Problem, find_adapters, read_adapters
-from .choice import trials_of
 
 Progress = Callable[[int, int], None]
 
@@ -101,7 +100,7 @@ def find_models(folder: Path) -> list[ModelFile]:
         sweep = read_sweep_file(folder)
         pairs = set(sweep.grid.pairs)
         found = [
-            m for m in found if m.pair in pairs and m.note["trials"] == trials_of(sweep, m.pair)
+            m for m in found if m.pair in pairs and m.note["trials"] == sweep.pair_digest(m.pair)
         ]
         if not found:
             raise UserError(f"{folder} has no model: `lorasweep export {folder} OUT` makes one")

@@ -151,7 +151,9 @@ def test_what_cannot_be_used_is_said_in_one_line(change, message, files, sanity,
         for name, value in change.items()
     }  # fmt: skip
     spec = replace(SweepSpec(str(sanity)), **change)
-    options = RuntimeOptions(tmp_path / "out", "run", cache_dir=tmp_path / "cache")
+    options = RuntimeOptions(
+        tmp_path / "out", "run", cache_dir=tmp_path / "cache", save_models="none"
+    )
     with pytest.raises(UserError, match=re.escape(message)) as error:
         run_sweep(spec, options)
     assert "\n" not in str(error.value)

@@ -40,7 +40,7 @@ def spec(sanity):
 
 @pytest.fixture
 def options(tmp_path, sanity_cache):
-    return RuntimeOptions(output_dir=tmp_path / "results", cache_dir=sanity_cache)
+    return RuntimeOptions(tmp_path / "results", cache_dir=sanity_cache, save_models="none")
 
 
 @pytest.fixture
