@@ -36,6 +36,12 @@ app.add_typer(data, name="data")
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 RunDirArgument = Annotated[Path, typer.Argument(help="Run directory.")]
 
+ConfigOption = Annotated[str | None, typer.Option("--config", help="Layer config.")]
+RepresentationOption = Annotated[
+    str | None, typer.Option("--representation", help="Representation, with its transform.")
+]
+ClassifierOption = Annotated[str | None, typer.Option("--classifier", help="Classifier.")]
+
 _STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
@@ -464,6 +470,109 @@ def inspect_(
             lambda done, total: reporter.progress("looking", done, total, "adapters"),
         )
     typer.echo(json.dumps(found.to_json()) if as_json else "\n".join(found.lines()))
+
+
+@app.command(epilog="Example: lorasweep export ray_results/digits-zoo model")
+@guarded
+@with_options(RuntimeOptions, without=("output_dir", "name", "save_models", "log_to"))
+def export(
+    given: Given,
+    run_dir: RunDirArgument,
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    config: ConfigOption = None,
+    representation: RepresentationOption = None,
+    classifier: ClassifierOption = None,
+    big: Annotated[
+        bool, typer.Option("--yes", help="Also models that take more than 500 MB.")
+    ] = False,
+) -> None:
+    """Write the best models of a sweep, of every layer config or of what is named, with a model
+    card, into a folder that is all that `predict` needs. Those that are missing are trained."""
+    from sweep.models.export import export_models
+    from sweep.sweep_file import read_sweep_file
+    from sweep.watch.terminal import Reporter
+
+    run_dir = run_dir.absolute()
+    known = {"cache_dir": Path(read_sweep_file(run_dir).environment["cache_dir"])}
+    options = RuntimeOptions(dashboard=False, **{**known, **given})
+    with Reporter() as reporter:
+        found = export_models(
+            run_dir,
+            out,
+            options,
+            reporter,
+            config=config,
+            representation=representation,
+            classifier=classifier,
+            big=big,
+        )
+    for model in found:
+        typer.echo(
+            f"{'/'.join(model.pair)}  {model.path}  {model.path.stat().st_size / 1e6:,.1f} MB"
+        )
+
+
+@app.command(
+    epilog="Example: lorasweep predict ray_results/digits-zoo adapters --fail-on cats:0.8. Exit "
+    "code 3: an adapter is of that class, or cannot be judged."
+)
+@guarded
+def predict(
+    folder: Annotated[Path, typer.Argument(help="Run directory, or folder of an export.")],
+    adapters: Annotated[
+        list[str], typer.Argument(help="Adapter files, folders of them, datasets.")
+    ],
+    config: ConfigOption = None,
+    representation: RepresentationOption = None,
+    classifier: ClassifierOption = None,
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="Average the probabilities of all seeds.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON list and nothing else.")
+    ] = False,
+    as_csv: Annotated[Path | None, typer.Option("--csv", help="Also write a CSV file.")] = None,
+    fail_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLASS[:THRESHOLD]",
+            help="Exit with code 3 if an adapter is of this class with at least this probability "
+            "(0.5), or cannot be judged.",
+        ),
+    ] = None,
+    run_plugins: Annotated[
+        bool, typer.Option("--run-plugins", help="Execute code that came with the model.")
+    ] = False,
+    cache_dir: Annotated[
+        Path, typer.Option(help="Root of memos about hub datasets.")
+    ] = RuntimeOptions.cache_dir,
+) -> None:
+    """Say what adapters were trained on: class, calibrated probability, and how unlike the training
+    adapters they are."""
+    from features.core.files import write_text
+    from sweep.models import predict as models
+    from sweep.watch.terminal import Reporter
+
+    chosen = models.choose_model(models.find_models(folder), config, representation, classifier)
+    threshold = models.Threshold.parse(fail_on, chosen.classes) if fail_on is not None else None
+    with Reporter(file=sys.stderr) as reporter:
+        found = models.predict(
+            folder,
+            chosen,
+            adapters,
+            ensemble=ensemble,
+            run_plugins=run_plugins,
+            memo=cache_dir,
+            on_progress=lambda done, total: reporter.progress("judging", done, total, "adapters"),
+        )
+    if as_csv:
+        write_text(as_csv, models.as_csv(found, chosen.classes))
+    said = [verdict.to_json(chosen.classes) for verdict in found]
+    typer.echo(json.dumps(said) if as_json else models.table(found, chosen.classes))
+    if threshold and any(map(threshold.fails, found)):
+        raise typer.Exit(3)
+    if len(found) == 1 and found[0].problem:
+        raise UserError(f"{found[0].adapter}: {found[0].problem}")
 
 
 @data.command("import", epilog="Example: lorasweep data import adapters dataset --labels folder")

@@ -196,6 +196,29 @@ def imports(options: argparse.Namespace, work: Path) -> Iterator[Row]:
     )
 
 
+def predict(options: argparse.Namespace, work: Path) -> Iterator[Row]:
+    """Adapter files to verdicts: a whole process on one core, its start included."""
+    from benchmarks.imports import write_adapters
+    from benchmarks.predictions import PAIRS, train_models
+
+    count = 2_000
+    folder = write_adapters(work / "adapters", count)
+    run_dir = train_models(folder, work)
+    for representation, classifier in PAIRS:
+        chosen = ("--representation", representation, "--classifier", classifier)
+        seconds = statistics.median(
+            lorasweep("predict", run_dir, folder, "--json", *chosen, one_core=True).seconds
+            for _ in range(options.repeat)
+        )
+        yield Row(
+            f"predict: an SD 1.5 adapter, {representation}:{classifier}",
+            1e3 * seconds / count,
+            60.0,
+            "ms",
+            f"{60 * count / seconds:,.0f} a minute, of {count:,}",
+        )
+
+
 def overhead(options: argparse.Namespace, work: Path) -> Iterator[Row]:
     """What a trial costs besides its own work, and whether the driver grows."""
     seeds = -(-options.trials // 18)
@@ -295,6 +318,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace, Path], Iterator[Row]]] = {
     "updates": updates,
     "products": products,
     "import": imports,
+    "predict": predict,
     "overhead": overhead,
     "layers": layers,
     "scale": scale,

@@ -30,13 +30,19 @@ class Run:
     all_mb: list[float] = field(default_factory=list)
 
 
-def lorasweep(*arguments: object, watch: bool = False) -> Run:
+def lorasweep(*arguments: object, watch: bool = False, one_core: bool = False) -> Run:
     """Run `lorasweep …`; one thread per process, as everywhere in a comparison.
+
+    Arguments:
+        watch: its memory.
+        one_core: whether it may use one core only.
 
     Raises:
         RuntimeError: it failed; with what it said.
     """
     command = [str(Path(sys.executable).with_name("lorasweep")), *map(str, arguments)]
+    if one_core:
+        command = ["taskset", "--cpu-list", "0", *command]
     run = Run(0.0, "")
     began = time.perf_counter()
     process = subprocess.Popen(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from .columns import to_matrices
 from .core.memory import fetch_ahead
@@ -32,6 +33,13 @@ _GROUPS_AHEAD = 4
 
 _Columns = list[list[np.ndarray]]
 """The pieces, one after the other, of each column's (rows, m, n) float32."""
+
+
+class Table(Protocol):
+    """Whatever holds columns of layer tensors and scales."""
+
+    def read(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Record batches that together hold the given columns of rows start … stop−1, in order."""
 
 
 class Batch(NamedTuple):
@@ -75,12 +83,12 @@ class DatasetBatches:
     """A dataset's columns, to be read as batches.
 
     Attributes:
-        source: the dataset's files.
+        open: a reader of the dataset; see `open_reader`.
         tensors: layer tensor -> (m, n).
         layers: the layers they make up.
     """
 
-    source: Source
+    open: Callable[[], Table]
     tensors: dict[str, tuple[int, int]]
     layers: list[Layer]
 
@@ -170,7 +178,7 @@ class DatasetBatches:
     def _read(self, part: _Part, start: int, stop: int, keep: np.ndarray | None) -> _Columns:
         """What lies in a memory-mapped file is on its way from the disk when this returns."""
         shape, names = part
-        batches = list(open_reader(self.source).read(start, stop, names)) if names else []
+        batches = list(self.open().read(start, stop, names)) if names else []
         found = [[to_matrices(b.column(i), shape) for b in batches] for i in range(len(names))]
         fetch_ahead(piece for pieces in found for piece in pieces)
         if keep is None:

@@ -154,13 +154,20 @@ class CacheEntry:
         """Wait until a shard would survive a power cut."""
         fsync_path(self.partial / shard_name(index, count))
 
-    def finish(self, columns: dict[str, Shape], shards: list[int], origin: dict[str, Any]) -> None:
+    def finish(
+        self,
+        columns: dict[str, Shape],
+        shards: list[int],
+        origin: dict[str, Any],
+        others: Sequence[str] = (),
+    ) -> None:
         """Turn a complete partial folder, its shards flushed, into the finished one.
 
         Arguments:
             columns: column -> shape of what it is about, in order.
             shards: rows of every shard.
             origin: recorded in the manifest: device, dtype, versions.
+            others: names of further files in the partial folder.
         """
         names = [shard_name(i, len(shards)) for i in range(len(shards))]
         values = {shape: self.item.values(shape) for shape in columns.values()}
@@ -170,7 +177,7 @@ class CacheEntry:
         for name in names:
             note = (self.partial / name).with_suffix(".json")
             checksums[name] = read_signed_json(note)["file"]
-        for name in ("dataset_info.json", "state.json"):
+        for name in ("dataset_info.json", "state.json", *others):
             checksums[name] = file_checksum(self.partial / name)
         manifest = {
             "schema": _SCHEMA,

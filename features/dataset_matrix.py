@@ -4,19 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .batches import DatasetBatches
+from .batches import DatasetBatches, open_reader
 from .core.errors import UserError
 from .core.files import file_stamp
 from .layers import Layer
 from .representations import Representation, Unit, get_representation
+from .representations.base import Shape
 from .representations.evaluate import evaluate
 from .scan import DatasetScan
 from .sources import Source
+
+
+def read_matrix(
+    batches: DatasetBatches,
+    item: Representation,
+    columns: Sequence[str],
+    rows: int,
+    keep: np.ndarray | None = None,
+) -> np.ndarray:
+    """Evaluate a representation of tensors or layers on a dataset, on the CPU.
+
+    Arguments:
+        columns: layer tensors or layers, in the order of the result's columns.
+        rows: of the dataset.
+        keep: which of them are wanted; None for all.
+
+    Returns:
+        (n_samples, n_features) float32: columns side by side, parts of a view within each.
+    """
+    import torch
+
+    parts = list(item.parts) or [item]
+    if item.unit is Unit.LAYER:
+        shapes: dict[str, Shape] = {layer.name: layer.shape for layer in batches.layers}
+    else:
+        shapes = dict(batches.tensors)
+    edges = np.cumsum([0, *(item.width(shapes[name]) for name in columns)])
+    left_edges = dict(zip(columns, edges.tolist()))
+    samples = rows if keep is None else len(keep)
+    matrix = np.empty((samples, int(edges[-1])), np.float32)
+    for batch in batches.read(0, rows, keep, {item.unit}, torch.device("cpu")):
+        found = evaluate(batch.make(parts), parts)
+        values = torch.cat([found[part.name] for part in parts], 1).numpy()
+        for column, own in zip(batch.columns, np.split(values, len(batch.columns))):
+            left = left_edges[column]
+            matrix[batch.rows, left : left + own.shape[1]] = own
+    return matrix
 
 
 @dataclass(frozen=True)
@@ -50,29 +89,15 @@ class DatasetMatrix:
         Raises:
             UserError: the files are not those that were scanned.
         """
-        import torch
-
         paths = tuple(Path(path) for path, _, _ in self.files)
         for path, known in zip(paths, self.files):
             if tuple(file_stamp(path)[:3]) != known:
                 raise UserError(f"{path} has changed since the run began; start it again")
-        item = get_representation(self.representation)
-        if item.unit is Unit.LAYER:
-            shapes: dict[str, Any] = {layer.name: layer.shape for layer in self.layers}
-        else:
-            shapes = dict(self.tensors)
-        edges = np.cumsum([0, *(item.width(shapes[name]) for name in sorted(shapes))])
-        left_edges = dict(zip(sorted(shapes), edges.tolist()))
+        source = Source("", paths)
+        batches = DatasetBatches(partial(open_reader, source), self.tensors, list(self.layers))
         keep = np.delete(np.arange(self.rows), self.left_out) if self.left_out else None
-        samples = self.rows - len(self.left_out)
-        matrix = np.empty((samples, int(edges[-1])), np.float32)
-        source = DatasetBatches(Source("", paths), self.tensors, list(self.layers))
-        for batch in source.read(0, self.rows, keep, {item.unit}, torch.device("cpu")):
-            values = evaluate(batch.make([item]), [item])[item.name].numpy()
-            for column, part in zip(batch.columns, np.split(values, len(batch.columns))):
-                left = left_edges[column]
-                matrix[batch.rows, left : left + part.shape[1]] = part
-        return matrix
+        item = get_representation(self.representation)
+        return read_matrix(batches, item, self.columns, self.rows, keep)
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""

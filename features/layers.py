@@ -49,6 +49,11 @@ class Layer:
     scale: str | None
 
 
+def tensor_names(layer: str) -> tuple[str, str]:
+    """What the two tensors of a layer are called in a dataset that is made here: down, up."""
+    return f"{layer}.lora.down.weight", f"{layer}.lora.up.weight"
+
+
 def scale_column(layer: str) -> str:
     """The column that holds a layer's scale s, where a dataset has it."""
     return f"{layer}.scale"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .batches import DatasetBatches
+from .batches import DatasetBatches, open_reader
 from .cache import CacheEntry
 from .core.memory import keep_freed_memory
 from .layers import Layer
@@ -85,7 +85,7 @@ class ShardTask:
         failed: dict[str, str] = {}
         values: dict[str, dict[str, np.ndarray]] = {entry.item.name: {} for entry in todo}
         units = {entry.item.unit for entry in todo}
-        batches = DatasetBatches(self.source, self.tensors, self.layers)
+        batches = DatasetBatches(partial(open_reader, self.source), self.tensors, self.layers)
         for batch in batches.read(start, stop, keep if bad else None, units, device):
             wanted = [
                 entry.item

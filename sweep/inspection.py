@@ -95,12 +95,13 @@ def inspect_path(
             return _run(place)
         if any((place / name).exists() for name in FOLDER_WEIGHTS):
             return _adapter(open_adapter(place))
-        if not _is_dataset(place):
+        if not is_dataset(place):
             return _adapters(place, on_progress)
     return _dataset(path, label_column, lora_rank, memo, on_progress)
 
 
-def _is_dataset(folder: Path) -> bool:
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder is a dataset rather than one of adapter files."""
     if any((folder / name).exists() for name in ("state.json", "dataset_dict.json")):
         return True
     found = (file for suffix in ("parquet", "arrow") for file in folder.rglob(f"*.{suffix}"))

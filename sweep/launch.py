@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +22,15 @@ from trainables.splits import SplitRule
 from .dataset import make_folder, open_dataset
 from .decide import decide_layers
 from .declared import Declared, declared_by
-from .engine.trials import run_trials
+from .engine.trials import engine, run_trials
+from .grid import Pair
 from .interrupt import interruptible
 from .invocation import Invocation
 from .labels import Labels, write_labels
 from .lock import driver_lock
 from .machine import machine_memory
 from .memory import largest_trial, require_memory
+from .models.choice import chosen_pairs, has_model, refusal
 from .opened import open_run
 from .plan import (
     RecordState,
@@ -96,9 +98,20 @@ def run_sweep(
         LockLostError: another driver took the run directory over; nothing more was written.
         KeyboardInterrupt: it was interrupted; finished trials are kept.
     """
+    with opened_run(spec, options or RuntimeOptions(), reporter or Reporter()) as run:
+        return _carry_out(run)
+
+
+@contextmanager
+def opened_run(
+    spec: SweepSpec, options: RuntimeOptions, reporter: Reporter
+) -> Iterator[Invocation]:
+    """Find what a run works on, lock its run directory and write down what is asked.
+
+    Raises:
+        UserError, LockLostError: see `run_sweep`.
+    """
     began = time.perf_counter()
-    options = options or RuntimeOptions()
-    reporter = reporter or Reporter()
     spec.validate()
     options.validate()
     run_dir = options.run_dir(spec.dataset)
@@ -118,23 +131,21 @@ def run_sweep(
             log = recorder(EventLog(run_dir, invocation))
             stream = Stream(log, metrics.take, reporter.take)
             stream.publish(Started(sweep.environment["command"]))
-            return _carry_out(
-                Invocation(
-                    run_dir,
-                    spec,
-                    options,
-                    source,
-                    scan,
-                    declared,
-                    sweep,
-                    reporter,
-                    began,
-                    stream,
-                    invocation,
-                    interruption.install,
-                    metrics,
-                    lock,
-                )
+            yield Invocation(
+                run_dir,
+                spec,
+                options,
+                source,
+                scan,
+                replace(declared, decided=sweep.decided),
+                sweep,
+                reporter,
+                began,
+                stream,
+                invocation,
+                interruption.install,
+                metrics,
+                lock,
             )
 
 
@@ -156,7 +167,7 @@ def _carry_out(run: Invocation) -> SweepResult:
         everything = list(fingerprints)
         tell_plan(run, everything, [])
         with _tracking(run, everything):
-            pass
+            _keep_models(run, (everything, [], results))
         return _end(run, everything, everything, [], results)
     state = _records(run)
     run.lock.check()
@@ -177,13 +188,17 @@ def _carry_out(run: Invocation) -> SweepResult:
                     largest = largest_trial(run.declared, run.scan, state.todo)
                     require_memory(largest, machine_memory())
                 run.metrics.begin_with(state.records, state.todo, failed_trials(run.run_dir, todo))
-                run_trials(run, fingerprints, state.todo)
+                with engine(run) as cache:
+                    run_trials(run, cache, fingerprints, state.todo)
+                    _keep_models(run, _results(run), cache)
+            else:
+                _keep_models(run, _results(run))
     except KeyboardInterrupt:
         run.lock.check()
         run.stream.publish(Interrupted())
-        _conclude(run, state.done, _records(run))
+        _end(run, state.done, *_results(run))
         raise
-    return _conclude(run, state.done, _records(run))
+    return _end(run, state.done, *_results(run))
 
 
 # Doing
@@ -214,17 +229,55 @@ def _tracking(run: Invocation, done: list[TrialKey]) -> Iterator[None]:
             yield
 
 
+def _keep_models(run: Invocation, came: Outcome, cache: Path | None = None) -> None:
+    """Make the models that are asked for and not there, if every trial has been reached.
+
+    Arguments:
+        cache: of features, where the engine is running.
+    """
+    done, failed, results = came
+    if len(done) + len(failed) < len(run.sweep.grid.keys):
+        return
+    pairs = [
+        pair
+        for pair in chosen_pairs(results, run.sweep.grid, run.options.save_models)
+        if not has_model(run.run_dir, run.sweep, pair)
+        and refusal(run.run_dir, run.sweep, pair) is None
+    ]
+    make_models(run, pairs, cache)
+
+
+def make_models(
+    run: Invocation, pairs: list[Pair], cache: Path | None = None, *, big: bool = False
+) -> None:
+    """Make some models; the engine is started for them unless it runs. See `engine.models`."""
+    if not pairs:
+        return
+    with nullcontext(cache) if cache is not None else engine(run) as cache:
+        from .engine import models  # imports Ray, which the engine has to do first
+
+        models.make_models(run, cache, pairs, big=big)
+
+
 # Concluding
 
 
-def _conclude(run: Invocation, before: list[TrialKey], state: RecordState) -> SweepResult:
-    """Derive the results from the records and end."""
+Outcome = tuple[list[TrialKey], list[TrialKey], dict[str, Any]]
+"""(trials that have a record, trials that failed, results)."""
+
+
+def _results(run: Invocation) -> Outcome:
+    """Derive the results from the records as they are, unless that is done."""
     fingerprints = run.sweep.fingerprints
-    failed = failed_trials(run.run_dir, {key: fingerprints[key] for key in state.todo})
     stamp = records_digest(run.run_dir, fingerprints)
+    results = current_results(run.run_dir, stamp)
+    if results is not None and not results["failed"]:
+        return list(fingerprints), [], results
+    state = _records(run)
+    failed = failed_trials(run.run_dir, {key: fingerprints[key] for key in state.todo})
     run.lock.check()
     results = write_results(run.run_dir, run.sweep, state.records, failed, stamp)
-    return _end(run, before, state.done, failed, results)
+    return state.done, failed, results
 
 
 def _end(

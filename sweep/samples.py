@@ -64,6 +64,15 @@ def _column(source: Source, name: str, option: str) -> list[Any]:
     return [names[value] for value in values] if names else values
 
 
+def optional_column(source: Source, name: str, scan: DatasetScan) -> list[Any]:
+    """Every sample's value of a column; empty if the dataset has none of this name."""
+    reader = source.open()
+    if name not in reader.schema.names:
+        return []
+    batches = reader.read(0, reader.num_rows, [name])
+    return _kept([value for batch in batches for value in batch.column(name).to_pylist()], scan)
+
+
 def _kept(values: Sequence[Any], scan: DatasetScan) -> list[Any]:
     """Without the rows that are left out."""
     bad = set(scan.bad_rows)

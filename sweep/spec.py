@@ -39,6 +39,10 @@ QUICK_ANSWER = (
 )
 """The pairs that decide most: the original's best, and what keeps more and more of the update."""
 
+BEST, ALL, NONE = MODES = ("best", "all", "none")
+"""Which models are kept: of every layer config that is of no family the best pair by validation; of
+every pair; none."""
+
 SPLITS = ("fixed", "per-seed")
 
 
@@ -192,6 +196,7 @@ class RuntimeOptions:
         dashboard: start the Ray dashboard (on loopback).
         max_failures: how often a trial is tried again before it counts as failed.
         log_to: the experiment tracker that is told of every trial; one of `TRACKERS`.
+        save_models: of which pairs a model is kept; one of `MODES`.
         verbose: show what Ray and Tune say.
         verify: read the whole dataset again even if its files look unchanged.
     """
@@ -219,6 +224,13 @@ class RuntimeOptions:
         f"Experiment tracker: {', '.join(TRACKERS)}.",
         known=TRACKERS.keys,
     )
+    save_models: str = option(
+        BEST,
+        as_text,
+        "Models to keep for `lorasweep predict`: best (of every layer config the best pair by "
+        "validation, trained once more), all, none.",
+        known=lambda: MODES,
+    )
     verbose: bool = option(False, as_bool, "Show what Ray and Tune say.", only_on=True)
     verify: bool = option(
         False, as_bool, "Read the whole dataset again even if it looks unchanged.", only_on=True
@@ -229,6 +241,8 @@ class RuntimeOptions:
         if self.name is not None and (not self.name or Path(self.name).name != self.name):
             raise UserError(f"--name {self.name!r} must be a plain folder name")
         check_tracker(self.log_to)
+        if self.save_models not in MODES:
+            raise UserError(f"--save-models {self.save_models!r}: need {', '.join(MODES)}")
         if self.cpus_per_trial < 1:
             raise UserError("--cpus-per-trial must be at least 1")
         if self.max_concurrent is not None and self.max_concurrent < 1:

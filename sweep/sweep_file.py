@@ -71,6 +71,10 @@ class SweepFile:
         keys = [key for key in deciding_trials(self.grid, label) if key.seed == first]
         return digest([self._fingerprint(replace(k, seed=seed)) for k in keys for seed in seeds])
 
+    def pair_digest(self, pair: Pair) -> str:
+        """Digest of the fingerprints of a pair's trials: a model of others is not the pair's."""
+        return digest([self._fingerprint(key) for key in self.grid.keys_of(pair)])
+
     def _fingerprint(self, key: TrialKey) -> str:
         decided = self.decided.get(key.pair) if without_count(key.config) else None
         if without_count(key.config) and decided is None:

@@ -30,11 +30,51 @@ class SplitTensors:
 
 
 @dataclass(frozen=True)
+class FittedTransform:
+    """What makes features a classifier's input, fitted on a training split.
+
+    Attributes:
+        mean, scale: (n_features,) float64: standardising.
+        components: (n_features, width) float32 that the standardised features are multiplied by;
+            None: they are the input.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    components: np.ndarray | None
+
+    @property
+    def width(self) -> int:
+        """Of the input."""
+        return len(self.mean) if self.components is None else self.components.shape[1]
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """(n, n_features) float32 -> (n, width) float32."""
+        return self.project(self.standardise(features))
+
+    def standardise(self, features: np.ndarray) -> np.ndarray:
+        """The first half: (n, n_features) float32."""
+        values = _standardised(features.astype(np.float64), self.mean, self.scale)
+        return values.astype(np.float32)
+
+    def project(self, standardised: np.ndarray) -> np.ndarray:
+        """The second half: (n, width) float32."""
+        return standardised if self.components is None else standardised @ self.components
+
+
+def _standardised(values: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """(n, columns) float64, within what float32 holds."""
+    limit = np.finfo(np.float32).max
+    return ((values - mean) / scale).clip(-limit, limit)
+
+
+@dataclass(frozen=True)
 class TrialData:
     """What a classifier is trained and evaluated on.
 
     Attributes:
         layout: where the columns hold the layers' matrices, for a classifier that reads those.
+        transform: what made it of features; None where it was not made by `prepare_data`.
     """
 
     train: SplitTensors
@@ -42,6 +82,7 @@ class TrialData:
     test: SplitTensors
     n_classes: int
     layout: Layout = ()
+    transform: FittedTransform | None = None
 
     @property
     def n_features(self) -> int:
@@ -69,10 +110,11 @@ def prepare_data(
         transform: what comes after standardising; see `transforms`.
         layout: where the columns hold the layers' matrices, for a classifier that reads those.
     """
+    mean, scale, components = np.zeros(features.shape[1]), np.ones(features.shape[1]), None
     if layout:
         parts = {name: features[index] for name, index in split.parts().items()}
     else:
-        parts = _standardised(features, split)
+        parts = _standardise(features, split, mean, scale)
     if transform:
         count = transformed_width(transform, features.shape[1], len(split.train))
         components = principal_components(parts["train"], count)
@@ -84,15 +126,18 @@ def prepare_data(
         )
         for name, index in split.parts().items()
     }
-    return TrialData(tensors["train"], tensors["val"], tensors["test"], n_classes, layout)
+    fitted = FittedTransform(mean, scale, components)
+    return TrialData(tensors["train"], tensors["val"], tensors["test"], n_classes, layout, fitted)
 
 
-def _standardised(features: np.ndarray, split: Split) -> dict[str, np.ndarray]:
+def _standardise(
+    features: np.ndarray, split: Split, mean: np.ndarray, scale: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The parts of a split by the training split's mean and deviation, which are filled in."""
     parts = {
         name: np.empty((len(index), features.shape[1]), dtype=np.float32)
         for name, index in split.parts().items()
     }
-    limit = np.finfo(np.float32).max
     # In float64, since squares of features near float32's limits do not fit; a few columns at a
     # time, since the matrix may be gigabytes.
     for left in range(0, features.shape[1], _COLUMNS_AT_A_TIME):
@@ -100,8 +145,8 @@ def _standardised(features: np.ndarray, split: Split) -> dict[str, np.ndarray]:
         block = features[:, columns].astype(np.float64)
         train = block[split.train]
         std = train.std(axis=0)
-        block = (block - train.mean(axis=0)) / np.where(std == 0, 1.0, std)
-        block = block.clip(-limit, limit)
+        mean[columns], scale[columns] = train.mean(axis=0), np.where(std == 0, 1.0, std)
+        block = _standardised(block, mean[columns], scale[columns])
         for name, index in split.parts().items():
             parts[name][:, columns] = block[index]
     return parts

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from features.core.files import path_name
+
 if TYPE_CHECKING:
     from .record import TrialKey
 
@@ -59,6 +61,19 @@ class RunDir:
     def adapter_maps(self) -> Path:
         """Every adapter's first principal components."""
         return self.path / "adapter_maps.json"
+
+    @property
+    def models(self) -> Path:
+        """Folder of models to keep."""
+        return self.path / "models"
+
+    def model(self, config: str, label: str) -> Path:
+        """A pair's model; in the folder of an export, too."""
+        return self.models / path_name(config) / f"{path_name(label)}.safetensors"
+
+    def no_model(self, config: str, label: str) -> Path:
+        """Why a pair has no model though one was wanted."""
+        return self.model(config, label).with_suffix(".json")
 
     @property
     def summary(self) -> Path:
@@ -121,7 +136,7 @@ class RunDir:
         """What lies in it and is not ours, hidden files aside."""
         own = {path.name for path in (self.sweep, self.labels, self.summary, self.lock)}
         own |= {path.name for path in (self.events, self.tune, self.plugins, self.features)}
-        own |= {self.layer_rankings.name, self.adapter_maps.name}
+        own |= {self.layer_rankings.name, self.adapter_maps.name, self.models.name}
         own |= {path.name for path in (self.logs, self.trackers, self.report)}
         own |= {self.results(suffix).name for suffix in ("json", "txt", "parquet")}
         own |= {"checkpoints", "failures", "inflight", f"{self.sweep.name}.corrupt"}

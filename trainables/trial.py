@@ -60,7 +60,7 @@ class TrialWorker(tune.Trainable):
         """Start a new process's first trial."""
         self._job_path = Path(config["job"])
         self._job = TrialJob.read(self._job_path)
-        self._device = _set_up_device(self._job.threads)
+        self._device = set_up_device(self._job.threads)
         self._events = EventLog(self._job.run_dir, self._job.invocation)
         self._data: tuple[_Of, TrialData] | None = None
         self._opened: OpenedFolders = {}
@@ -194,21 +194,7 @@ class TrialWorker(tune.Trainable):
             return self._data[1]
         self._data = None  # make room before the next matrix comes
         began = time.perf_counter()
-        if isinstance(matrix.features, DatasetMatrix):
-            features = matrix.features.load()
-        else:
-            features = matrix.features.load(self._opened)
-        labels = np.array(job.labels)
-        split = job.split.split(len(labels), key.seed)
-        data = prepare_data(
-            features,
-            labels,
-            split,
-            job.n_classes,
-            self._device,
-            matrix.transform,
-            matrix.layout,
-        )
+        data = load_data(job, key, self._device, self._opened)
         self._data = (of, data)
         self._load_seconds = time.perf_counter() - began
         return data
@@ -280,6 +266,28 @@ class TrialWorker(tune.Trainable):
             time.sleep(0.02)
 
 
+def load_data(
+    job: TrialJob, key: TrialKey, device: torch.device, opened: OpenedFolders | None = None
+) -> TrialData:
+    """A trial's data.
+
+    Arguments:
+        opened: see `FeatureMatrix.load`.
+    """
+    features, labels = load_features(job, key, opened), np.array(job.labels)
+    split = job.split.split(len(labels), key.seed)
+    matrix = job.matrix(key)
+    return prepare_data(
+        features, labels, split, job.n_classes, device, matrix.transform, matrix.layout
+    )
+
+
+def load_features(job: TrialJob, key: TrialKey, opened: OpenedFolders | None = None) -> np.ndarray:
+    """(n_samples, n_features) float32 of a trial's pair."""
+    features = job.matrix(key).features
+    return features.load() if isinstance(features, DatasetMatrix) else features.load(opened)
+
+
 def trial_metrics(scores: dict[str, SplitScores], outcome: dict[str, Any]) -> dict[str, Any]:
     """The record's `metrics`: all of val and test, some of train, and what the fit tells."""
     metrics: dict[str, Any] = {
@@ -302,7 +310,7 @@ def _out_of_memory(error: RuntimeError) -> str | None:
     return None
 
 
-def _set_up_device(threads: int) -> torch.device:
+def set_up_device(threads: int) -> torch.device:
     """The device Ray gave this worker, set up so that a seed decides the result bit for bit."""
     torch.set_num_threads(threads)
     # NumPy's and SciPy's BLAS have threads of their own; they can be told once they are loaded.

@@ -153,7 +153,7 @@ def find_origin(reference: str, group: str) -> Origin | None:
     else:
         return None
     module = ".".join(parts)
-    return Origin(root, module, match["object"], _digest(root, module))
+    return Origin(root, module, match["object"], source_digest(root, module))
 
 
 def _top_folder(name: str) -> Path | None:
@@ -202,7 +202,8 @@ def _imported(file: Path) -> set[str]:
     return names
 
 
-def _digest(root: Path, module: str) -> str:
+def source_digest(root: Path, module: str) -> str:
+    """xxh3-128 over the relative paths and contents of a module's source files."""
     hasher = xxhash.xxh3_128()
     for name in source_files(root, module):
         content = (root / name).read_bytes()

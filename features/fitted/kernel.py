@@ -6,11 +6,11 @@ entry product of two matrices as small as the ranks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from torch import Tensor
+from torch import Tensor, dtype
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,11 @@ class Factors:
     def scaled_up(self) -> Tensor:
         """(n, rank, outputs) of s·Bᵀ: scaling factors is less than scaling their products."""
         return self.up.mT if self.scale is None else self.up.mT * self.scale[:, None, None]
+
+    def to(self, dtype: dtype) -> Factors:
+        """The same in another precision."""
+        scale = None if self.scale is None else self.scale.to(dtype)
+        return Factors(self.down.to(dtype), self.up.to(dtype), scale)
 
     def rows(self, start: int, stop: int) -> Factors:
         """Adapters start … stop−1."""
@@ -75,6 +80,21 @@ def _between_flat(first: Factors, second: Factors, weight: float) -> Tensor:
 
 def _own_flat(layer: Factors) -> Tensor:
     return (layer.down.double() ** 2).sum((1, 2)) + (layer.scaled_up.double() ** 2).sum((1, 2))
+
+
+_BLOCK = 1 << 24
+"""Numbers of the largest array at a time. Blocks depend on shapes alone, so that bits do not change
+from run to run."""
+
+
+def layer_products(
+    kernel: Kernel, own: Factors, others: Factors, weight: float
+) -> Iterator[tuple[int, Tensor]]:
+    """First row and (rows, n') float32 weighted inner products of one layer, block by block."""
+    rank = others.down.shape[1]
+    block = max(1, _BLOCK // (len(others.down) * rank * rank))
+    for top in range(0, len(own.down), block):
+        yield top, kernel.between(own.rows(top, top + block), others, weight)
 
 
 UPDATE = Kernel(_between_updates, _own_update)

@@ -17,15 +17,11 @@ from ..core.memory import keep_freed_memory
 from ..layers import Layer
 from ..shard import origin_of
 from ..sources import Source
-from .kernel import Factors, Kernel
+from .kernel import Factors, Kernel, layer_products
 from .landmarks import read_landmarks
 
 COLUMN = "adapter"
 """The one column of what is about whole adapters."""
-
-_BLOCK = 1 << 24
-"""Numbers of the largest array at a time. Blocks depend on shapes alone, so that bits do not change
-from run to run."""
 
 
 @dataclass
@@ -102,11 +98,8 @@ class ProductTask:
             else self._read(layer.scale, (1, 1), start, stop, keep, device).reshape(-1),
         )
         others = read_landmarks(self.landmarks, index, layer, device)
-        rank = layer.shape[2]
-        block = max(1, _BLOCK // (len(others.down) * rank * rank))
         weight = 1 / self.mean_squares[index]
-        for top in range(0, len(keep), block):
-            yield top, self.kernel.between(own.rows(top, top + block), others, weight)
+        return layer_products(self.kernel, own, others, weight)
 
     def _read(
         self,

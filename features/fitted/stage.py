@@ -19,11 +19,13 @@ from ..reader import TableReader
 from ..scan import DatasetScan
 from ..sources import Source
 from ..stage import run_spans, shard_bounds
-from .components import principal_components
+from .components import Components, principal_components
 from .kernel import KERNELS, Kernel
 from .landmarks import read_landmarks, write_landmarks
 from .plan import Fitted
 from .products import COLUMN, ProductTask, origin_here
+from .projection import FILE as PROJECTION
+from .projection import Projection
 
 ROWS_AT_A_TIME = 1024
 Progress = Callable[[int, int], None]
@@ -48,10 +50,11 @@ def run_fitted(
         passes.setdefault((one.landmarks.digest, one.item.kernel), []).append(one)
     total, before = len(passes) * scan.num_samples, 0
     for alike in passes.values():
-        done = _compute_products(source, scan, alike, root, on_progress, before, total)
+        done, squares = _compute_products(source, scan, alike, root, on_progress, before, total)
         before += done
         for same in {one.products.version: one for one in alike}.values():
-            _finish(scan, [one for one in alike if one.layers == same.layers], root)
+            sizes = [one for one in alike if one.layers == same.layers]
+            _finish(scan, sizes, root, np.array([squares[name] for name in same.layers]))
 
 
 def _compute_products(
@@ -62,7 +65,8 @@ def _compute_products(
     on_progress: Progress | None,
     before: int,
     total: int,
-) -> int:
+) -> tuple[int, dict[str, float]]:
+    """Adapters done, and of every layer the mean square that its products are divided by."""
     kernel, landmarks = KERNELS[alike[0].item.kernel], alike[0].landmarks
     used = set().union(*(one.layers for one in alike))
     layers = [layer for layer in scan.layers if layer.name in used]
@@ -91,7 +95,7 @@ def _compute_products(
         if on_progress:
             on_progress(before + done, total)
     shutil.rmtree(folder)
-    return done
+    return done, dict(zip((layer.name for layer in layers), scales))
 
 
 def _mean_square(kernel: Kernel, folder: Path, index: int, layer: Layer) -> float:
@@ -99,7 +103,9 @@ def _mean_square(kernel: Kernel, folder: Path, index: int, layer: Layer) -> floa
     return float(kernel.own(read_landmarks(folder, index, layer, torch.device("cpu"))).mean())
 
 
-def _finish(scan: DatasetScan, sizes: list[Fitted], root: Path) -> None:
+def _finish(
+    scan: DatasetScan, sizes: list[Fitted], root: Path, squares: NDArray[np.float64]
+) -> None:
     """From inner products to coordinates, of all sizes asked for."""
     products = CacheEntry(root, scan.weights, sizes[0].products)
     reader = TableReader(sorted(products.partial.glob("data-*.arrow")))
@@ -120,7 +126,9 @@ def _finish(scan: DatasetScan, sizes: list[Fitted], root: Path) -> None:
         values = np.ascontiguousarray(coordinates[:, : one.item.size])
         entry.write_shard(0, 1, {COLUMN: values}, here)
         entry.flush_shard(0, 1)
-        entry.finish({COLUMN: ()}, [len(values)], here)
+        components = Components(found.weights[:, : one.item.size], found.means)
+        Projection(components, squares).write(entry.partial)
+        entry.finish({COLUMN: ()}, [len(values)], here, [PROJECTION])
     shutil.rmtree(products.partial)
 
 

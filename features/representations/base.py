@@ -64,6 +64,8 @@ class Representation:
             `LayerFactors`.
         kernel: of a fitted one, the inner product of a layer whose principal components it is, by
             its name in `features.fitted.kernel`; else "".
+        invariant: whether the same update factored otherwise, (B·G, G⁻¹·A), or padded with zeros to
+            a higher rank, has the same values.
         about: what it is, in one line, if no function's documentation says so.
         origin: where it was loaded from, if it is not built in.
     """
@@ -82,6 +84,7 @@ class Representation:
     cached: bool = True
     factors: bool = False
     kernel: str = ""
+    invariant: bool = False
     about: str = ""
     origin: Origin | None = None
 
@@ -177,6 +180,7 @@ def representation(
     default: bool = False,
     cached: bool = True,
     factors: bool = False,
+    invariant: bool = False,
 ) -> Callable[[Compute], Representation]:
     """Declare a function of a batch as a representation.
 
@@ -196,6 +200,8 @@ def representation(
         cached: False for what is as quickly read from the dataset, and as large.
         factors: of LAYER, whether the values are the entries of two matrices, (outputs, rank) row
             by row, then (rank, inputs): classifiers that read matrices can then read it.
+        invariant: whether (B·G, G⁻¹·A) and padding with zeros to a higher rank change nothing, so
+            that a model of it reads adapters of ranks that were not in its training split.
     """
     if not NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no name: need lower case letters, digits and underscores")
@@ -222,6 +228,7 @@ def representation(
             default_size=default_size,
             cached=cached,
             factors=factors,
+            invariant=invariant,
         )
 
     return declare
@@ -242,6 +249,7 @@ def fitted(
     sizes: Sequence[int],
     default_size: int,
     about: str,
+    invariant: bool = False,
 ) -> Representation:
     """Declare principal components of whole adapters, fitted on the training split.
 
@@ -250,6 +258,7 @@ def fitted(
         sizes: how many components there may be.
         default_size: what a name without a size stands for.
         about: one line of documentation.
+        invariant: see `representation`.
     """
 
     def names(shape: Shape, size: int | None) -> Sequence[str]:
@@ -265,5 +274,6 @@ def fitted(
         sizes=tuple(sizes),
         default_size=default_size,
         kernel=kernel,
+        invariant=invariant,
         about=about,
     )

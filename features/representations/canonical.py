@@ -24,7 +24,7 @@ def _values(shape: Shape) -> Sequence[str]:
     ]
 
 
-@representation("canonical", version=1, values=_values, unit=Unit.LAYER)
+@representation("canonical", version=1, values=_values, unit=Unit.LAYER, invariant=True)
 def canonical(layer: UpdateBatch) -> Tensor:
     """Singular vectors of ΔW times the roots of their singular values: √σᵢ·uᵢ, then √σᵢ·vᵢ.
 

@@ -20,7 +20,14 @@ def _values(shape: Shape, size: int | None) -> Sequence[str]:
     return [*(f"output_{i}" for i in range(outputs)), *(f"input_{i}" for i in range(inputs))]
 
 
-@representation("channel_norms", version=1, values=_values, unit=Unit.LAYER, sized="optional")
+@representation(
+    "channel_norms",
+    version=1,
+    values=_values,
+    unit=Unit.LAYER,
+    sized="optional",
+    invariant=True,
+)
 def channel_norms(layer: UpdateBatch, size: int | None) -> Tensor:
     """Norms of the rows and of the columns of ΔW; with a size D, each side folded into D values.
 

@@ -11,6 +11,7 @@ update_pca = fitted(
     sizes=SIZES,
     default_size=256,
     about="Principal components of all of a config's ΔW, from their inner products.",
+    invariant=True,
 )
 
 flat_pca = fitted(

@@ -25,6 +25,7 @@ def _values(shape: Shape, size: int) -> Sequence[str]:
     sized="required",
     sizes=(32, 64, 128, 256),
     default_size=128,
+    invariant=True,
 )
 def update_sketch(layer: UpdateBatch, size: int) -> Tensor:
     """TensorSketch of ΔW in D values: its inner products are unbiased estimates of those of ΔW.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,9 +45,10 @@ if TYPE_CHECKING:
 Ended = TrialFinished | TrialFailed | TrialOutOfMemory
 
 
-def run_trials(run: Invocation, fingerprints: dict[TrialKey, str], todo: list[TrialKey]) -> None:
-    """Compute the features the remaining trials need, then run them with Tune: first those whose
-    layers are known, then those whose layers are decided by the first."""
+@contextmanager
+def engine(run: Invocation) -> Iterator[Path]:
+    """Ray for a run; yields the feature cache, which is removed after the block unless it is to be
+    kept."""
     from .packing import available_resources, trial_resources
     from .session import check_shared, ray_session
 
@@ -70,16 +72,24 @@ def run_trials(run: Invocation, fingerprints: dict[TrialKey, str], todo: list[Tr
             trial_resources(run.options, available_resources())  # refused now, not after stage 1
             make_folder(cache)
             check_shared([run.run_dir, cache], list(run.source.files))
-            now = [key for key in todo if fingerprints[key]]
-            later = [key for key in todo if not fingerprints[key]]
-            ready = _prepare_features(run, cache, fingerprints, now)
-            _train(run, cache, {key: fingerprints[key] for key in ready})
-            if later and decide_layers(run):
-                decided = run.sweep.fingerprints
-                _train(run, cache, {key: decided[key] for key in later if decided[key]})
+            yield cache
     finally:
         if not run.options.cache_features:
             shutil.rmtree(cache, ignore_errors=True)
+
+
+def run_trials(
+    run: Invocation, cache: Path, fingerprints: dict[TrialKey, str], todo: list[TrialKey]
+) -> None:
+    """Compute the features the remaining trials need, then run them with Tune: first those whose
+    layers are known, then those whose layers are decided by the first. The engine is running."""
+    now = [key for key in todo if fingerprints[key]]
+    later = [key for key in todo if not fingerprints[key]]
+    ready = prepare_features(run, cache, fingerprints, now)
+    _train(run, cache, {key: fingerprints[key] for key in ready})
+    if later and decide_layers(run):
+        decided = run.sweep.fingerprints
+        _train(run, cache, {key: decided[key] for key in later if decided[key]})
 
 
 @dataclass
@@ -98,7 +108,7 @@ class Stored:
         return self._origins[of]
 
 
-def _prepare_features(
+def prepare_features(
     run: Invocation, cache: Path, fingerprints: dict[TrialKey, str], todo: list[TrialKey]
 ) -> list[TrialKey]:
     """Make sure the trials' features are cached; returns the trials that have theirs."""
@@ -171,7 +181,7 @@ def _train_alike(run: Invocation, cache: Path, points: dict[TrialKey, str]) -> N
     options = run.options
     while points:
         run.lock.check()
-        resources = _trial_resources(run, list(points), options)
+        resources = resources_of(run, list(points), options)
         ended = _fit(run, cache, points, resources)
         failed = {key for key, event in ended.items() if isinstance(event, TrialFailed)}
         starved = {key for key, event in ended.items() if isinstance(event, TrialOutOfMemory)}
@@ -195,12 +205,13 @@ def _train_alike(run: Invocation, cache: Path, points: dict[TrialKey, str]) -> N
         points = left
 
 
-def _trial_resources(
-    run: Invocation, keys: list[TrialKey], options: RuntimeOptions
+def resources_of(
+    run: Invocation, keys: list[TrialKey], options: RuntimeOptions | None = None
 ) -> TrialResources:
     """What each of some trials asks for: enough for the largest of them."""
     from .packing import available_resources, gpu_memory, trial_resources
 
+    options = options or run.options
     available = available_resources()
     need, memory = 0, None
     if available.get("GPU") and options.gpus_per_trial is None:
@@ -296,6 +307,26 @@ def _value_names(
     return tuple(names[shapes[name]] for name in features.columns)
 
 
+def make_job(
+    run: Invocation, cache: Path, points: Mapping[TrialKey, str], workers: int
+) -> TrialJob:
+    """What the workers of some trials need to know."""
+    return TrialJob(
+        run_dir=run.run_dir,
+        invocation=run.name,
+        matrices=_matrices(run, points, Stored(cache, run.scan.weights)),
+        labels=run.scan.kept_labels,
+        n_classes=len(run.scan.classes),
+        split=run.declared.split,
+        classifiers=[
+            ClassifierJob(name, config=_config(run, name), origin=_origin(run, name))
+            for name in dict.fromkeys(key.classifier for key in points)
+        ],
+        threads=run.spec.threads,
+        workers=workers,
+    )
+
+
 def _fit(
     run: Invocation,
     cache: Path,
@@ -305,21 +336,7 @@ def _fit(
     """Run one Tune experiment; returns what became of the trials that ended."""
     from .experiment import run_experiment
 
-    stored = Stored(cache, run.scan.weights)
-    job = TrialJob(
-        run_dir=run.run_dir,
-        invocation=run.name,
-        matrices=_matrices(run, points, stored),
-        labels=run.scan.kept_labels,
-        n_classes=len(run.scan.classes),
-        split=run.declared.split,
-        classifiers=[
-            ClassifierJob(name, config=_config(run, name), origin=_origin(run, name))
-            for name in dict.fromkeys(key.classifier for key in points)
-        ],
-        threads=run.spec.threads,
-        workers=min(resources.slots, len(points)),
-    )
+    job = make_job(run, cache, points, min(resources.slots, len(points)))
     ended: dict[TrialKey, Ended] = {}
 
     def on_trial(event: TrialEvent) -> None:

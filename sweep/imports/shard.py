@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from features.adapter_files.adapter import AdapterFile, LayerShape, open_adapter
+from features.adapter_files.adapter import open_adapter
 from features.adapter_files.errors import BadAdapterError
-from features.columns import matrix_column, matrix_type
+from features.adapter_files.stack import Stack
+from features.columns import matrix_type
 from features.core.files import DamagedFileError, read_signed_json, sign, write_json
 from features.hf_folder import shard_name, write_shard
-from features.layers import scale_column
+from features.layers import scale_column, tensor_names
 
 from .plan import ImportPlan
 
@@ -70,6 +69,8 @@ class ShardWriter:
             except BadAdapterError as error:
                 bad[self.plan.adapters[i].name] = error.reason
         arrays = stack.columns(len(kept))
+        arrays["rank"] = pa.array(stack.rank[: len(kept)])
+        arrays["lost"] = pa.array(stack.lost[: len(kept)])
         for name, values in self.plan.columns.items():
             arrays[name] = pa.array([values[i] for i in kept], self.schema.field(name).type)
         batch = pa.RecordBatch.from_arrays(
@@ -87,62 +88,12 @@ class ShardWriter:
         return {"index": index, "adapters": stop - start}
 
 
-class Stack:
-    """The factors of some adapters, layer by layer, each padded with zeros to the largest rank."""
-
-    def __init__(self, layers: Mapping[str, LayerShape], rows: int) -> None:
-        self.down = {n: np.zeros((rows, r, i), np.float32) for n, (_, i, r) in layers.items()}
-        self.up = {n: np.zeros((rows, o, r), np.float32) for n, (o, _, r) in layers.items()}
-        self.scale = {name: np.ones(rows, np.float32) for name in layers}
-        self.rank = np.zeros(rows, np.int64)
-        self.lost = np.zeros(rows)
-
-    def read(self, row: int, adapter: AdapterFile, wanted: frozenset[str]) -> None:
-        """Put an adapter into a row; what it has no layer for is zero.
-
-        Raises:
-            BadAdapterError: it cannot be read or has bad numbers; the row is to be written again.
-        """
-        rank, lost, bad = 0, 0.0, []
-        missing = set(wanted)
-        for name, layer in adapter.read(wanted):
-            missing.discard(name)
-            down, up = self.down[name][row], self.up[name][row]
-            own = len(layer.down)
-            down[:own], down[own:] = layer.down, 0.0
-            up[:, :own], up[:, own:] = layer.up, 0.0
-            self.scale[name][row] = layer.scale
-            if not (np.isfinite(layer.scale) and np.isfinite(down).all() and np.isfinite(up).all()):
-                bad.append(name)
-            rank, lost = max(rank, own), max(lost, layer.lost)
-        if bad:
-            raise BadAdapterError(
-                adapter.weights, f"NaN or infinite numbers in {len(bad)} layers, like {bad[0]}"
-            )
-        if not rank:
-            raise BadAdapterError(adapter.weights, "has none of the layers that are kept")
-        for name in missing:
-            self.down[name][row], self.up[name][row], self.scale[name][row] = 0.0, 0.0, 1.0
-        self.rank[row], self.lost[row] = rank, lost
-
-    def columns(self, rows: int) -> dict[str, pa.Array]:
-        """The first rows as Arrow columns."""
-        columns: dict[str, pa.Array] = {}
-        for name in self.down:
-            columns[f"{name}.lora.down.weight"] = matrix_column(self.down[name][:rows])
-            columns[f"{name}.lora.up.weight"] = matrix_column(self.up[name][:rows])
-            columns[scale_column(name)] = pa.array(self.scale[name][:rows])
-        columns["rank"] = pa.array(self.rank[:rows])
-        columns["lost"] = pa.array(self.lost[:rows])
-        return columns
-
-
 def dataset_schema(plan: ImportPlan) -> pa.Schema:
     """The schema of a dataset: layers' tensors and scales, then everything else."""
     fields: dict[str, pa.DataType] = {}
     for name, (outputs, inputs, rank) in plan.layers.items():
-        fields[f"{name}.lora.down.weight"] = matrix_type(rank, inputs)
-        fields[f"{name}.lora.up.weight"] = matrix_type(outputs, rank)
+        down, up = tensor_names(name)
+        fields[down], fields[up] = matrix_type(rank, inputs), matrix_type(outputs, rank)
         fields[scale_column(name)] = pa.float32()
     for name, values in plan.columns.items():
         fields[name] = pa.array(values).type

@@ -1,5 +1,7 @@
 """How rows of a dataset are put together into batches."""
 
+from functools import partial
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -7,7 +9,7 @@ import pytest
 import torch
 
 from features import batches
-from features.batches import DatasetBatches
+from features.batches import DatasetBatches, open_reader
 from features.layers import pair_layers
 from features.representations import Unit
 from features.sources import DatasetRequest, find_dataset
@@ -36,7 +38,7 @@ def source(request, tmp_path):
 def test_every_matrix_comes_once(source, entries, keep, units, monkeypatch):
     monkeypatch.setitem(batches._BATCH_ENTRIES, "cpu", entries)
     layers = {layer.name: layer for layer in pair_layers(SHAPES)}
-    dataset = DatasetBatches(source, SHAPES, list(layers.values()))
+    dataset = DatasetBatches(partial(open_reader, source), SHAPES, list(layers.values()))
     rows = np.arange(15, 65) if keep is None else keep + 15
     columns = [*(SHAPES if Unit.TENSOR in units else ()), *(layers if Unit.LAYER in units else ())]
     seen = {name: np.zeros(len(rows)) for name in columns}

@@ -21,7 +21,9 @@ def zoo_run(local_ray, tmp_path_factory):
         num_runs=4,
         settings={"mlp": dict(hidden_dim=128, dropout=0.2, lr=3e-3, epochs=25, patience=6)},
     )
-    return run_sweep(spec, RuntimeOptions(root / "results", cache_dir=root / "cache")).run_dir
+    return run_sweep(
+        spec, RuntimeOptions(root / "results", cache_dir=root / "cache", save_models="none")
+    ).run_dir
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +47,6 @@ def sanity_run(sanity, sanity_cache, tmp_path_factory):
         settings={"mlp": dict(hidden_dim=16, epochs=3)},
     )
     options = RuntimeOptions(
-        tmp_path_factory.mktemp("sanity"), cache_dir=sanity_cache, log_to="none"
+        tmp_path_factory.mktemp("sanity"), cache_dir=sanity_cache, log_to="none", save_models="none"
     )
     return run_sweep(spec, options)

@@ -5,11 +5,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from features.core.errors import UserError
 from features.core.plugins import find_origin
 from sweep import RuntimeOptions, SweepSpec, run_sweep
+from sweep.models.choice import refusal
+from sweep.models.predict import find_models, predict
 from sweep.report.analysis import Analysis
 from sweep.report.content import run_tables
 from sweep.report.runs import load_run
@@ -148,10 +151,52 @@ def test_what_cannot_be_used_is_said_in_one_line(change, message, files, sanity,
         for name, value in change.items()
     }  # fmt: skip
     spec = replace(SweepSpec(str(sanity)), **change)
-    options = RuntimeOptions(tmp_path / "out", "run", cache_dir=tmp_path / "cache")
+    options = RuntimeOptions(
+        tmp_path / "out", "run", cache_dir=tmp_path / "cache", save_models="none"
+    )
     with pytest.raises(UserError, match=re.escape(message)) as error:
         run_sweep(spec, options)
     assert "\n" not in str(error.value)
     if "broken" in str(error.value):
         log = (RunDir(tmp_path / "out" / "run").logs / "plugins.log").read_text()
         assert "1 / 0" in log
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_model_of_ones_own_code_runs_it_only_when_told_to(
+    package, sanity, tmp_path, sanity_cache
+):
+    mute = (
+        SNIPPETS["centroids.py"]
+        .replace("def kept", "def other")
+        .replace('"centroids", 1', '"mute", 1')
+    )
+    (package / "mute.py").write_text(mute)
+    spec = SweepSpec(
+        str(sanity),
+        pairs=(("row_norms", "centroids"), ("stats", "mine.mute:Centroids")),
+        configs=("queries",),
+        num_runs=1,
+    )
+    options = RuntimeOptions(
+        tmp_path / "out", "run", cache_dir=sanity_cache, log_to="none", save_models="all"
+    )
+    run_dir = run_sweep(spec, options).run_dir
+    (model,) = find_models(run_dir)
+    assert model.pair == ("queries", "row_norms@centroids")
+    reason = refusal(run_dir, read_sweep_file(run_dir), ("queries", "stats@mute"))
+    assert reason == "classifier mute keeps no model"
+
+    def judge(folder, **kwargs):
+        return predict(folder, model, [str(sanity)], ensemble=False, memo=tmp_path, **kwargs)
+
+    with pytest.raises(UserError, match="--run-plugins"):
+        judge(run_dir, run_plugins=False)
+    verdicts = judge(run_dir, run_plugins=True)
+    right = [v.probabilities.argmax() == i // 6 for i, v in enumerate(verdicts)]
+    assert len(right) == 18
+    assert np.mean(right) > 0.8
+    for file in RunDir(run_dir).plugins.rglob("norms.py"):
+        file.write_text(file.read_text() + "\n# edited\n")
+    with pytest.raises(UserError, match="is not the code"):
+        judge(run_dir, run_plugins=True)

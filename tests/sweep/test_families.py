@@ -23,7 +23,7 @@ LAYERS = sorted({name.partition(".lora")[0] for name in NAMES})
 
 @pytest.fixture
 def options(tmp_path):
-    return RuntimeOptions(tmp_path / "out", "run", cache_dir=tmp_path / "cache")
+    return RuntimeOptions(tmp_path / "out", "run", cache_dir=tmp_path / "cache", save_models="none")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -227,6 +227,7 @@ def test_a_driver_that_lost_its_lock_writes_nothing(trials, thread, sanity, tmp_
         before.update(contents(run.run_dir))
         trials(run)
 
+    monkeypatch.setattr("sweep.launch.engine", lambda run: nullcontext(tmp_path / "cache"))
     monkeypatch.setattr("sweep.launch.run_trials", run_trials)
     spec = SweepSpec(str(sanity), representations=("stats",), num_runs=1, settings={})
     options = RuntimeOptions(tmp_path, "run", cache_dir=tmp_path / "cache", log_to="none")

@@ -64,7 +64,7 @@ def spec(sanity):
 
 @pytest.fixture
 def options(tmp_path):
-    return RuntimeOptions(tmp_path / "out", "run", cache_dir=tmp_path / "cache")
+    return RuntimeOptions(tmp_path / "out", "run", cache_dir=tmp_path / "cache", save_models="none")
 
 
 def said(spec, options, capsys):

@@ -252,7 +252,9 @@ def strange_run(local_ray, tmp_path_factory):
         num_runs=1,
         settings={"mlp": dict(hidden_dim=16, epochs=3)},
     )
-    return run_sweep(spec, RuntimeOptions(root / "results", cache_dir=root / "cache")).run_dir
+    return run_sweep(
+        spec, RuntimeOptions(root / "results", cache_dir=root / "cache", save_models="none")
+    ).run_dir
 
 
 def test_strange_class_names_one_seed_and_one_config(strange_run, tmp_path, browser):

@@ -47,7 +47,9 @@ def test_scores_are_those_of_the_records_and_labels_come_back(finished, sanity_c
     with pytest.raises(UserError, match="does not belong to record"):
         load_run(run_dir)
     labels.write_bytes(before[:-20])
-    options = RuntimeOptions(run_dir.parent, cache_dir=sanity_cache, log_to="none")
+    options = RuntimeOptions(
+        run_dir.parent, cache_dir=sanity_cache, log_to="none", save_models="none"
+    )
     assert run_sweep(read_sweep_file(run_dir).spec(), options).summary["ran"] == 0
     assert labels.read_bytes() == before
 

@@ -43,7 +43,7 @@ def spec(sanity):
 
 @pytest.fixture
 def options(tmp_path, sanity_cache):
-    return RuntimeOptions(output_dir=tmp_path / "results", cache_dir=sanity_cache)
+    return RuntimeOptions(tmp_path / "results", cache_dir=sanity_cache, save_models="none")
 
 
 @pytest.fixture
@@ -288,7 +288,8 @@ def test_status_counts_pairs_and_trials(finished):
 @pytest.mark.usefixtures("finished")
 @pytest.mark.parametrize("part", ["checkpoints", "failures"])
 def test_resume_when_nothing_is_left_needs_neither_ray_nor_torch(part, spec, options):
-    run_sweep(replace(spec, num_runs=1), options)
+    run_sweep(replace(spec, num_runs=1), replace(options, save_models="best"))
+    assert len(list(RunDir(options.run_dir(spec.dataset)).models.rglob("*.safetensors"))) == 2
     script = f"""
 import sys
 from collections import Counter

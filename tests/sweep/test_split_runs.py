@@ -57,7 +57,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture
 def options(tmp_path, cache):
-    return RuntimeOptions(tmp_path / "out", cache_dir=cache, log_to="none")
+    return RuntimeOptions(tmp_path / "out", cache_dir=cache, log_to="none", save_models="none")
 
 
 def confusion(run, key, index):

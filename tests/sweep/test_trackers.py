@@ -45,7 +45,7 @@ def spec(sanity):
 
 @pytest.fixture
 def options(tmp_path, sanity_cache):
-    return RuntimeOptions(output_dir=tmp_path / "results", cache_dir=sanity_cache)
+    return RuntimeOptions(tmp_path / "results", cache_dir=sanity_cache, save_models="none")
 
 
 @pytest.fixture
@@ -55,7 +55,9 @@ def again(sanity_run, spec, tmp_path):
     shutil.copytree(sanity_run.run_dir, output / "run")
 
     def run(log_to):
-        options = RuntimeOptions(output, "run", cache_dir=tmp_path / "cache", log_to=log_to)
+        options = RuntimeOptions(
+            output, "run", cache_dir=tmp_path / "cache", log_to=log_to, save_models="none"
+        )
         result = run_sweep(spec, options)
         assert result.summary["ran"] == 0
         return result.run_dir

@@ -73,7 +73,9 @@ def test_layers_are_ranked_by_mean_validation_accuracy_ties_in_network_order():
 
 @pytest.fixture
 def options(tmp_path):
-    return RuntimeOptions(tmp_path / "out", "run", cache_dir=tmp_path / "cache", log_to="none")
+    return RuntimeOptions(
+        tmp_path / "out", "run", cache_dir=tmp_path / "cache", log_to="none", save_models="none"
+    )
 
 
 @pytest.fixture

@@ -99,6 +99,19 @@ def test_the_catalogue_finds_them_without_heavy_imports():
 
 
 @every
+def test_what_is_kept_predicts_as_the_fit(classifier):
+    labels = np.arange(200) % 3
+    labels[labels == 2] = 3  # a class that there is not
+    data = make(n_classes=4, labels=labels)
+    fitted = fit(classifier, data)
+    kept = fitted.kept()
+    config = QUICK.get(classifier.name, classifier.Config())
+    loaded = classifier.load(FitState(dict(kept.tensors), kept.rest), data.n_features, 4, config)
+    found = loaded.log_probabilities(data.test.x)
+    np.testing.assert_array_equal(found, fitted.log_probabilities(data.test.x))
+
+
+@every
 def test_it_learns_and_its_probabilities_are_some(classifier):
     data = make(noise=0.7)
     fitted = fit(classifier, data)

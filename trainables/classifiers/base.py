@@ -125,7 +125,15 @@ class LayerSum:
     rest: Callable[[Tensor], np.ndarray]
 
 
-class Fit(ABC):
+class Predictor(ABC):
+    """A fitted classifier, as far as it predicts."""
+
+    @abstractmethod
+    def log_probabilities(self, x: Tensor) -> np.ndarray:
+        """(n, n_features) float32 on its device -> (n, n_classes) float64, normalised."""
+
+
+class Fit(Predictor):
     """One classifier being fitted to one trial's training split."""
 
     @property
@@ -187,6 +195,10 @@ class Fit(ABC):
     def layer_sum(self) -> LayerSum | None:
         """The sum over layers that is all it sees of its input; None if there is none. Permutation
         importance then computes only the layers that are permuted."""
+        return None
+
+    def kept(self) -> FitState | None:
+        """What `Classifier.load` needs of a finished fit; None: it cannot be kept."""
         return None
 
     def state(self) -> FitState | None:
@@ -256,3 +268,11 @@ class Classifier(ABC):
                 transformed, or as they are if it `reads_factors`.
             seed: decides everything that is random.
         """
+
+    def load(self, kept: FitState, n_features: int, n_classes: int, config: Any) -> Predictor:
+        """What predicts as the fit did that `Fit.kept` was asked of; on the CPU.
+
+        Raises:
+            NotImplementedError: it cannot be kept.
+        """
+        raise NotImplementedError(f"classifier {self.name} keeps no model")

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from features.core.errors import UserError
 
 from . import base
-from .base import Classifier, DataSize, Fit, setting
+from .base import Classifier, DataSize, Fit, FitState, Predictor, setting
 from .footprint import base_host_bytes
 from .probabilities import with_absent_classes
 
 if TYPE_CHECKING:
+    import lightgbm
     import numpy as np
     from torch import Tensor
 
@@ -83,6 +84,45 @@ class Boosting(Classifier):
     def start(self, data: TrialData, config: BoostingConfig, seed: int) -> Fit:
         """Begin a fit."""
         return BoostingFit(data, config, seed)
+
+    def load(
+        self, kept: FitState, n_features: int, n_classes: int, config: BoostingConfig
+    ) -> Predictor:
+        """The trees up to the best round."""
+        import lightgbm
+
+        text = kept.tensors["trees"].numpy().tobytes().decode()
+        booster = lightgbm.Booster(model_str=text) if text else None
+        return Trees(booster, kept.tensors["present"].numpy(), n_classes, kept.rest["rounds"])
+
+
+@dataclass(frozen=True)
+class Trees(Predictor):
+    """Trees that predict.
+
+    Attributes:
+        booster: None where the training split has one class only.
+        present: (n_present,) ascending classes of the training split.
+        n_classes: all there are.
+        rounds: how many of the booster's count.
+    """
+
+    booster: lightgbm.Booster | None
+    present: np.ndarray
+    n_classes: int
+    rounds: int
+
+    def log_probabilities(self, x: Tensor) -> np.ndarray:
+        """(n, n_features) float32 -> (n, n_classes) float64."""
+        import numpy as np
+        from scipy.special import log_softmax
+
+        if self.booster is None:
+            log_p = np.zeros((len(x), 1))
+        else:
+            scores = self.booster.predict(x.numpy(), raw_score=True, num_iteration=self.rounds)
+            log_p = log_softmax(scores, axis=1)
+        return with_absent_classes(log_p, self.present, self.n_classes)
 
 
 def parameters(config: BoostingConfig, n_classes: int, seed: int) -> dict[str, Any]:
@@ -174,15 +214,18 @@ class BoostingFit(Fit):
 
     def log_probabilities(self, x: Tensor) -> np.ndarray:
         """(n, n_features) float32 -> (n, n_classes) float64, by the trees up to the best round."""
-        import numpy as np
-        from scipy.special import log_softmax
+        trees = Trees(self._booster, self._present, self._data.n_classes, self._best)
+        return trees.log_probabilities(x)
 
-        if self._booster is None:
-            log_p = np.zeros((len(x), 1))
-        else:
-            scores = self._booster.predict(x.numpy(), raw_score=True, num_iteration=self._best)
-            log_p = log_softmax(scores, axis=1)
-        return with_absent_classes(log_p, self._present, self._data.n_classes)
+    def kept(self) -> FitState:
+        """The trees up to the best round, as LightGBM writes them, and the classes they know."""
+        import numpy as np
+        import torch
+
+        text = self._booster.model_to_string(num_iteration=self._best) if self._booster else ""
+        trees = torch.from_numpy(np.frombuffer(bytearray(text.encode()), np.uint8))
+        present = torch.from_numpy(self._present)
+        return FitState({"trees": trees, "present": present}, {"rounds": self._best})
 
     def outcome(self) -> dict[str, Any]:
         """The best round, how many there were, and whether patience ran out."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from .base import Classifier, DataSize, Fit, setting
+from .base import Classifier, DataSize, Fit, FitState, Predictor, setting
 from .footprint import FLOAT, GPU_CONTEXT_BYTES, base_host_bytes, data_bytes
 from .network import NetworkConfig
 
@@ -60,6 +60,20 @@ class GlNet(Classifier):
         from .gl_net_training import GlNetTraining
 
         return GlNetTraining(data, config, seed)
+
+    def load(
+        self, kept: FitState, n_features: int, n_classes: int, config: GlNetConfig
+    ) -> Predictor:
+        """The network with the weights of the best epoch."""
+        from features.layout import LayerFactors
+
+        from .gl_net_training import GlNetwork
+        from .network_training import Network
+
+        layout = tuple(LayerFactors(**layer) for layer in kept.rest["layout"])
+        model = GlNetwork(layout, n_classes, config)
+        model.load_state_dict(kept.tensors)
+        return Network(model, EVALUATION_ROWS)
 
 
 def _network_bytes(size: DataSize, config: GlNetConfig) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from itertools import groupby
 from typing import cast
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from features.layout import LayerFactors, Layout
 
 from ..modules import Dropout
-from .base import LayerSum
+from .base import FitState, LayerSum
 from .gl_net import EVALUATION_ROWS, GlNetConfig
 from .network_training import NetworkTraining
 
@@ -141,6 +142,10 @@ class GlNetTraining(NetworkTraining):
         model = GlNetwork(self.data.layout, self.data.n_classes, self.config)
         model.fit_scale(self.data.train.x)
         return model
+
+    def kept(self) -> FitState:
+        """The weights of the best epoch, and where the layers' factors stand."""
+        return FitState(self.best_state, {"layout": [asdict(layer) for layer in self.data.layout]})
 
     def layer_sum(self) -> LayerSum:
         """What the layers' invariants add to the head's hidden layer, with the weights of the best

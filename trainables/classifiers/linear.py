@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from features.core.errors import UserError
 
 from . import base
-from .base import Classifier, DataSize, Fit, setting
+from .base import Classifier, DataSize, Fit, FitState, Predictor, setting
 from .footprint import FLOAT, base_host_bytes
 
 if TYPE_CHECKING:
@@ -78,3 +78,11 @@ class Linear(Classifier):
         from .linear_training import LinearFit
 
         return LinearFit(data, config)
+
+    def load(
+        self, kept: FitState, n_features: int, n_classes: int, config: LinearConfig
+    ) -> Predictor:
+        """The best strength's weights."""
+        from .linear_training import LinearModel
+
+        return LinearModel(kept.tensors["weights"], kept.tensors["present"], n_classes)

@@ -13,6 +13,7 @@ then give as many coordinates as there are samples, in which the objective is th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..data import TrialData
-from .base import Fit, FitState, LinearPart
+from .base import Fit, FitState, LinearPart, Predictor
 from .linear import EVALUATION_ROWS, MEMORY, LinearConfig
 from .probabilities import with_absent_classes
 
@@ -32,6 +33,32 @@ _ROWS = 4096
 _COLUMNS = 1024
 _SMALLEST_EIGENVALUE = 1e-12
 _SLOPE_LEFT = 0.1
+
+
+@dataclass(frozen=True)
+class LinearModel(Predictor):
+    """Weights that predict.
+
+    Attributes:
+        weights: (n_present, n_features + 1) float64, the intercepts last.
+        present: (n_present,) int64 ascending classes that they are of.
+        n_classes: all there are.
+    """
+
+    weights: Tensor
+    present: Tensor
+    n_classes: int
+
+    def log_probabilities(self, x: Tensor) -> np.ndarray:
+        """(n, n_features) float32 -> (n, n_classes) float64."""
+        # In float64, since a feature outside the training split may be as large as float32 allows.
+        weights = self.weights[:, :-1].T
+        return self.normalised(torch.cat([p.double() @ weights for p in x.split(EVALUATION_ROWS)]))
+
+    def normalised(self, logits: Tensor) -> np.ndarray:
+        """(n, n_present) float64 logits without intercepts -> (n, n_classes) float64."""
+        log_p = (logits + self.weights[:, -1]).log_softmax(1).numpy()
+        return with_absent_classes(log_p, self.present.numpy(), self.n_classes)
 
 
 class LinearFit(Fit):
@@ -66,7 +93,7 @@ class LinearFit(Fit):
         self._converged = self._converged and converged
         weights = self._problem.weights(self._at)
         val = self._data.val
-        log_p = self._evaluate(val.x, weights)
+        log_p = self._model(weights).log_probabilities(val.x)
         truth = val.y.numpy()
         accuracy = float((log_p.argmax(1) == truth).mean())
         loss = float(-log_p[np.arange(len(truth)), truth].mean())
@@ -78,17 +105,14 @@ class LinearFit(Fit):
 
     def log_probabilities(self, x: Tensor) -> np.ndarray:
         """(n, n_features) float32 -> (n, n_classes) float64, with the best strength's weights."""
-        return self._evaluate(x, self._weights)
+        return self._model(self._weights).log_probabilities(x)
 
-    def _evaluate(self, x: Tensor, weights: Tensor) -> np.ndarray:
-        # In float64, since a feature outside the training split may be as large as float32 allows.
-        logits = [part.double() @ weights[:, :-1].T for part in x.split(EVALUATION_ROWS)]
-        return self._normalised(torch.cat(logits), weights)
+    def _model(self, weights: Tensor) -> LinearModel:
+        return LinearModel(weights, self._present, self._data.n_classes)
 
-    def _normalised(self, logits: Tensor, weights: Tensor) -> np.ndarray:
-        """(n, n_present) float64 logits without intercepts -> (n, n_classes) float64."""
-        log_p = (logits + weights[:, -1]).log_softmax(1).numpy()
-        return with_absent_classes(log_p, self._present.numpy(), self._data.n_classes)
+    def kept(self) -> FitState:
+        """The best strength's weights, and the classes they are of."""
+        return FitState({"weights": self._weights, "present": self._present}, {})
 
     def column_weights(self) -> np.ndarray:
         """(n_present, n_features) float64: the best strength's weights, a row for each class that
@@ -97,8 +121,7 @@ class LinearFit(Fit):
 
     def linear_part(self) -> LinearPart:
         """The logits."""
-        weights = self._weights
-        return LinearPart(weights[:, :-1], lambda logits: self._normalised(logits, weights))
+        return LinearPart(self._weights[:, :-1], self._model(self._weights).normalised)
 
     def outcome(self) -> dict[str, Any]:
         """Which strength is best, itself, and whether every fit of the path converged."""

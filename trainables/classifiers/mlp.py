@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from .base import Classifier, DataSize, Fit, setting
+from .base import Classifier, DataSize, Fit, FitState, Predictor, setting
 from .footprint import FLOAT, GPU_CONTEXT_BYTES, base_host_bytes, data_bytes
 from .network import NetworkConfig
 
@@ -57,6 +57,15 @@ class Mlp(Classifier):
         from .mlp_training import Training
 
         return Training(data, config, seed)
+
+    def load(self, kept: FitState, n_features: int, n_classes: int, config: MlpConfig) -> Predictor:
+        """The network with the weights of the best epoch."""
+        from .mlp_training import build_classifier
+        from .network_training import Network
+
+        model = build_classifier(n_features, n_classes, config)
+        model.load_state_dict(kept.tensors)
+        return Network(model, EVALUATION_ROWS)
 
 
 def _network_bytes(size: DataSize, config: MlpConfig) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import base
-from .base import Classifier, DataSize, Fit, LinearPart
+from .base import Classifier, DataSize, Fit, FitState, LinearPart, Predictor
 from .footprint import FLOAT, base_host_bytes
 
 if TYPE_CHECKING:
@@ -51,6 +51,57 @@ class Neighbours(Classifier):
         """Begin a fit."""
         return NeighboursFit(data)
 
+    def load(self, kept: FitState, n_features: int, n_classes: int, config: Any) -> Predictor:
+        """The training split and k."""
+        return Votes(kept.tensors["unit"], kept.tensors["y"], n_classes, kept.rest["neighbours"])
+
+
+@dataclass(frozen=True)
+class Votes(Predictor):
+    """A training split that votes.
+
+    Attributes:
+        unit: (n_train, n_features) float32, its samples of length 1.
+        y: (n_train,) int64 class indices.
+        n_classes: all there are.
+        k: how many vote.
+    """
+
+    unit: Tensor
+    y: Tensor
+    n_classes: int
+    k: int
+
+    def log_probabilities(self, x: Tensor) -> np.ndarray:
+        """(n, n_features) float32 -> (n, n_classes) float64; see `NeighboursFit`."""
+        return self.from_votes(self.votes(x, [self.k])[self.k])
+
+    def from_votes(self, votes: np.ndarray) -> np.ndarray:
+        """(n, n_classes) votes of k -> (n, n_classes) log-probabilities, float64."""
+        import numpy as np
+
+        return np.log((votes + 1 / self.n_classes) / (self.k + 1))
+
+    def votes(self, x: Tensor, ks: list[int]) -> dict[int, np.ndarray]:
+        """k -> (n, n_classes) votes of the k nearest training samples, float64."""
+        import torch
+
+        parts: dict[int, list[Tensor]] = {k: [] for k in ks}
+        for block in x.split(_ROWS):
+            votes = self.nearest(_unit_length(block) @ self.unit.T, max(ks))
+            for k in ks:
+                parts[k].append(votes[:, :k].sum(1))
+        return {k: torch.cat(part).numpy() for k, part in parts.items()}
+
+    def nearest(self, similarity: Tensor, most: int) -> Tensor:
+        """(n, n_train) similarities -> (n, most, n_classes) float64: one vote of each of the `most`
+        nearest training samples, the nearest first."""
+        import torch
+
+        # Sorting all would take longer than the products.
+        classes = self.y[similarity.topk(most, dim=1).indices]
+        return torch.nn.functional.one_hot(classes, self.n_classes).double()
+
 
 class NeighboursFit(Fit):
     """All k at once; it cannot be interrupted."""
@@ -75,7 +126,7 @@ class NeighboursFit(Fit):
         """Choose k."""
         tried = [k for k in NEIGHBOURS if k <= len(self._unit)]
         truth = self._data.val.y.numpy()
-        votes = self._votes(self._data.val.x, tried)
+        votes = self._model.votes(self._data.val.x, tried)
         self._accuracies = [float((votes[k].argmax(1) == truth).mean()) for k in tried]
         self._best = self._accuracies.index(max(self._accuracies))
 
@@ -86,16 +137,23 @@ class NeighboursFit(Fit):
         (votes + 1/n_classes) / (k + 1). Of classes with as many votes, that with the lowest index
         is predicted.
         """
-        return self._from_votes(self._votes(x, [self._k])[self._k])
+        return self._model.log_probabilities(x)
+
+    def kept(self) -> FitState:
+        """The training split of unit length, its classes, and k."""
+        tensors = {"unit": self._unit, "y": self._data.train.y}
+        return FitState(tensors, {"neighbours": self._k})
 
     def linear_part(self) -> LinearPart:
         """The products with the training samples of unit length: they rank as the cosines do."""
         import torch
 
+        model = self._model
+
         def rest(products: Tensor) -> np.ndarray:
             blocks = products.split(_ROWS)
-            return self._from_votes(
-                torch.cat([self._nearest(block, self._k).sum(1) for block in blocks]).numpy()
+            return model.from_votes(
+                torch.cat([model.nearest(block, model.k).sum(1) for block in blocks]).numpy()
             )
 
         return LinearPart(self._unit, rest)
@@ -105,31 +163,9 @@ class NeighboursFit(Fit):
         """The chosen one."""
         return NEIGHBOURS[self._best]
 
-    def _from_votes(self, votes: np.ndarray) -> np.ndarray:
-        """(n, n_classes) votes of the chosen k -> (n, n_classes) log-probabilities, float64."""
-        import numpy as np
-
-        return np.log((votes + 1 / self._data.n_classes) / (self._k + 1))
-
-    def _votes(self, x: Tensor, ks: list[int]) -> dict[int, np.ndarray]:
-        """k -> (n, n_classes) votes of the k nearest training samples, float64."""
-        import torch
-
-        parts: dict[int, list[Tensor]] = {k: [] for k in ks}
-        for block in x.split(_ROWS):
-            votes = self._nearest(_unit_length(block) @ self._unit.T, max(ks))
-            for k in ks:
-                parts[k].append(votes[:, :k].sum(1))
-        return {k: torch.cat(part).numpy() for k, part in parts.items()}
-
-    def _nearest(self, similarity: Tensor, most: int) -> Tensor:
-        """(n, n_train) similarities -> (n, most, n_classes) float64: one vote of each of the `most`
-        nearest training samples, the nearest first."""
-        import torch
-
-        # Sorting all would take longer than the products.
-        classes = self._data.train.y[similarity.topk(most, dim=1).indices]
-        return torch.nn.functional.one_hot(classes, self._data.n_classes).double()
+    @property
+    def _model(self) -> Votes:
+        return Votes(self._unit, self._data.train.y, self._data.n_classes, self._k)
 
     def outcome(self) -> dict[str, Any]:
         """Which k is best, and itself."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..data import TrialData
 from ..modules import FusedAdam
-from .base import Fit, FitState
+from .base import Fit, FitState, Predictor
 from .network import NetworkConfig
 
 _PLATEAU_FACTOR = 0.5
@@ -33,6 +33,27 @@ def batch_bounds(n: int, batch_size: int) -> list[int]:
     if len(bounds) > 2 and bounds[-1] - bounds[-2] == 1:
         del bounds[-2]
     return bounds
+
+
+class Network(Predictor):
+    """A network with the weights it has.
+
+    Arguments:
+        rows: samples evaluated at a time.
+    """
+
+    def __init__(self, model: nn.Module, rows: int) -> None:
+        self.model, self._rows = model, rows
+
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> Tensor:
+        """(n, n_features) -> (n, n_classes) float32 on the same device."""
+        self.model.eval()
+        return torch.cat([self.model(part) for part in x.split(self._rows)])
+
+    def log_probabilities(self, x: Tensor) -> np.ndarray:
+        """(n, n_features) float32 -> (n, n_classes) float64."""
+        return self.logits(x).double().log_softmax(1).cpu().numpy()
 
 
 class NetworkTraining(Fit):
@@ -56,6 +77,7 @@ class NetworkTraining(Fit):
         device = data.train.x.device
         torch.manual_seed(seed)
         self.model = self.build().to(device)
+        self._network = Network(self.model, self.evaluation_rows)
         self.optimizer = FusedAdam(
             self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
@@ -114,7 +136,7 @@ class NetworkTraining(Fit):
             self.optimizer.step()
             total += loss.detach() * (stop - start)
         val = self.data.val
-        correct = (self._logits(val.x).argmax(1) == val.y).sum()
+        correct = (self._network.logits(val.x).argmax(1) == val.y).sum()
         train_loss, hits = torch.stack([total, correct.float()]).tolist()
         if not math.isfinite(train_loss):
             cause = f"try a smaller {self.config.option('lr')}"
@@ -188,12 +210,11 @@ class NetworkTraining(Fit):
     def log_probabilities(self, x: Tensor) -> np.ndarray:
         """(n, n_features) float32 -> (n, n_classes) float64, with the weights of the best epoch."""
         self.restore_best()
-        return self._logits(x).double().log_softmax(1).cpu().numpy()
+        return self._network.log_probabilities(x)
 
-    @torch.no_grad()
-    def _logits(self, x: Tensor) -> Tensor:
-        self.model.eval()
-        return torch.cat([self.model(part) for part in x.split(self.evaluation_rows)])
+    def kept(self) -> FitState:
+        """The weights of the best epoch."""
+        return FitState(self.best_state, {})
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,0 +1,1 @@
+"""Models to keep: which, and what they say of new adapters."""

@@ -1,0 +1,250 @@
+"""Adapters to judge, as people give them: files, folders and datasets, in stacks of one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from features.adapter_files.adapter import AdapterFile, open_adapter
+from features.adapter_files.bases import guess_base
+from features.adapter_files.errors import BadAdapterError
+from features.adapter_files.places import FOLDER_WEIGHTS, SUFFIXES, adapter_place, walk_weights
+from features.adapter_files.stack import Stack
+from features.columns import to_matrices
+from features.core.errors import UserError
+from features.layers import pair_layers
+from features.model_input import ModelInput, canonical_layers
+from features.representations import Representation
+from features.shapes import read_shapes
+from features.sources import DatasetRequest, Source, find_dataset
+
+from ..inspection import is_dataset
+
+_MOST_ROWS = 256
+_MOST_NUMBERS = 1 << 24
+"""Of the adapters that are looked at together: 64 MB."""
+_DORA = "is of DoRA, whose update is more than B·A, and the training data had none"
+
+
+class Adapter(NamedTuple):
+    """One of those that were given: the how-manieth, and its path or row."""
+
+    place: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An adapter that cannot be judged, and why."""
+
+    adapter: Adapter
+    reason: str
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """Adapters that can be judged, in a stack's first rows."""
+
+    adapters: list[Adapter]
+    stack: Stack
+
+
+Found = Problem | Stacked
+
+
+@dataclass(frozen=True)
+class Given:
+    """What was named, found but not read.
+
+    Attributes:
+        files: of adapters.
+        datasets: of several adapters each, with what they were called.
+    """
+
+    files: list[Path]
+    datasets: list[tuple[str, Source]]
+
+    @property
+    def count(self) -> int:
+        """Adapters in all."""
+        return len(self.files) + sum(source.open().num_rows for _, source in self.datasets)
+
+
+def find_adapters(given: Sequence[str], memo: Path) -> Given:
+    """Adapter files, folders of PEFT or diffusers, folders of many, and datasets.
+
+    Raises:
+        UserError: one is nothing of this.
+    """
+    found = Given([], [])
+    for name in given:
+        place = Path(name)
+        is_adapter = place.is_dir() and any((place / file).exists() for file in FOLDER_WEIGHTS)
+        if is_adapter or place.suffix in SUFFIXES:
+            found.files.append(place)
+        elif place.is_dir() and not is_dataset(place):
+            inside = [adapter_place(weights) for weights in walk_weights(place)]
+            if not inside:
+                raise UserError(f"{place} holds no adapter")
+            found.files.extend(inside)
+        else:
+            found.datasets.append((name, find_dataset(DatasetRequest(name), memo)))
+    return found
+
+
+def read_adapters(
+    given: Given, read: ModelInput, item: Representation, lora_rank: int | None
+) -> Iterator[Found]:
+    """Every adapter that was named once, those that cannot be judged with their problem.
+
+    Arguments:
+        read: what a model reads of them.
+        item: its representation.
+        lora_rank: see `matrix_shape`, of datasets.
+    """
+    yield from _Files(read, item).read(given.files)
+    first = len(given.files)
+    for name, source in given.datasets:
+        yield from _Rows(name, source, read, item, lora_rank).read(first)
+        first += source.open().num_rows
+
+
+def _most_rows(read: ModelInput, rank: int) -> int:
+    numbers = sum(max(rank, own) * (m + n) for m, n, own in read.layers.values())
+    return max(1, min(_MOST_ROWS, _MOST_NUMBERS // numbers))
+
+
+class _Files:
+    """Collects files' layers in stacks, one for each rank above that of the training data."""
+
+    def __init__(self, read: ModelInput, item: Representation) -> None:
+        self._read, self._item = read, item
+        self._open: dict[int, tuple[Stack, list[Adapter]]] = {}
+
+    def read(self, files: Sequence[Path]) -> Iterator[Found]:
+        """See `read_adapters`."""
+        for place, path in enumerate(files):
+            try:
+                rank, full = self._add(place, path)
+            except BadAdapterError as error:
+                yield Problem(Adapter(place, str(path)), error.reason)
+                continue
+            if full:
+                stack, adapters = self._open.pop(rank)
+                yield Stacked(adapters, stack)
+        for stack, adapters in self._open.values():
+            if adapters:
+                yield Stacked(adapters, stack)
+
+    def _add(self, place: int, path: Path) -> tuple[int, bool]:
+        """Put a file into a stack; returns which, and whether it is full now.
+
+        Raises:
+            BadAdapterError: it cannot be judged.
+        """
+        adapter = open_adapter(path)
+        largest = max(rank for _, _, rank in adapter.shapes.values())
+        reason = self._read.problem(self._item, adapter.shapes, adapter.base, largest)
+        if reason is None and adapter.dora and not self._read.dora:
+            reason = _DORA
+        if reason:
+            raise BadAdapterError(path, reason)
+        rank = _rank_above(self._read, adapter)
+        most = _most_rows(self._read, rank)
+        if rank not in self._open:
+            self._open[rank] = self._read.stack(most, rank), []
+        stack, adapters = self._open[rank]
+        stack.read(len(adapters), adapter, frozenset(self._read.layers))
+        reason = self._read.unknown_scale(self._item, stack, len(adapters))
+        if reason:
+            raise BadAdapterError(path, reason)
+        adapters.append(Adapter(place, str(path)))
+        return rank, len(adapters) == most
+
+
+def _rank_above(read: ModelInput, adapter: AdapterFile) -> int:
+    """The largest rank of an adapter's layers, if one is larger than in training; else 0."""
+    pairs = [(adapter.shapes[name][2], own) for name, (_, _, own) in read.layers.items()]
+    return max(rank for rank, _ in pairs) if any(rank > own for rank, own in pairs) else 0
+
+
+# Datasets
+
+
+class _Rows:
+    """A dataset's adapters, some at a time."""
+
+    def __init__(
+        self, name: str, source: Source, read: ModelInput, item: Representation, rank: int | None
+    ) -> None:
+        self._name, self._read, self._item = name, read, item
+        self._table = source.open()
+        tensors, scales = read_shapes(source, rank)
+        self._layers = canonical_layers(pair_layers(tensors, scales))
+        self._shapes = {name: layer.shape for name, layer in self._layers.items()}
+        self._base = guess_base(self._shapes, {}, {})
+
+    def read(self, first: int) -> Iterator[Found]:
+        """See `read_adapters`; the first one's place is given."""
+        own = [self._shapes[name][2] for name in self._read.layers if name in self._shapes]
+        largest = max(own, default=0)
+        most = _most_rows(self._read, largest)
+        for top in range(0, self._table.num_rows, most):
+            rows = range(top, min(top + most, self._table.num_rows))
+            names = self._values("path", rows) or [f"{self._name}[{row}]" for row in rows]
+            adapters = [Adapter(first + row, name) for row, name in zip(rows, names)]
+            ranks = self._values("rank", rows) or [largest] * len(rows)
+            dora = self._values("dora", rows) or [False] * len(rows)
+            reasons = [self._problem(*facts) for facts in zip(ranks, dora)]
+            if None in reasons:
+                stack = self._read.stack(len(rows), largest)
+                fine = self._fill(stack, rows)
+                for i, reason in enumerate(reasons):
+                    if reason is None:
+                        reasons[i] = (
+                            self._read.unknown_scale(self._item, stack, i)
+                            if fine[i]
+                            else "has NaN or infinite numbers"
+                        )
+                kept = [i for i, reason in enumerate(reasons) if reason is None]
+                if kept:
+                    stack.select(kept)
+                    yield Stacked([adapters[i] for i in kept], stack)
+            yield from (Problem(one, reason) for one, reason in zip(adapters, reasons) if reason)
+
+    def _problem(self, rank: int, dora: bool) -> str | None:
+        if dora and not self._read.dora:
+            return _DORA
+        return self._read.problem(self._item, self._shapes, self._base, rank)
+
+    def _fill(self, stack: Stack, rows: range) -> np.ndarray:
+        """Copy the layers that are read; returns which rows are finite."""
+        fine = np.ones(len(rows), bool)
+        for name in self._read.layers:
+            layer = self._layers[name]
+            outputs, inputs, rank = layer.shape
+            down = self._matrices(layer.down, rows, (rank, inputs))
+            up = self._matrices(layer.up, rows, (outputs, rank))
+            stack.down[name][:, :rank], stack.up[name][:, :, :rank] = down, up
+            parts = [down, up]
+            if layer.scale:
+                parts.append(self._matrices(layer.scale, rows, (1, 1)))
+                stack.scale[name][:] = parts[-1].reshape(-1)
+            for part in parts:
+                fine &= np.isfinite(part).reshape(len(fine), -1).all(axis=1)
+        return fine
+
+    def _matrices(self, column: str, rows: range, shape: tuple[int, int]) -> np.ndarray:
+        batches = self._table.read(rows.start, rows.stop, [column])
+        return np.concatenate([to_matrices(batch.column(0), shape) for batch in batches])
+
+    def _values(self, column: str, rows: range) -> list[Any]:
+        """Empty if there is no such column."""
+        if column not in self._table.schema.names:
+            return []
+        batches = self._table.read(rows.start, rows.stop, [column])
+        return [value for batch in batches for value in batch.column(0).to_pylist()]
