@@ -19,6 +19,7 @@ import typer
 from features.core.errors import UserError
 from sweep.imports.request import ImportOptions
 from sweep.options import Option, as_names, flag_of, options_of, read_typed
+from sweep.restart import RayDiedError, allow_restarts
 from sweep.spec import QUICK_ANSWER, QUICK_RUNS, RuntimeOptions, SweepSpec, assigned, merged
 from trainables.classifiers.catalogue import built_in_settings, setting_option
 
@@ -66,6 +67,9 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             again = shlex.join(["lorasweep", *sys.argv[1:]])
             typer.echo(f"\ninterrupted; finished work is kept. To resume: {again}", err=True)
             raise typer.Exit(130) from None
+        except RayDiedError as error:
+            typer.echo(f"error: {error}: give the same command again", err=True)
+            raise typer.Exit(1) from None
         except Exception as error:
             full = _storage_error(error)
             if full is None:
@@ -576,6 +580,7 @@ def _of(kind: type, fields: Given) -> Given:
 
 def main() -> None:
     """Entry point of the `lorasweep` command."""
+    allow_restarts()
     app(prog_name="lorasweep")
 
 

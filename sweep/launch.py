@@ -37,6 +37,7 @@ from .plan import (
     remove_leftovers,
     set_aside,
 )
+from .restart import RayDiedError
 from .results import current_results, write_results
 from .samples import split_rule
 from .spec import RuntimeOptions, SweepSpec
@@ -93,6 +94,8 @@ def run_sweep(
     Raises:
         UserError: the spec, the dataset or the run directory cannot be used.
         LockLostError: another driver took the run directory over; nothing more was written.
+        RayDiedError: Ray itself died; finished trials are kept. Should the main thread hang in
+            Ray's C++ core, the process ends with exit code 1 instead, half a minute later.
         KeyboardInterrupt: it was interrupted; finished trials are kept.
     """
     began = time.perf_counter()
@@ -130,7 +133,7 @@ def run_sweep(
                     began,
                     stream,
                     invocation,
-                    interruption.install,
+                    interruption,
                     metrics,
                     lock,
                 )
@@ -172,14 +175,15 @@ def _carry_out(run: Invocation) -> SweepResult:
             if state.todo:
                 remove_leftovers(run.run_dir, state.done)
                 todo = {key: fingerprints[key] for key in state.todo}
-                if not run.options.address:
+                if not run.options.cluster:
                     largest = largest_trial(run.declared, run.scan, state.todo)
                     require_memory(largest, machine_memory())
                 run.metrics.begin_with(state.records, state.todo, failed_trials(run.run_dir, todo))
                 run_trials(run, fingerprints, state.todo)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RayDiedError) as error:
         run.lock.check()
-        run.stream.publish(Interrupted())
+        if isinstance(error, KeyboardInterrupt):
+            run.stream.publish(Interrupted())
         _conclude(run, state.done, read_records(run.run_dir, run.sweep.fingerprints))
         raise
     return _conclude(run, state.done, read_records(run.run_dir, run.sweep.fingerprints))

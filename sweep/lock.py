@@ -36,6 +36,11 @@ class LockTimes:
 
 
 _TIMES = LockTimes()
+_PROCESS = "host", "boot_id", "pid", "process_start"
+"""What tells one process from all others, whatever program it runs."""
+
+_taken_here: set[str] = set()
+"""Tokens of all locks that this process took, since it was last started afresh."""
 
 
 class LockLostError(UserError):
@@ -51,12 +56,13 @@ class DriverLock:
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
+        self._token = uuid.uuid4().hex
         self._own = {
             "host": socket.gethostname(),
             "boot_id": _boot_id(),
             "pid": os.getpid(),
             "process_start": _process_start(os.getpid()),
-            "token": uuid.uuid4().hex,
+            "token": self._token,
         }
         self.lost = threading.Event()
 
@@ -97,7 +103,8 @@ class DriverLock:
             with _serialised(self._run_dir):
                 holder = read_lock(self._run_dir)
                 state = "dead" if holder is None else watch.look(holder)
-                if holder is None or state == "dead":
+                if holder is None or state == "dead" or self._is_predecessor(holder):
+                    _taken_here.add(self._token)
                     self._write()
                     return
             who = f"process {holder['pid']} on {holder['host']}"
@@ -114,6 +121,11 @@ class DriverLock:
             waiting = True
             time.sleep(times.poll)
 
+    def _is_predecessor(self, holder: dict[str, Any]) -> bool:
+        """Whether a lock is this very process's from before it was started afresh."""
+        same = all(holder.get(name) == self._own[name] for name in _PROCESS)
+        return same and holder.get("token") not in _taken_here
+
     def release(self) -> None:
         """Remove the lock file, unless it is another's."""
         with suppress(FileNotFoundError), _serialised(self._run_dir):
@@ -123,7 +135,7 @@ class DriverLock:
 
     def _look(self) -> None:
         holder = read_lock(self._run_dir)
-        if holder is not None and holder.get("token") != self._own["token"]:
+        if holder is not None and holder.get("token") != self._token:
             self.lost.set()
 
     def _write(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from features.cache import CacheEntry, FeatureMatrix, feature_matrix
+from features.core.errors import UserError
 from features.core.files import DamagedFileError
 from features.dataset_matrix import DatasetMatrix, dataset_matrix
 from features.representations import Unit
@@ -45,7 +46,6 @@ Ended = TrialFinished | TrialFailed | TrialOutOfMemory
 def run_trials(run: Invocation, fingerprints: dict[TrialKey, str], todo: list[TrialKey]) -> None:
     """Compute the features the remaining trials need, then run them with Tune: first those whose
     layers are known, then those whose layers are decided by the first."""
-    from .packing import available_resources, trial_resources
     from .session import check_shared, ray_session
 
     cache = run.options.cache_dir.absolute()
@@ -58,14 +58,14 @@ def run_trials(run: Invocation, fingerprints: dict[TrialKey, str], todo: list[Tr
                 run.options,
                 RunDir(run.run_dir).logs,
                 run.run_dir.name,
-                run.install_handlers,
-                run.stream.warn,
+                run.interruption,
+                run.stream.publish,
             ) as dashboard,
             run.metrics.exporting(),
         ):
             if dashboard:
                 run.stream.publish(DashboardUp(f"http://{dashboard}"))
-            trial_resources(run.options, available_resources())  # refused now, not after stage 1
+            _await_resources(run)
             make_folder(cache)
             check_shared([run.run_dir, cache], list(run.source.files))
             now = [key for key in todo if fingerprints[key]]
@@ -78,6 +78,24 @@ def run_trials(run: Invocation, fingerprints: dict[TrialKey, str], todo: list[Tr
     finally:
         if not run.options.cache_features:
             shutil.rmtree(cache, ignore_errors=True)
+
+
+def _await_resources(run: Invocation) -> None:
+    """Wait until a cluster has what a trial asks for: its nodes may be on their way.
+
+    Raises:
+        UserError: it has not after `cluster_wait`; or Ray is this machine's, and it has not.
+    """
+    from .packing import available_resources, trial_resources
+    from .session import Waiting
+
+    waiting = Waiting(run.options.cluster_wait if run.options.cluster else 0.0, run.stream.publish)
+    while True:
+        try:
+            trial_resources(run.options, available_resources())
+            return
+        except UserError as error:
+            waiting.once_more(error)
 
 
 @dataclass
@@ -206,7 +224,7 @@ def _trial_resources(
         if not need:  # none of them uses a GPU
             options = replace(options, gpus_per_trial=0.0)
     most = None
-    largest = None if options.address else largest_trial(run.declared, run.scan, keys)
+    largest = None if options.cluster else largest_trial(run.declared, run.scan, keys)
     if largest:
         most = machine_memory() // largest.trial_bytes
     return trial_resources(options, available, need, memory, most)
