@@ -7,13 +7,22 @@ does not wait for it.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .restart import RayDiedError
 from .spec import RuntimeOptions, SweepSpec
 
 if TYPE_CHECKING:
     from .launch import SweepResult, run_sweep
     from .opened import Run, open_run
 
-__all__ = ["Run", "RuntimeOptions", "SweepResult", "SweepSpec", "open_run", "run_sweep"]
+__all__ = [
+    "RayDiedError",
+    "Run",
+    "RuntimeOptions",
+    "SweepResult",
+    "SweepSpec",
+    "open_run",
+    "run_sweep",
+]
 
 _WHERE = {"Run": "opened", "open_run": "opened", "SweepResult": "launch", "run_sweep": "launch"}
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ray._private.worker import BaseContext
     from ray.job_config import JobConfig
 
+logger = logging.getLogger("ray.lorasweep")
+
 _LOOK_SECONDS = 1.0
 
 
@@ -201,12 +203,31 @@ def _quiet(log_dir: Path) -> Iterator[None]:
     log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     context = ray.data.DataContext.get_current()
     bars = context.enable_progress_bars
-    with root_handlers(log, _OthersOnTerminal()), bare_loggers("ray"):
+    with root_handlers(log, _OthersOnTerminal()), bare_loggers("ray"), _told_to_the_log():
         context.enable_progress_bars = False
         try:
             yield
         finally:
             context.enable_progress_bars = bars
+
+
+@contextmanager
+def _told_to_the_log() -> Iterator[None]:
+    """Log what Ray's processes tell all drivers of, a dying raylet's last pages among it.
+
+    Ray has no switch for it and prints it. Another Ray may do without this function.
+    """
+    from ray._private import worker
+
+    printing = getattr(worker, "print_to_stdstream", None)
+    if printing is None:
+        yield
+        return
+    worker.print_to_stdstream = lambda data, **_: logger.warning("\n".join(data["lines"]))
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = printing
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import cli
 from sweep.watch.prometheus import read_targets
 from tests.chaos import Chaos, command, compare, read_events, torment
 from tests.damage import Victim
+from tests.processes import descendants
 from trainables.run_dir import RunDir
 
 LONG = ["--representations", "matrix_norms", "--configs", "all_layers", "--num-runs", "2"]
@@ -74,19 +75,6 @@ def worker_of(path: Path) -> int:
     """Process id of a trial worker's event file; 0 for the driver's."""
     own, pid = path.stem.split("-")[2], int(path.stem.rpartition("-")[2])
     return 0 if int(own) == pid else pid
-
-
-def descendants(pid):
-    """A process and everything it started, from /proc."""
-    parents = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = path.read_text().rpartition(")")[2].split()
-            parents[int(path.parent.name)] = int(fields[1])
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found
 
 
 def listening_addresses(pid):
