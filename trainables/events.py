@@ -99,14 +99,14 @@ class DashboardUp(Event, kind="dashboard"):
 
 @dataclass(frozen=True)
 class RayDied(Event, kind="ray_died"):
-    """A process of Ray died that the driver cannot do without.
+    """What a driver cannot do without of Ray died.
 
     Attributes:
-        process: Ray's name for it.
+        reason: one line.
         restart: the driver starts afresh, for the first, second, … time; 0: it ends.
     """
 
-    process: str
+    reason: str
     restart: int = 0
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from features.core.errors import UserError
 from trainables.events import Event, RayDied, Warned
 
 from ..interrupt import Interruption
@@ -17,10 +18,15 @@ from ..restart import RayDiedError, may_restart, restart, restarts
 
 _Address = tuple[str, int]
 
+_VITAL = "gcs_server", "raylet"
+"""What a driver cannot do without. Ray's agents take their raylet with them."""
+
 _LOOK_SECONDS = 1.0
-_SILENT_SECONDS = 3.0
-_SILENT_SECONDS_FAR = 20.0
-"""A server that is being moved may be gone for a while; Ray's core gives up after a minute."""
+_SILENT_SECONDS = 20.0
+"""A server elsewhere that is being moved may be gone for a while; Ray's core gives up after 60."""
+
+_LAST_LOOK_SECONDS = 8.0
+"""A raylet that lost an agent tells its node's death before it ends."""
 
 _CONNECT_SECONDS = 3.0
 _EXIT_CODE = 1
@@ -30,14 +36,14 @@ _EXIT_CODE = 1
 def ray_watched(
     publish: Callable[[Event], None], interruption: Interruption, *, ours: bool, local: bool
 ) -> Iterator[None]:
-    """Watch the running Ray during the block.
+    """Watch Ray during the block, in which it may be started, too.
 
     If it dies, that is published; then this process is replaced where it may be, or else the main
     thread is interrupted, and, should it hang in Ray, the process ended with exit code 1.
 
     Arguments:
-        ours: the session was opened by us, not by the caller.
-        local: Ray's processes are on this machine, and ours.
+        ours: it is not the caller's, who would have to start it again.
+        local: it is started here, in the block.
 
     Raises:
         RayDiedError: it died, and the block was left.
@@ -47,9 +53,15 @@ def ray_watched(
     thread.start()
     try:
         yield
-    except BaseException as error:
+    except (UserError, KeyboardInterrupt) as error:
         if watch.died:
-            raise RayDiedError(f"Ray's {watch.died} died; finished work is kept") from error
+            raise watch.error() from error
+        raise
+    except BaseException as error:
+        # What Ray raises where it is dying comes before its end.
+        watch.look_once_more()
+        if watch.died:
+            raise watch.error() from error
         raise
     finally:
         watch.over.set()
@@ -73,52 +85,80 @@ class _Watch:
     ) -> None:
         self._publish, self._interruption = publish, interruption
         self._ours, self._local = ours, local
-        self._servers = _servers()
+        self._servers: dict[str, _Address] = {}
         self._silent_since: dict[str, float] = {}
         self._missed: set[str] = set()
+        self._ending = threading.Lock()
         self.over = threading.Event()
         self.died = ""
 
     def run(self) -> None:
         """Look until the block is over, or Ray is."""
-        patience = _SILENT_SECONDS if self._local else _SILENT_SECONDS_FAR
         while not self.over.wait(_LOOK_SECONDS):
-            if self._local:
-                self._tell_of_helpers()
-            for name, address in self._servers.items():
-                if _answers(address):
-                    self._silent_since.pop(name, None)
-                    continue
-                since = self._silent_since.setdefault(name, time.monotonic())
-                if time.monotonic() - since >= patience and not self.over.is_set():
-                    self.died = name
-                    self._end()
-                    return
+            if dead := self._find_dead(_SILENT_SECONDS):
+                self._end(dead)
+                return
 
-    def _tell_of_helpers(self) -> None:
-        """What else `ray.init` started: a run does without it."""
-        for name in _dead_processes() - self._servers.keys() - self._missed:
+    def look_once_more(self) -> None:
+        """Something was raised: wait a little for what may have caused it."""
+        until = time.monotonic() + _LAST_LOOK_SECONDS
+        while not self.died and time.monotonic() < until:
+            if dead := self._find_dead(0.0):
+                self._end(dead)
+                return
+            time.sleep(_LOOK_SECONDS / 10)
+
+    def error(self) -> RayDiedError:
+        """What to raise once it died."""
+        return RayDiedError(f"Ray's {self.died} died; finished work is kept")
+
+    def _find_dead(self, patience: float) -> str | None:
+        return self._dead_here() if self._local else self._silent(patience)
+
+    def _dead_here(self) -> str | None:
+        dead = _dead_processes()
+        for name in sorted(dead - {*_VITAL} - self._missed):
             self._missed.add(name)
             with suppress(OSError):
                 self._publish(Warned(f"Ray's {name} died: the run goes on without it"))
+        return next((name for name in _VITAL if name in dead), None)
 
-    def _end(self) -> None:
-        again = self._ours and may_restart()
-        with suppress(OSError):  # a full disk
-            self._publish(RayDied(self.died, restarts() + 1 if again else 0))
-        if not again:
-            self._interruption.wake(_EXIT_CODE)
-            return
-        if self._local:
-            _kill_processes()
-        _give_back_stderr()
-        restart()
+    def _silent(self, patience: float) -> str | None:
+        if not self._servers:
+            with suppress(Exception):  # not there yet, or dying: asked again
+                self._servers = _servers()
+        for name, address in self._servers.items():
+            if _answers(address):
+                self._silent_since.pop(name, None)
+                continue
+            since = self._silent_since.setdefault(name, time.monotonic())
+            if time.monotonic() - since >= patience:
+                return name
+        return None
+
+    def _end(self, dead: str) -> None:
+        with self._ending:  # by whichever thread saw it first
+            if self.died:
+                return
+            self.died = dead
+            again = self._ours and may_restart()
+            with suppress(OSError):  # a full disk
+                self._publish(RayDied(f"Ray's {dead} died", restarts() + 1 if again else 0))
+            if again:
+                if self._local:
+                    _kill_processes()
+                give_back_stderr()
+                restart()
+            if threading.current_thread() is not threading.main_thread():
+                self._interruption.wake(_EXIT_CODE)
 
 
 def _servers() -> dict[str, _Address]:
-    """Those without which a driver cannot be: Ray's own name -> where it listens."""
+    """Where those of a cluster listen that its driver needs; empty before Ray is initialised."""
     import ray
 
+    if not ray.is_initialized():
+        return {}
     context = ray.get_runtime_context()
     host, _, port = context.gcs_address.rpartition(":")
     own = context.get_node_id()
@@ -156,7 +196,7 @@ def _kill_processes() -> None:
         node.kill_all_processes(check_alive=False)
 
 
-def _give_back_stderr() -> None:
+def give_back_stderr() -> None:
     """Have file descriptor 2 be what `sys.stderr` writes to."""
     with suppress(OSError, ValueError, AttributeError):
         sys.stderr.flush()

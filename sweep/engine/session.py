@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from features.core.errors import UserError
-from trainables.events import Event, Said, Warned
+from trainables.events import Event, RayDied, Said, Warned
 
 from ..interrupt import Interruption
-from ..restart import restarts
+from ..restart import may_restart, restart, restarts
 from ..spec import RuntimeOptions
 from .borrowed import bare_loggers, environment, root_handlers
-from .death import ray_watched
+from .death import give_back_stderr, ray_watched
 
 if TYPE_CHECKING:
     from ray._private.worker import BaseContext
@@ -84,12 +84,14 @@ def ray_session(
                     )
                 )
             quiet = nullcontext() if options.verbose else _native_stderr_into(log_dir / "ray.log")
-            with (
-                quiet,
-                _initialised(options, name, interruption, publish) as dashboard,
-                ray_watched(publish, interruption, ours=True, local=local),
-            ):
-                yield dashboard
+            with quiet:
+                try:
+                    with ray_watched(publish, interruption, ours=True, local=local):
+                        context = _start_or_join(options, name, publish)
+                        interruption.install()
+                        yield context.dashboard_url
+                finally:
+                    ray.shutdown()
 
 
 def _listens_everywhere() -> bool:
@@ -99,21 +101,17 @@ def _listens_everywhere() -> bool:
     return getattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
 
 
-@contextmanager
-def _initialised(
-    options: RuntimeOptions,
-    name: str,
-    interruption: Interruption,
-    publish: Callable[[Event], None],
-) -> Iterator[str | None]:
+def _start_or_join(
+    options: RuntimeOptions, name: str, publish: Callable[[Event], None]
+) -> BaseContext:
     import ray
     from ray.job_config import JobConfig
 
     job = JobConfig(metadata={"job_name": f"lorasweep {name}"})
     if options.cluster:
-        context = _join(options.cluster, options, job, publish)
-    else:
-        context = ray.init(
+        return _join(options.cluster, options, job, publish)
+    try:
+        return ray.init(
             address="local",
             include_dashboard=options.dashboard,
             dashboard_host="127.0.0.1",
@@ -121,11 +119,12 @@ def _initialised(
             configure_logging=False,
             job_config=job,
         )
-    try:
-        interruption.install()
-        yield context.dashboard_url
-    finally:
-        ray.shutdown()
+    except Exception as error:
+        if not may_restart() or (isinstance(error, OSError) and error.errno):  # a full disk
+            raise
+        publish(RayDied(f"Ray did not start ({error!r})", restarts() + 1))
+        give_back_stderr()
+        restart()
 
 
 def _join(

@@ -90,13 +90,13 @@ class Reporter:
                 self.warn(message)
             case DashboardUp(url):
                 self.say(f"dashboard {url} (log in with `ray get-auth-token`)")
-            case RayDied(process, restart):
+            case RayDied(reason, restart):
                 if not restart:
-                    self.warn(f"Ray's {process} died: the run ends here, finished work is kept")
+                    self.warn(f"{reason}: the run ends here, finished work is kept")
                     return
                 self._view.stop()  # whoever comes next draws its own
                 self.warn(
-                    f"Ray's {process} died: starting afresh for what remains "
+                    f"{reason}: starting afresh for what remains "
                     f"({restart} of {MOST_RESTARTS} times)"
                 )
             case FeaturesProgress(done, total):
