@@ -19,8 +19,8 @@ import typer
 from features.core.errors import UserError
 from sweep.imports.request import ImportOptions
 from sweep.options import Option, as_names, flag_of, options_of, read_typed
-from sweep.restart import RayDiedError, allow_restarts
 from sweep.spec import QUICK_ANSWER, QUICK_RUNS, RuntimeOptions, SweepSpec, assigned, merged
+from sweep.supervisor import RayDiedError, enable, supervised
 from trainables.classifiers.catalogue import built_in_settings, setting_option
 
 app = typer.Typer(
@@ -81,6 +81,16 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
                 err=True,
             )
             raise typer.Exit(1) from None
+
+    return run
+
+
+def outliving_ray(command: Callable[..., None]) -> Callable[..., None]:
+    """The command is started again where Ray died."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        supervised(lambda: command(*args, **kwargs))
 
     return run
 
@@ -216,6 +226,7 @@ def _completion(known: Callable[[], Iterable[str]] | None) -> Callable[[str], li
     epilog="Example: lorasweep run --dataset examples/digits-zoo --num-runs 3. "
     "The same command again resumes."
 )
+@outliving_ray
 @guarded
 @with_options(SweepSpec, RuntimeOptions, settings=True)
 def run(
@@ -274,6 +285,7 @@ def run(
 
 
 @app.command(epilog="Example: lorasweep restore ray_results/digits-zoo")
+@outliving_ray
 @guarded
 @with_options(RuntimeOptions, without=("output_dir", "name"))
 def restore(
@@ -396,6 +408,7 @@ def report(
 
 
 @app.command(epilog="Example: lorasweep features --dataset examples/digits-zoo --json")
+@outliving_ray
 @guarded
 @with_options(
     SweepSpec,
@@ -471,6 +484,7 @@ def inspect_(
 
 
 @data.command("import", epilog="Example: lorasweep data import adapters dataset --labels folder")
+@outliving_ray
 @guarded
 @with_options(
     ImportOptions, RuntimeOptions, only=(*options_of(ImportOptions), "address", "verbose")
@@ -580,7 +594,7 @@ def _of(kind: type, fields: Given) -> Given:
 
 def main() -> None:
     """Entry point of the `lorasweep` command."""
-    allow_restarts()
+    enable()
     app(prog_name="lorasweep")
 
 

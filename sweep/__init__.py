@@ -7,8 +7,8 @@ does not wait for it.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .restart import RayDiedError
 from .spec import RuntimeOptions, SweepSpec
+from .supervisor import RayDiedError
 
 if TYPE_CHECKING:
     from .launch import SweepResult, run_sweep

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 EXIT_CODE = 130
 _PATIENCE_SECONDS = 30.0
+_SAME_SECONDS = 0.5
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -24,6 +26,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self._interrupted = False
+        self._number, self._at = 0, 0.0
         self._exit_code = EXIT_CODE
         self._before = {}
         if threading.current_thread() is threading.main_thread():
@@ -62,9 +65,13 @@ class Interruption:
         os._exit(self._exit_code)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
         if self._interrupted:
+            # timeout(1), or a whole process group, may be told twice of one and the same.
+            if number == self._number and now - self._at < _SAME_SECONDS:
+                return
             os._exit(EXIT_CODE)
-        self._interrupted = True
+        self._interrupted, self._number, self._at = True, number, now
         if not self._watchdog.is_alive():
             self._watchdog.start()
         raise KeyboardInterrupt(signal.Signals(number).name)

@@ -37,10 +37,10 @@ from .plan import (
     remove_leftovers,
     set_aside,
 )
-from .restart import RayDiedError
 from .results import current_results, write_results
 from .samples import split_rule
 from .spec import RuntimeOptions, SweepSpec
+from .supervisor import RayDiedError
 from .sweep_file import make_sweep_file, repair_sweep_file, write_sweep_file
 from .tell import tell_end, tell_plan
 from .trackers import TrackerFeed, make_tracker

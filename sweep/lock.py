@@ -36,11 +36,6 @@ class LockTimes:
 
 
 _TIMES = LockTimes()
-_PROCESS = "host", "boot_id", "pid", "process_start"
-"""What tells one process from all others, whatever program it runs."""
-
-_taken_here: set[str] = set()
-"""Tokens of all locks that this process took, since it was last started afresh."""
 
 
 class LockLostError(UserError):
@@ -56,13 +51,12 @@ class DriverLock:
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
-        self._token = uuid.uuid4().hex
         self._own = {
             "host": socket.gethostname(),
             "boot_id": _boot_id(),
             "pid": os.getpid(),
             "process_start": _process_start(os.getpid()),
-            "token": self._token,
+            "token": uuid.uuid4().hex,
         }
         self.lost = threading.Event()
 
@@ -103,8 +97,7 @@ class DriverLock:
             with _serialised(self._run_dir):
                 holder = read_lock(self._run_dir)
                 state = "dead" if holder is None else watch.look(holder)
-                if holder is None or state == "dead" or self._is_predecessor(holder):
-                    _taken_here.add(self._token)
+                if holder is None or state == "dead":
                     self._write()
                     return
             who = f"process {holder['pid']} on {holder['host']}"
@@ -121,11 +114,6 @@ class DriverLock:
             waiting = True
             time.sleep(times.poll)
 
-    def _is_predecessor(self, holder: dict[str, Any]) -> bool:
-        """Whether a lock is this very process's from before it was started afresh."""
-        same = all(holder.get(name) == self._own[name] for name in _PROCESS)
-        return same and holder.get("token") not in _taken_here
-
     def release(self) -> None:
         """Remove the lock file, unless it is another's."""
         with suppress(FileNotFoundError), _serialised(self._run_dir):
@@ -135,7 +123,7 @@ class DriverLock:
 
     def _look(self) -> None:
         holder = read_lock(self._run_dir)
-        if holder is not None and holder.get("token") != self._token:
+        if holder is not None and holder.get("token") != self._own["token"]:
             self.lost.set()
 
     def _write(self) -> None:

@@ -6,6 +6,14 @@ import contextlib
 from pathlib import Path
 
 
+def driver_of(pid: int) -> int:
+    """The driver of a command that was started: its child, or itself while it has none."""
+    with contextlib.suppress(OSError):
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(children[0]) if children else pid
+    return pid
+
+
 def descendants(pid: int) -> set[int]:
     """A process and everything it started."""
     parents = {}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +12,7 @@ from features.core.errors import UserError
 from trainables.events import Event, RayDied, Warned
 
 from ..interrupt import Interruption
-from ..restart import RayDiedError, may_restart, restart, restarts
+from ..supervisor import RayDiedError, may_restart, restart, restarts
 
 _Address = tuple[str, int]
 
@@ -38,8 +36,8 @@ def ray_watched(
 ) -> Iterator[None]:
     """Watch Ray during the block, in which it may be started, too.
 
-    If it dies, that is published; then this process is replaced where it may be, or else the main
-    thread is interrupted, and, should it hang in Ray, the process ended with exit code 1.
+    If it dies, that is published; then the command is started again where that may be, or else the
+    main thread is interrupted, and, should it hang in Ray, the process ended with exit code 1.
 
     Arguments:
         ours: it is not the caller's, who would have to start it again.
@@ -147,7 +145,6 @@ class _Watch:
             if again:
                 if self._local:
                     _kill_processes()
-                give_back_stderr()
                 restart()
             if threading.current_thread() is not threading.main_thread():
                 self._interruption.wake(_EXIT_CODE)
@@ -194,10 +191,3 @@ def _kill_processes() -> None:
         return
     with suppress(Exception):  # whatever Ray thinks of it, a new one is started
         node.kill_all_processes(check_alive=False)
-
-
-def give_back_stderr() -> None:
-    """Have file descriptor 2 be what `sys.stderr` writes to."""
-    with suppress(OSError, ValueError, AttributeError):
-        sys.stderr.flush()
-        os.dup2(sys.stderr.fileno(), 2)

@@ -17,10 +17,10 @@ from features.core.errors import UserError
 from trainables.events import Event, RayDied, Said, Warned
 
 from ..interrupt import Interruption
-from ..restart import may_restart, restart, restarts
 from ..spec import RuntimeOptions
+from ..supervisor import RayDiedError, may_restart, restart, restarts, untold_death
 from .borrowed import bare_loggers, environment, root_handlers
-from .death import give_back_stderr, ray_watched
+from .death import ray_watched
 
 if TYPE_CHECKING:
     from ray._private.worker import BaseContext
@@ -54,6 +54,8 @@ def ray_session(
         UserError: the cluster to join cannot be reached.
         RayDiedError: Ray died; see `ray_watched`.
     """
+    if untold_death():
+        publish(RayDied("Ray died and took the driver with it", restarts()))
     with environment(
         # A Ray that need not be found by other machines listens on loopback only. Ray has this
         # switch for other systems than Linux, and reads it when it is imported.
@@ -120,10 +122,12 @@ def _start_or_join(
             job_config=job,
         )
     except Exception as error:
-        if not may_restart() or (isinstance(error, OSError) and error.errno):  # a full disk
+        if isinstance(error, OSError) and error.errno:  # a full disk
             raise
+        logger.exception("Ray did not start")
+        if not may_restart():
+            raise RayDiedError(f"Ray did not start ({error!r})") from error
         publish(RayDied(f"Ray did not start ({error!r})", restarts() + 1))
-        give_back_stderr()
         restart()
 
 

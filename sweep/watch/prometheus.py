@@ -42,7 +42,7 @@ from trainables.events import (
 from trainables.record import TrialKey, read_record
 from trainables.run_dir import RunDir
 
-from ..restart import restarts
+from ..supervisor import restarts
 
 logger = logging.getLogger("ray.lorasweep")  # to the run's log file, with what Ray says
 

@@ -26,7 +26,7 @@ from trainables.events import (
     Warned,
 )
 
-from ..restart import MOST_RESTARTS
+from ..supervisor import MOST_RESTARTS
 
 _PLAIN_SECONDS = 10.0
 _RATE_WINDOW = 50

@@ -19,7 +19,7 @@ import cli
 from sweep.watch.prometheus import read_targets
 from tests.chaos import Chaos, command, compare, read_events, torment
 from tests.damage import Victim
-from tests.processes import descendants
+from tests.processes import descendants, driver_of
 from trainables.run_dir import RunDir
 
 LONG = ["--representations", "matrix_norms", "--configs", "all_layers", "--num-runs", "2"]
@@ -123,7 +123,8 @@ def test_a_killed_worker_a_signal_and_a_killed_driver_cost_slices(
     assert refused.exit_code == 2
     assert "its driver has no dashboard" in refused.stderr
 
-    victim = next(e for e in (run_dir / "events").glob(f"*-{driver.pid}-*") if worker_of(e))
+    own = driver_of(driver.pid)
+    victim = next(e for e in (run_dir / "events").glob(f"*-{own}-*") if worker_of(e))
     os.kill(worker_of(victim), signal.SIGKILL)
     wait_for(lambda: resumed(run_dir) == 1)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sweep.restart import MOST_RESTARTS
+from sweep.supervisor import MOST_RESTARTS
 from tests.chaos import Chaos, command, compare, read_events, undisturbed
 from tests.processes import descendants
 
@@ -146,43 +146,76 @@ def test_a_python_caller_is_told_by_an_error(sanity, tmp_path):
     assert [event["restart"] for event in deaths(tmp_path / "run")] == [0]
 
 
-STARTED_AFRESH = """
-import os, sys
-from pathlib import Path
-from features.core.errors import UserError
-from sweep import restart
-from sweep.lock import driver_lock
+SUPERVISED = """
+import os, signal, sys, time
+from sweep import supervisor
 
-folder = Path(sys.argv[1])
-restart.allow_restarts()
-os.environ["CHANGED"] = "meanwhile"
-with driver_lock(folder, lambda: None) as lock:
-    try:
-        with driver_lock(folder, lambda: None):
-            pass
-    except UserError:
-        print("refused", flush=True)
-    print(os.getpid(), restart.restarts(), restart.may_restart(), flush=True)
-    if restart.may_restart():
-        restart.restart()
-print("CHANGED" in restart._environment)
+def work():
+    print(os.getpid(), supervisor.restarts(), supervisor.untold_death(), flush=True)
+    match sys.argv[1]:
+        case "asks":
+            if supervisor.may_restart():
+                supervisor.restart()
+        case "vanishes":
+            os._exit(1)
+        case "fails":
+            sys.exit(1)
+        case "is killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "waits":
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(42))
+            time.sleep(60)
+
+supervisor.enable()
+supervisor.supervised(work)
 """
 
 
-def test_a_process_started_afresh_keeps_its_number_lock_and_environment(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", STARTED_AFRESH, str(tmp_path)],
+def supervised(case):
+    return subprocess.Popen(
+        [sys.executable, "-c", SUPERVISED, case],
         cwd=Path(__file__).parents[2],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
     )
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert lines.pop() == "False"
-    assert lines[::2] == ["refused"] * (MOST_RESTARTS + 1), "whoever holds a lock takes it once"
-    pids, counts, again = zip(*(line.split() for line in lines[1::2]))
-    assert len(set(pids)) == 1
-    assert counts == tuple(map(str, range(MOST_RESTARTS + 1)))
-    assert again == ("True",) * MOST_RESTARTS + ("False",)
-    assert not (tmp_path / "driver.lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("case", "children", "code", "untold"),
+    [
+        ("asks", 1 + MOST_RESTARTS, 0, 0),
+        ("vanishes", 1 + MOST_RESTARTS, 1, MOST_RESTARTS),
+        ("fails", 1, 1, 0),
+        ("is killed", 1, 128 + signal.SIGKILL, 0),
+    ],
+)
+def test_a_child_that_ray_ended_is_followed_by_another(case, children, code, untold):
+    parent = supervised(case)
+    out, errors = parent.communicate(timeout=60)
+    assert parent.returncode == code
+    pids, counts, told = zip(*(line.split() for line in out.splitlines()))
+    assert len(set(pids)) == children
+    assert counts == tuple(map(str, range(children)))
+    assert told.count("True") == untold
+    assert ("Ray died once more" in errors) == (case == "vanishes")
+
+
+def test_a_child_gets_the_signals_of_its_parent_and_dies_with_it():
+    parent = supervised("waits")
+    parent.stdout.readline()
+    time.sleep(0.2)  # until it has its handler
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(timeout=60) == 42
+    parent = supervised("waits")
+    child = int(parent.stdout.readline().split()[0])
+    parent.kill()
+    parent.wait()
+    wait_until_gone(child)
+
+
+def wait_until_gone(pid, seconds=30):
+    deadline = time.monotonic() + seconds
+    while Path(f"/proc/{pid}/cmdline").exists() and title(pid):
+        assert time.monotonic() < deadline, "it lives"
+        time.sleep(0.02)
