@@ -192,7 +192,9 @@ class RuntimeOptions:
         address: a Ray cluster to join, or "local" for a Ray of this machine; None: see `cluster`.
         cluster_wait: seconds to wait for a cluster's nodes, or for a cluster that died.
         dashboard: start the Ray dashboard (on loopback).
-        max_failures: how often a trial is tried again before it counts as failed.
+        max_failures: how often a trial that gets no further is tried again.
+        tune_restore: restore the newest Tune experiment where it fits, which unpickles what lies in
+            the run directory; else start a new one for what remains.
         log_to: the experiment tracker that is told of every trial; one of `TRACKERS`.
         verbose: show what Ray and Tune say.
         verify: read the whole dataset again even if its files look unchanged.
@@ -220,7 +222,12 @@ class RuntimeOptions:
         600, as_int, "Seconds to wait for a cluster's nodes, or for a cluster that died."
     )
     dashboard: bool = option(True, as_bool, "Start the Ray dashboard, on loopback.")
-    max_failures: int = option(3, as_int, "Retries before a trial counts as failed.")
+    max_failures: int = option(
+        3, as_int, "Retries of a trial that gets no further before it counts as failed."
+    )
+    tune_restore: bool = option(
+        True, as_bool, "Restore Tune's experiment, which unpickles it, or start a new one."
+    )
     log_to: str = option(
         "tensorboard",
         as_text,
