@@ -20,6 +20,7 @@ from features.core.errors import UserError
 from sweep.imports.request import ImportOptions
 from sweep.options import Option, as_names, flag_of, options_of, read_typed
 from sweep.spec import QUICK_ANSWER, QUICK_RUNS, RuntimeOptions, SweepSpec, assigned, merged
+from sweep.supervisor import RayDiedError, enable, supervised
 from trainables.classifiers.catalogue import built_in_settings, setting_option
 
 app = typer.Typer(
@@ -72,6 +73,9 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             again = shlex.join(["lorasweep", *sys.argv[1:]])
             typer.echo(f"\ninterrupted; finished work is kept. To resume: {again}", err=True)
             raise typer.Exit(130) from None
+        except RayDiedError as error:
+            typer.echo(f"error: {error}: give the same command again", err=True)
+            raise typer.Exit(1) from None
         except Exception as error:
             full = _storage_error(error)
             if full is None:
@@ -83,6 +87,16 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
                 err=True,
             )
             raise typer.Exit(1) from None
+
+    return run
+
+
+def outliving_ray(command: Callable[..., None]) -> Callable[..., None]:
+    """The command is started again where Ray died."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        supervised(lambda: command(*args, **kwargs))
 
     return run
 
@@ -218,6 +232,7 @@ def _completion(known: Callable[[], Iterable[str]] | None) -> Callable[[str], li
     epilog="Example: lorasweep run --dataset examples/digits-zoo --num-runs 3. "
     "The same command again resumes."
 )
+@outliving_ray
 @guarded
 @with_options(SweepSpec, RuntimeOptions, settings=True)
 def run(
@@ -276,6 +291,7 @@ def run(
 
 
 @app.command(epilog="Example: lorasweep restore ray_results/digits-zoo")
+@outliving_ray
 @guarded
 @with_options(RuntimeOptions, without=("output_dir", "name"))
 def restore(
@@ -398,6 +414,7 @@ def report(
 
 
 @app.command(epilog="Example: lorasweep features --dataset examples/digits-zoo --json")
+@outliving_ray
 @guarded
 @with_options(
     SweepSpec,
@@ -576,6 +593,7 @@ def predict(
 
 
 @data.command("import", epilog="Example: lorasweep data import adapters dataset --labels folder")
+@outliving_ray
 @guarded
 @with_options(
     ImportOptions, RuntimeOptions, only=(*options_of(ImportOptions), "address", "verbose")
@@ -685,6 +703,7 @@ def _of(kind: type, fields: Given) -> Given:
 
 def main() -> None:
     """Entry point of the `lorasweep` command."""
+    enable()
     app(prog_name="lorasweep")
 
 

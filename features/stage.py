@@ -22,6 +22,9 @@ _MIN_SHARDS = 16
 _SHARD_ROWS = (32, 1024)
 """Fewest and most samples of a shard: enough shards to share out, few enough to open fast."""
 
+_INIT_DEATHS = 10
+"""How many workers in a row may die before they are ready; nodes that leave take theirs along."""
+
 _SHARD_NUMBERS = 1 << 28
 """Weights of a shard at most, beyond the fewest samples. The widest representations have as many
 values, and a worker holds those of a shard: a gigabyte each."""
@@ -169,15 +172,23 @@ def run_spans(task: Task, spans: list[tuple[int, int]]) -> Iterator[dict]:
     # shards at hand while the driver does other things. Two per GPU overlap reading with
     # computing.
     resources = ray.cluster_resources()
-    cpus, gpus = int(resources["CPU"]), int(resources.get("GPU", 0))
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     per_gpu = 2 if cpus >= 2 * gpus else 1
-    workers = min(per_gpu * gpus or cpus, len(items))
+    workers = max(1, min(per_gpu * gpus or cpus, len(items)))
+    several = len(ray.nodes()) > 1
+    inputs.context.max_consecutive_actor_init_deaths = _INIT_DEATHS
     dataset = inputs.map(
         ShardWorker,  # type: ignore[arg-type]  # Ray's stubs know functions only
         fn_constructor_args=[task],
         num_cpus=1,
         num_gpus=1 / per_gpu if gpus else 0,
-        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=3),
+        # Nodes of a cluster may join, and leave for good.
+        compute=ray.data.ActorPoolStrategy(
+            min_size=1 if several else workers,
+            max_size=len(items) if several else workers,
+            initial_size=workers,
+            max_tasks_in_flight_per_actor=3,
+        ),
     )
     dataset.set_name(_DATASET_NAME)
     yield from dataset.iter_rows()

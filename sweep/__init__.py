@@ -8,12 +8,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .spec import RuntimeOptions, SweepSpec
+from .supervisor import RayDiedError
 
 if TYPE_CHECKING:
     from .launch import SweepResult, run_sweep
     from .opened import Run, open_run
 
-__all__ = ["Run", "RuntimeOptions", "SweepResult", "SweepSpec", "open_run", "run_sweep"]
+__all__ = [
+    "RayDiedError",
+    "Run",
+    "RuntimeOptions",
+    "SweepResult",
+    "SweepSpec",
+    "open_run",
+    "run_sweep",
+]
 
 _WHERE = {"Run": "opened", "open_run": "opened", "SweepResult": "launch", "run_sweep": "launch"}
 

@@ -63,7 +63,7 @@ def describe(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) -> No
     largest = largest_trial(declared, scan, state.todo)
     if largest:
         say(f"largest trial: {largest.describe()}")
-        if not options.address:
+        if not options.cluster:
             require_memory(largest, machine_memory())
 
     names = list(dict.fromkeys(key.representation for key in state.todo))

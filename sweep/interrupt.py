@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 EXIT_CODE = 130
 _PATIENCE_SECONDS = 30.0
+_SAME_SECONDS = 0.5
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -24,13 +26,15 @@ class Interruption:
 
     def __init__(self) -> None:
         self._interrupted = False
+        self._number, self._at = 0, 0.0
+        self._exit_code = EXIT_CODE
         self._before = {}
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.getsignal(number) for number in _SIGNALS}
             if self._before[signal.SIGHUP] is signal.SIG_IGN:
                 del self._before[signal.SIGHUP]
         # Whatever hangs after a signal must not keep a machine that is being taken away.
-        self._watchdog = threading.Timer(_PATIENCE_SECONDS, os._exit, [EXIT_CODE])
+        self._watchdog = threading.Timer(_PATIENCE_SECONDS, self._give_up)
         self._watchdog.daemon = True
 
     def install(self) -> None:
@@ -44,17 +48,32 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def wake(self) -> None:
-        """From another thread: interrupt the main thread, whatever it waits for, once."""
+    def wake(self, exit_code: int = EXIT_CODE) -> None:
+        """From another thread: interrupt the main thread, whatever it waits for, once.
+
+        Arguments:
+            exit_code: of the process, if the main thread hangs all the same.
+        """
         main = threading.main_thread().ident
         if self._before and not self._interrupted and main is not None:
+            self._exit_code = exit_code
+            # Here, not in the handler: a thread that waits in C++ runs none.
+            self._watchdog.start()
             signal.pthread_kill(main, signal.SIGINT)
 
+    def _give_up(self) -> None:
+        os._exit(self._exit_code)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
         if self._interrupted:
+            # timeout(1), or a whole process group, may be told twice of one and the same.
+            if number == self._number and now - self._at < _SAME_SECONDS:
+                return
             os._exit(EXIT_CODE)
-        self._interrupted = True
-        self._watchdog.start()
+        self._interrupted, self._number, self._at = True, number, now
+        if not self._watchdog.is_alive():
+            self._watchdog.start()
         raise KeyboardInterrupt(signal.Signals(number).name)
 
 

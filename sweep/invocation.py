@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from features.scan import DatasetScan
 from features.sources import Source
 
 from .declared import Declared
+from .interrupt import Interruption
 from .lock import DriverLock
 from .spec import RuntimeOptions, SweepSpec
 from .sweep_file import SweepFile
@@ -33,7 +33,7 @@ class Invocation:
     began: float
     stream: Stream
     name: str
-    install_handlers: Callable[[], None]
+    interruption: Interruption
     metrics: SweepMetrics
     lock: DriverLock
     feature_seconds: float = 0.0

@@ -43,6 +43,7 @@ from .plan import (
 from .results import RESULT_PARTS, current_results, write_results
 from .samples import split_rule
 from .spec import RuntimeOptions, SweepSpec
+from .supervisor import RayDiedError
 from .sweep_file import make_sweep_file, repair_sweep_file, write_sweep_file
 from .tell import tell_end, tell_plan
 from .trackers import TrackerFeed, make_tracker
@@ -96,6 +97,8 @@ def run_sweep(
     Raises:
         UserError: the spec, the dataset or the run directory cannot be used.
         LockLostError: another driver took the run directory over; nothing more was written.
+        RayDiedError: Ray itself died; finished trials are kept. Should the main thread hang in
+            Ray's C++ core, the process ends with exit code 1 instead, half a minute later.
         KeyboardInterrupt: it was interrupted; finished trials are kept.
     """
     with opened_run(spec, options or RuntimeOptions(), reporter or Reporter()) as run:
@@ -143,7 +146,7 @@ def opened_run(
                 began,
                 stream,
                 invocation,
-                interruption.install,
+                interruption,
                 metrics,
                 lock,
             )
@@ -184,7 +187,7 @@ def _carry_out(run: Invocation) -> SweepResult:
             if state.todo:
                 remove_leftovers(run.run_dir, state.done)
                 todo = {key: fingerprints[key] for key in state.todo}
-                if not run.options.address:
+                if not run.options.cluster:
                     largest = largest_trial(run.declared, run.scan, state.todo)
                     require_memory(largest, machine_memory())
                 run.metrics.begin_with(state.records, state.todo, failed_trials(run.run_dir, todo))
@@ -193,9 +196,10 @@ def _carry_out(run: Invocation) -> SweepResult:
                     _keep_models(run, _results(run), cache)
             else:
                 _keep_models(run, _results(run))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RayDiedError) as error:
         run.lock.check()
-        run.stream.publish(Interrupted())
+        if isinstance(error, KeyboardInterrupt):
+            run.stream.publish(Interrupted())
         _end(run, state.done, *_results(run))
         raise
     return _end(run, state.done, *_results(run))

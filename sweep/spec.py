@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -192,9 +193,12 @@ class RuntimeOptions:
         gpus_per_trial: GPUs (or a fraction of one) per trial; None: automatic.
         cpus_per_trial: CPU cores per trial.
         max_concurrent: at most this many trials at once; None: as many as fit.
-        address: a Ray cluster to join; None: start Ray on this machine.
+        address: a Ray cluster to join, or "local" for a Ray of this machine; None: see `cluster`.
+        cluster_wait: seconds to wait for a cluster's nodes, or for a cluster that died.
         dashboard: start the Ray dashboard (on loopback).
-        max_failures: how often a trial is tried again before it counts as failed.
+        max_failures: how often a trial that gets no further is tried again.
+        tune_restore: restore the newest Tune experiment where it fits, which unpickles what lies in
+            the run directory; else start a new one for what remains.
         log_to: the experiment tracker that is told of every trial; one of `TRACKERS`.
         save_models: of which pairs a model is kept; one of `MODES`.
         verbose: show what Ray and Tune say.
@@ -214,10 +218,21 @@ class RuntimeOptions:
     cpus_per_trial: int = option(1, as_int, "CPU cores per trial.")
     max_concurrent: int | None = option(None, as_int, "At most this many trials at once.")
     address: str | None = option(
-        None, as_text, "Ray cluster to join; by default Ray starts on this machine."
+        None,
+        as_text,
+        "Ray cluster to join, or 'local'.",
+        shown_default="inside a Ray job its cluster, else local: Ray starts on this machine",
+    )
+    cluster_wait: int = option(
+        600, as_int, "Seconds to wait for a cluster's nodes, or for a cluster that died."
     )
     dashboard: bool = option(True, as_bool, "Start the Ray dashboard, on loopback.")
-    max_failures: int = option(3, as_int, "Retries before a trial counts as failed.")
+    max_failures: int = option(
+        3, as_int, "Retries of a trial that gets no further before it counts as failed."
+    )
+    tune_restore: bool = option(
+        True, as_bool, "Restore Tune's experiment, which unpickles it, or start a new one."
+    )
     log_to: str = option(
         "tensorboard",
         as_text,
@@ -247,6 +262,8 @@ class RuntimeOptions:
             raise UserError("--cpus-per-trial must be at least 1")
         if self.max_concurrent is not None and self.max_concurrent < 1:
             raise UserError("--max-concurrent must be at least 1")
+        if self.cluster_wait < 0:
+            raise UserError("--cluster-wait must not be negative")
         if self.max_failures < 0:
             raise UserError("--max-failures must not be negative")
         gpus = self.gpus_per_trial
@@ -254,6 +271,16 @@ class RuntimeOptions:
             raise UserError("--gpus-per-trial must be 'auto' or a number, not negative")
         if gpus is not None and gpus > 1 and gpus != int(gpus):
             raise UserError("--gpus-per-trial above 1 must be a whole number")
+
+    @property
+    def cluster(self) -> str | None:
+        """Address of the Ray cluster to join: `address`, else that of the job this process is in;
+        None: start Ray on this machine."""
+        address = self.address or os.environ.get("RAY_ADDRESS")
+        # Where jobs are submitted from, RAY_ADDRESS is the dashboard's.
+        if address == "local" or (not self.address and (address or "").startswith("http")):
+            return None
+        return address or None
 
     def run_dir(self, dataset: str) -> Path:
         """The run directory for a dataset, absolute."""

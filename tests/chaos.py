@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.processes import driver_of
 from trainables.record import TrialKey
 
 ROOT = Path(__file__).parents[1]
@@ -110,7 +111,8 @@ def torment(sweep: Command, out: Path, rng: random.Random, most_kills: int, mean
             try:
                 driver.wait(timeout=rng.expovariate(1 / mean) if left else None)
             except subprocess.TimeoutExpired:
-                workers = _trial_workers(run_dir, driver.pid)
+                own = driver_of(driver.pid)
+                workers = _trial_workers(run_dir, own)
                 if workers and rng.random() < 0.3:
                     victims, who = [rng.choice(workers)], "worker"
                     _kill(victims[0])
@@ -119,7 +121,7 @@ def torment(sweep: Command, out: Path, rng: random.Random, most_kills: int, mean
                     driver.kill()
                     driver.wait()
                 chaos.kills[f"{who}, {phase(run_dir, began)}"] += 1
-                chaos.slice_seconds += _lost_seconds(run_dir, driver.pid, victims)
+                chaos.slice_seconds += _lost_seconds(run_dir, own, victims)
                 left = sum(chaos.kills.values()) < most_kills
         if driver.returncode == 0:
             return chaos

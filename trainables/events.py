@@ -98,6 +98,19 @@ class DashboardUp(Event, kind="dashboard"):
 
 
 @dataclass(frozen=True)
+class RayDied(Event, kind="ray_died"):
+    """What a driver cannot do without of Ray died.
+
+    Attributes:
+        reason: one line.
+        restart: the driver starts afresh, for the first, second, … time; 0: it ends.
+    """
+
+    reason: str
+    restart: int = 0
+
+
+@dataclass(frozen=True)
 class FeaturesProgress(Event, kind="features_progress"):
     """Adapters that have gone through the feature stage."""
 

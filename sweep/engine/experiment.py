@@ -44,8 +44,8 @@ def run_experiment(
 ) -> None:
     """Run trials with Ray Tune: restore the newest experiment if it fits, else start a new one.
 
-    Ray must be running. A restored experiment may leave trials whose records were deleted since;
-    the caller plans again.
+    Ray must be running. Nothing is unpickled without `tune_restore`. A restored experiment may
+    leave trials whose records were deleted since; the caller plans again.
 
     Arguments:
         points: trials without a record -> fingerprint.
@@ -60,7 +60,8 @@ def run_experiment(
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
     }
     with environment(variables):
-        tuner = _restore(job, points, resources, options) or _start(job, points, resources, options)
+        tuner = _restore(job, points, resources, options) if options.tune_restore else None
+        tuner = tuner or _start(job, points, resources, options)
         with TrialListener(job.run_dir).telling(on_trial), _uncounted_callbacks():
             tuner.fit()
 

@@ -15,6 +15,7 @@ from trainables.events import FeaturesDone, FeaturesProgress
 
 from ..dataset import make_folder, open_dataset
 from ..declared import declared_by
+from ..interrupt import interruptible
 from ..spec import RuntimeOptions, SweepSpec
 from ..watch.stream import Stream
 from ..watch.terminal import Reporter
@@ -109,7 +110,10 @@ def features_only(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) 
     report = StageReport()
     if plan.computed:
         name = f"features of {source.label}"
-        with ray_session(options, cache / "logs", name, warn=reporter.warn):
+        with (
+            interruptible() as interruption,
+            ray_session(options, cache / "logs", name, interruption, reporter.take),
+        ):
             plan, report = ensure_features(source, scan, wanted, cache, Stream(reporter.take))
     if report.failed:
         name, trace = next(iter(report.failed.items()))

@@ -39,6 +39,7 @@ class TrialListener(tune.Callback):
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
+        self._furthest: dict[TrialKey, int] = {}
 
     @contextmanager
     def telling(self, on_trial: OnTrial) -> Iterator[None]:
@@ -58,7 +59,20 @@ class TrialListener(tune.Callback):
     ) -> None:
         """Tune's notice that a slice is done; of the last one, the end is told instead."""
         if not result.get("done"):
+            self._forgive(trial, result["epoch"])
             self._tell(TrialProgress(_key(trial), result["epoch"], result["val_acc"]))
+
+    def _forgive(self, trial: Any, epoch: int) -> None:
+        """Let no earlier failure count against a trial that got further than ever.
+
+        On machines that are taken away it may lose its worker any number of times; one that fails
+        at the same place does not get here.
+        """
+        if epoch > self._furthest.get(_key(trial), 0):
+            self._furthest[_key(trial)] = epoch
+            if trial.run_metadata.num_failures:
+                trial.run_metadata.num_failures = 0
+                trial.run_metadata.invalidate_cache()
 
     def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Tune's notice that a trial lost its worker and will get another."""

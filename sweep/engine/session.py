@@ -6,16 +6,30 @@ import logging
 import os
 import socket
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from features.core.errors import UserError
+from trainables.events import Event, RayDied, Said, Warned
 
+from ..interrupt import Interruption
 from ..machine import usable_cores
 from ..spec import RuntimeOptions
+from ..supervisor import RayDiedError, may_restart, restart, restarts, untold_death
 from .borrowed import bare_loggers, environment, root_handlers
+from .death import ray_watched
+
+if TYPE_CHECKING:
+    from ray._private.worker import BaseContext
+    from ray.job_config import JobConfig
+
+logger = logging.getLogger("ray.lorasweep")
+
+_LOOK_SECONDS = 1.0
 
 
 @contextmanager
@@ -23,8 +37,8 @@ def ray_session(
     options: RuntimeOptions,
     log_dir: Path,
     name: str,
-    install_handlers: Callable[[], None] | None = None,
-    warn: Callable[[str], None] = lambda line: None,
+    interruption: Interruption,
+    publish: Callable[[Event], None],
 ) -> Iterator[str | None]:
     """Ray for the duration of the block; yields the dashboard's address, if there is one.
 
@@ -34,16 +48,19 @@ def ray_session(
     Arguments:
         log_dir: where ray.log goes.
         name: what the dashboard calls the job, after "lorasweep".
-        install_handlers: called once Ray runs, since it replaces signal handlers.
-        warn: told, in one line, what could not be had.
+        interruption: its handlers are installed again once Ray runs, which replaces them.
+        publish: told what could not be had, and if Ray dies.
 
     Raises:
         UserError: the cluster to join cannot be reached.
+        RayDiedError: Ray died; see `ray_watched`.
     """
+    if untold_death():
+        publish(RayDied("Ray died and took the driver with it", restarts()))
     with environment(
         # A Ray that need not be found by other machines listens on loopback only. Ray has this
         # switch for other systems than Linux, and reads it when it is imported.
-        {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1" if options.address else "0"},
+        {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1" if options.cluster else "0"},
         # A worker that must be restarted for other variables costs seconds; these are inherited.
         # Ray Data's workers run their tasks in threads, whose own malloc arenas give memory back at
         # once; see features/core/memory.py for why that is slow.
@@ -58,16 +75,26 @@ def ray_session(
 
         with nullcontext() if options.verbose else _quiet(log_dir):
             if ray.is_initialized():
-                yield None
+                with ray_watched(publish, interruption, ours=False, local=False):
+                    yield None
                 return
-            if not options.address and _listens_everywhere():
-                warn(
-                    "Ray was imported before this run: its ports are open to other machines; "
-                    "import it later, or set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before"
+            local = not options.cluster
+            if local and _listens_everywhere():
+                publish(
+                    Warned(
+                        "Ray was imported before this run: its ports are open to other machines; "
+                        "import it later, or set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before"
+                    )
                 )
             quiet = nullcontext() if options.verbose else _native_stderr_into(log_dir / "ray.log")
-            with quiet, _initialised(options, name, install_handlers) as dashboard:
-                yield dashboard
+            with quiet:
+                try:
+                    with ray_watched(publish, interruption, ours=True, local=local):
+                        context = _start_or_join(options, name, publish)
+                        interruption.install()
+                        yield context.dashboard_url
+                finally:
+                    ray.shutdown()
 
 
 def _listens_everywhere() -> bool:
@@ -77,44 +104,81 @@ def _listens_everywhere() -> bool:
     return getattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
 
 
-@contextmanager
-def _initialised(
-    options: RuntimeOptions, name: str, install_handlers: Callable[[], None] | None
-) -> Iterator[str | None]:
+def _start_or_join(
+    options: RuntimeOptions, name: str, publish: Callable[[Event], None]
+) -> BaseContext:
     import ray
     from ray.job_config import JobConfig
 
     job = JobConfig(metadata={"job_name": f"lorasweep {name}"})
+    if options.cluster:
+        return _join(options.cluster, options, job, publish)
     try:
-        if options.address:
-            _require_reachable(options.address)
-            context = ray.init(
-                address=options.address,
+        return ray.init(
+            address="local",
+            num_cpus=_given_cores(),
+            include_dashboard=options.dashboard,
+            dashboard_host="127.0.0.1",
+            log_to_driver=options.verbose,
+            configure_logging=False,
+            job_config=job,
+        )
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:  # a full disk
+            raise
+        logger.exception("Ray did not start")
+        if not may_restart():
+            raise RayDiedError(f"Ray did not start ({error!r})") from error
+        publish(RayDied(f"Ray did not start ({error!r})", restarts() + 1))
+        restart()
+
+
+def _join(
+    address: str, options: RuntimeOptions, job: JobConfig, publish: Callable[[Event], None]
+) -> BaseContext:
+    """Join a cluster; one that died a while ago is waited for."""
+    import ray
+
+    waiting = Waiting(options.cluster_wait if restarts() else 0.0, publish)
+    while True:
+        try:
+            _require_reachable(address)
+            return ray.init(
+                address=address,
                 log_to_driver=options.verbose,
                 configure_logging=False,
                 runtime_env={"py_modules": _own_packages()},
                 job_config=job,
             )
-        else:
-            context = ray.init(
-                address="local",
-                num_cpus=_given_cores(),
-                include_dashboard=options.dashboard,
-                dashboard_host="127.0.0.1",
-                log_to_driver=options.verbose,
-                configure_logging=False,
-                job_config=job,
+        except OSError as error:
+            refused = UserError(
+                f"cannot join the Ray cluster at {address!r}: is it running? ({error})"
             )
-    except OSError as error:
-        raise UserError(
-            f"cannot join the Ray cluster at {options.address!r}: is it running? ({error})"
-        ) from error
-    try:
-        if install_handlers:
-            install_handlers()
-        yield context.dashboard_url
-    finally:
-        ray.shutdown()
+            refused.__cause__ = error
+        waiting.once_more(refused)
+
+
+class Waiting:
+    """Waits for a cluster to become what is needed, and says so once.
+
+    Arguments:
+        seconds: how long, in all.
+        publish: told what is waited for.
+    """
+
+    def __init__(self, seconds: float, publish: Callable[[Event], None]) -> None:
+        self._seconds, self._publish = seconds, publish
+        self._until = time.monotonic() + seconds
+        self._said = False
+
+    def once_more(self, lacking: UserError) -> None:
+        """Sleep a little before the next look; raises what is lacking once the time is up."""
+        if time.monotonic() >= self._until:
+            raise lacking
+        if not self._said:
+            self._publish(Said(f"waiting   up to {self._seconds:g} s, since {lacking}"))
+        self._said = True
+        time.sleep(_LOOK_SECONDS)
 
 
 def _given_cores() -> int | None:
@@ -150,12 +214,31 @@ def _quiet(log_dir: Path) -> Iterator[None]:
     log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     context = ray.data.DataContext.get_current()
     bars = context.enable_progress_bars
-    with root_handlers(log, _OthersOnTerminal()), bare_loggers("ray"):
+    with root_handlers(log, _OthersOnTerminal()), bare_loggers("ray"), _told_to_the_log():
         context.enable_progress_bars = False
         try:
             yield
         finally:
             context.enable_progress_bars = bars
+
+
+@contextmanager
+def _told_to_the_log() -> Iterator[None]:
+    """Log what Ray's processes tell all drivers of, a dying raylet's last pages among it.
+
+    Ray has no switch for it and prints it. Another Ray may do without this function.
+    """
+    from ray._private import worker
+
+    printing = getattr(worker, "print_to_stdstream", None)
+    if printing is None:
+        yield
+        return
+    worker.print_to_stdstream = lambda data, **_: logger.warning("\n".join(data["lines"]))
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = printing
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from features.cache import CacheEntry, FeatureMatrix, feature_matrix
+from features.core.errors import UserError
 from features.core.files import DamagedFileError
 from features.dataset_matrix import DatasetMatrix, dataset_matrix
 from features.representations import Unit
@@ -49,7 +50,6 @@ Ended = TrialFinished | TrialFailed | TrialOutOfMemory
 def engine(run: Invocation) -> Iterator[Path]:
     """Ray for a run; yields the feature cache, which is removed after the block unless it is to be
     kept."""
-    from .packing import available_resources, trial_resources
     from .session import check_shared, ray_session
 
     cache = run.options.cache_dir.absolute()
@@ -62,14 +62,14 @@ def engine(run: Invocation) -> Iterator[Path]:
                 run.options,
                 RunDir(run.run_dir).logs,
                 run.run_dir.name,
-                run.install_handlers,
-                run.stream.warn,
+                run.interruption,
+                run.stream.publish,
             ) as dashboard,
             run.metrics.exporting(),
         ):
             if dashboard:
                 run.stream.publish(DashboardUp(f"http://{dashboard}"))
-            trial_resources(run.options, available_resources())  # refused now, not after stage 1
+            _await_resources(run)
             make_folder(cache)
             check_shared([run.run_dir, cache], list(run.source.files))
             yield cache
@@ -90,6 +90,24 @@ def run_trials(
     if later and decide_layers(run):
         decided = run.sweep.fingerprints
         _train(run, cache, {key: decided[key] for key in later if decided[key]})
+
+
+def _await_resources(run: Invocation) -> None:
+    """Wait until a cluster has what a trial asks for: its nodes may be on their way.
+
+    Raises:
+        UserError: it has not after `cluster_wait`; or Ray is this machine's, and it has not.
+    """
+    from .packing import available_resources, trial_resources
+    from .session import Waiting
+
+    waiting = Waiting(run.options.cluster_wait if run.options.cluster else 0.0, run.stream.publish)
+    while True:
+        try:
+            trial_resources(run.options, available_resources())
+            return
+        except UserError as error:
+            waiting.once_more(error)
 
 
 @dataclass
@@ -220,7 +238,7 @@ def resources_of(
         if not need:  # none of them uses a GPU
             options = replace(options, gpus_per_trial=0.0)
     most = None
-    largest = None if options.address else largest_trial(run.declared, run.scan, keys)
+    largest = None if options.cluster else largest_trial(run.declared, run.scan, keys)
     if largest:
         most = machine_memory() // largest.trial_bytes
     return trial_resources(options, available, need, memory, most)

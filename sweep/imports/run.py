@@ -225,7 +225,7 @@ def _write(
     done = sum(own) - sum(own[i] for i in missing)
     with (
         interruptible() as interruption,
-        ray_session(runtime, work, "import", interruption.install, reporter.warn),
+        ray_session(runtime, work, "import", interruption, reporter.take),
     ):
         check_shared([work], [Path(plan.adapters[0].weights)])
         began = time.perf_counter()

@@ -17,6 +17,7 @@ from trainables.events import (
     FeaturesProgress,
     Interrupted,
     Planned,
+    RayDied,
     Started,
     TrialEvent,
     TrialFailed,
@@ -58,7 +59,7 @@ class Activity:
     Attributes:
         invocation: the latest one; "" if there is none.
         stage: what its driver did last: "starting", "computing features", "training",
-            "interrupted" or "done".
+            "interrupted", "done", "starting afresh" since Ray had died, or "ray died".
         dashboard: address of the Ray dashboard it started; None if it started none.
         features: (adapters done, adapters in all) while features are being computed.
         workers: trial workers it has, 0 before it has any.
@@ -227,6 +228,8 @@ class _EventFile:
                 self.stage = "starting"
             case DashboardUp(url):
                 self.dashboard = url
+            case RayDied():
+                self.stage = "starting afresh" if event.restart else "ray died"
             case FeaturesProgress(done, total):
                 self.stage, self.features = "computing features", (done, total)
             case FeaturesDone():

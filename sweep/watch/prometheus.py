@@ -42,6 +42,8 @@ from trainables.events import (
 from trainables.record import TrialKey, read_record
 from trainables.run_dir import RunDir
 
+from ..supervisor import restarts
+
 logger = logging.getLogger("ray.lorasweep")  # to the run's log file, with what Ray says
 
 _REFRESH_SECONDS = 0.5
@@ -219,6 +221,7 @@ class SweepMetrics:
         for pair, accuracy in self._best.items():
             to.best_val_accuracy.set(accuracy, _tags(pair))
         to.workers.set(self._workers)
+        to.ray_restarts.set(restarts())
         if self._adapters:
             done, total = self._adapters
             to.adapters.set(done, {"state": "done"})
@@ -298,6 +301,7 @@ class _Instruments:
             "trials", "Trials of the grid: finished, running, failed, todo.", *pair, "state"
         )
         self.workers = gauge("workers", "Trial workers side by side.")
+        self.ray_restarts = gauge("ray_restarts", "How often the run began afresh: Ray had died.")
         self.best_val_accuracy = gauge(
             "best_val_accuracy", "Best validation accuracy of a finished trial, 0 to 1.", *pair
         )

@@ -133,7 +133,12 @@ class Status:
     def _driver_line(self) -> str:
         stage = self.activity.stage
         if self.driver is None or not self.alive:
-            how = {"done": "ended", "interrupted": "was interrupted", "": "never ran"}
+            how = {
+                "done": "ended",
+                "interrupted": "was interrupted",
+                "ray died": "ended when Ray died",
+                "": "never ran",
+            }
             return f"not running; it {how.get(stage, f'died while {stage}')}"
         ago = max(0, round(self.at - self.driver["written"]))
         where = f"process {self.driver['pid']} on {self.driver['host']}"

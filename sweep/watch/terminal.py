@@ -18,12 +18,15 @@ from trainables.events import (
     ExperimentStarted,
     FeaturesDone,
     FeaturesProgress,
+    RayDied,
     Said,
     TrialFailed,
     TrialFinished,
     TrialsProgress,
     Warned,
 )
+
+from ..supervisor import MOST_RESTARTS
 
 _PLAIN_SECONDS = 10.0
 _RATE_WINDOW = 50
@@ -87,6 +90,15 @@ class Reporter:
                 self.warn(message)
             case DashboardUp(url):
                 self.say(f"dashboard {url} (log in with `ray get-auth-token`)")
+            case RayDied(reason, restart):
+                if not restart:
+                    self.warn(f"{reason}: the run ends here, finished work is kept")
+                    return
+                self._view.stop()  # whoever comes next draws its own
+                self.warn(
+                    f"{reason}: starting afresh for what remains "
+                    f"({restart} of {MOST_RESTARTS} times)"
+                )
             case FeaturesProgress(done, total):
                 self.progress("features", done, total, "adapters")
             case FeaturesDone():

@@ -19,6 +19,7 @@ import cli
 from sweep.watch.prometheus import read_targets
 from tests.chaos import Chaos, command, compare, read_events, torment
 from tests.damage import Victim
+from tests.processes import descendants, driver_of
 from trainables.run_dir import RunDir
 
 LONG = ["--representations", "matrix_norms", "--configs", "all_layers", "--num-runs", "2"]
@@ -76,19 +77,6 @@ def worker_of(path: Path) -> int:
     return 0 if int(own) == pid else pid
 
 
-def descendants(pid):
-    """A process and everything it started, from /proc."""
-    parents = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = path.read_text().rpartition(")")[2].split()
-            parents[int(path.parent.name)] = int(fields[1])
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found
-
-
 def listening_addresses(pid):
     """Addresses that a process and its descendants accept TCP connections on, from /proc."""
     sockets = set()
@@ -135,7 +123,8 @@ def test_a_killed_worker_a_signal_and_a_killed_driver_cost_slices(
     assert refused.exit_code == 2
     assert "its driver has no dashboard" in refused.stderr
 
-    victim = next(e for e in (run_dir / "events").glob(f"*-{driver.pid}-*") if worker_of(e))
+    own = driver_of(driver.pid)
+    victim = next(e for e in (run_dir / "events").glob(f"*-{own}-*") if worker_of(e))
     os.kill(worker_of(victim), signal.SIGKILL)
     wait_for(lambda: resumed(run_dir) == 1)
 

@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sweep.watch.prometheus import read_targets
 from sweep.watch.status import read_status
 from tests.chaos import ROOT, command
+from tests.processes import driver_of
 from tests.programs import require_program
 from trainables.record import TrialKey, read_record
 
@@ -335,13 +336,13 @@ def test_a_running_sweep_is_watched_and_its_death_noticed(sweep, run_dir):
 
     status = eventually(both_are_trained)
     assert status.alive
-    assert status.driver["pid"] == sweep.pid
+    assert status.driver["pid"] == driver_of(sweep.pid)
     (counts,) = (n for pair, n in status.counts().items() if n["running"])
     assert counts["running"] == 2
     assert counts["failed"] == 0
     assert sum(counts.values()) == 500
     shown = "\n".join(status.lines())
-    assert f"driver: training (process {sweep.pid} on " in shown
+    assert f"driver: training (process {driver_of(sweep.pid)} on " in shown
     finished, todo = len(status.done), 998 - len(status.done)
     assert f"{finished} of 1000 finished ({finished / 1000:.1%}), 2 running, 0 failed, " in shown
     assert f" {todo} to do" in shown

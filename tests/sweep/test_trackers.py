@@ -295,7 +295,8 @@ def test_wandb_leaves_no_process_and_says_nothing(again):
     assert not err
     assert "wandb" not in out.replace(str(run_dir), "")
     check_wandb(run_dir)
-    wanted = f"--pid\0{process.pid}\0".encode()
+    latest = max((run_dir / "events").iterdir(), key=lambda path: path.name)
+    wanted = f"--pid\0{latest.stem.split('-')[2]}\0".encode()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             assert wanted not in path.read_bytes()

@@ -1,0 +1,73 @@
+"""What counts against a trial, and what is unpickled."""
+
+import os
+import pickle
+import shutil
+
+import pytest
+from ray.tune.experiment import Trial
+
+from sweep import RuntimeOptions, SweepSpec, run_sweep
+from sweep.engine.listener import TrialListener
+from trainables.record import TrialKey
+from trainables.run_dir import RunDir
+
+
+def test_a_trial_that_got_further_has_its_retries_back(tmp_path):
+    point = {**TrialKey("all_layers", "stats", 42).to_json(), "fingerprint": "f"}
+    trial = Trial("any", config={"point": point}, max_failures=1, stub=True)
+    listener = TrialListener(tmp_path)
+
+    def reaches(epoch):
+        with listener.telling(lambda event: None):
+            result = {"epoch": epoch, "val_acc": None, "done": False}
+            listener.on_trial_result(0, [trial], trial, result)
+
+    def fails():
+        trial.run_metadata.num_failures += 1
+        return not trial.should_recover()
+
+    reaches(5)
+    for epoch in (6, 9, 10):  # a preempted one
+        assert not fails()
+        reaches(epoch)
+    assert not fails()
+    reaches(10)
+    assert fails(), "the same place over and over"
+
+
+class Bomb:
+    """Leaves a mark where it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("restore", [True, False])
+def test_nothing_of_tunes_is_unpickled_unless_its_experiment_is_restored(
+    restore, sanity, sanity_cache, sanity_run, tmp_path
+):
+    shutil.copytree(sanity_run.run_dir, tmp_path / "run")
+    spec = SweepSpec(
+        str(sanity),
+        representations=("stats", "matrix_norms"),
+        num_runs=2,
+        settings={"mlp": dict(hidden_dim=16, epochs=3)},
+    )
+    options = RuntimeOptions(
+        tmp_path, name="run", cache_dir=sanity_cache, log_to="none", tune_restore=restore
+    )
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.record(TrialKey("all_layers", "stats", 42)).unlink()
+    # As if the run had been interrupted here.
+    for snapshot in run_dir.tune.glob("*/experiment_state-*.json"):
+        text = snapshot.read_text().replace(str(sanity_run.run_dir), str(tmp_path / "run"))
+        snapshot.write_text(text.replace("TERMINATED", "PENDING"))
+    mark = tmp_path / "unpickled"
+    (tuner,) = run_dir.tune.glob("*/tuner.pkl")
+    tuner.write_bytes(pickle.dumps(Bomb(mark)))
+    assert run_sweep(spec, options).summary["ran"] == 1
+    assert mark.exists() == restore
