@@ -51,7 +51,9 @@ os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})
 from pathlib import Path
 from sweep import RuntimeOptions
 from sweep.engine.session import ray_session
-with ray_session(RuntimeOptions(dashboard=False), Path({str(tmp_path)!r}), "name"):
+from sweep.interrupt import interruptible
+options, logs = RuntimeOptions(dashboard=False), Path({str(tmp_path)!r})
+with interruptible() as interruption, ray_session(options, logs, "name", interruption, print):
     import ray
     print(int(ray.cluster_resources()["CPU"]))
 """
