@@ -7,6 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 ROUNDS ?= 3
 SEED ?= 0
 CASES ?= 200
+CHANGES ?= 50
 
 demo: .venv/.lorasweep
 	$(BIN)/lorasweep run --dataset examples/digits-zoo --num-runs 3
@@ -19,11 +20,13 @@ test: .venv/.dev
 test-long: .venv/.dev
 	$(BIN)/python -m pytest -m long
 
-# Kill sweeps at random, lose a node, damage files; every number must come back.
+# Kill sweeps at random, lose nodes, damage files, kill Ray's own processes; every number must come back.
 chaos: .venv/.dev
 	out=$$(mktemp -d) && \
 	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED) --out $$out/kills && \
 	$(BIN)/python -m tests.damage --cases $(CASES) --seed $(SEED) --out $$out/damage && \
+	$(BIN)/python -m tests.elastic --changes $(CHANGES) --seed $(SEED) --out $$out/elastic && \
+	for round in $$(seq 2 $(ROUNDS)); do $(BIN)/python -m pytest -m slow tests/sweep/test_ray_dies.py || exit 1; done && \
 	$(BIN)/python -m pytest -m slow && rm -r $$out
 
 # The quick benchmarks of docs/performance.md; `python -m benchmarks --help` for the others.

@@ -123,7 +123,11 @@ def opened_run(
         declared = _declared(spec, split_rule(spec, source, scan), scan, run_dir)
         make_sweep_file(spec, declared, source, scan, options.cache_dir)  # refused before a folder
         make_folder(run_dir)
-        with driver_lock(run_dir, interruption.wake, on_wait=reporter.say) as lock:
+        # A job that is started over may find its predecessor still ending.
+        patience = options.cluster_wait if options.in_job else 0.0
+        with driver_lock(
+            run_dir, interruption.wake, on_wait=reporter.say, patience=patience
+        ) as lock:
             repair_sweep_file(run_dir, reporter.warn)
             declared = declared.copied(RunDir(run_dir).plugins)
             sweep = make_sweep_file(spec, declared, source, scan, options.cache_dir)

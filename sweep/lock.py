@@ -86,13 +86,17 @@ class DriverLock:
             if not self.lost.is_set():
                 self._write()
 
-    def take(self, on_wait: Callable[[str], None], times: LockTimes) -> None:
+    def take(self, on_wait: Callable[[str], None], times: LockTimes, patience: float = 0.0) -> None:
         """Wait until nobody else holds the lock, or until whoever does has been seen to live.
+
+        Arguments:
+            patience: seconds for which a living driver is waited for.
 
         Raises:
             UserError: a living driver holds it.
         """
-        watch, waiting = HolderWatch(times), False
+        watch, told = HolderWatch(times), ""
+        until = time.monotonic() + patience
         while True:
             with _serialised(self._run_dir):
                 holder = read_lock(self._run_dir)
@@ -101,17 +105,19 @@ class DriverLock:
                     self._write()
                     return
             who = f"process {holder['pid']} on {holder['host']}"
-            if state == "alive":
+            if state == "alive" and time.monotonic() >= until:
                 raise UserError(
                     f"{self._run_dir} is in use by {who}: "
                     "wait for it, or stop it with Ctrl-C or kill -INT"
                 )
-            if not waiting:
+            if state != told:
                 on_wait(
-                    f"{self._run_dir} is held by {who}: looking for a sign of life, "
+                    f"{self._run_dir} is in use by {who}: waiting for its end, up to {patience:g} s"
+                    if state == "alive"
+                    else f"{self._run_dir} is held by {who}: looking for a sign of life, "
                     f"up to {times.dead_after:g} s"
                 )
-            waiting = True
+            told = state
             time.sleep(times.poll)
 
     def release(self) -> None:
@@ -137,6 +143,7 @@ def driver_lock(
     *,
     on_wait: Callable[[str], None] = lambda line: None,
     times: LockTimes = _TIMES,
+    patience: float = 0.0,
 ) -> Iterator[DriverLock]:
     """Hold the run directory for the block; a heartbeat is written every five seconds.
 
@@ -146,14 +153,15 @@ def driver_lock(
 
     Arguments:
         on_lost: called from another thread if somebody else took the lock all the same.
-        on_wait: told once, in one line, that a driver on another host is being watched.
+        on_wait: told, in one line, that a driver on another host is being watched, or waited for.
+        patience: seconds for which a living driver is waited for; it may be about to end.
 
     Raises:
         UserError: another driver holds it; names its host and process.
         LockLostError: another driver took it meanwhile; whatever else the block raised.
     """
     lock = DriverLock(run_dir)
-    lock.take(on_wait, times)
+    lock.take(on_wait, times, patience)
     stop = threading.Event()
 
     def keep_beating() -> None:

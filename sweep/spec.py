@@ -194,7 +194,8 @@ class RuntimeOptions:
         cpus_per_trial: CPU cores per trial.
         max_concurrent: at most this many trials at once; None: as many as fit.
         address: a Ray cluster to join, or "local" for a Ray of this machine; None: see `cluster`.
-        cluster_wait: seconds to wait for a cluster's nodes, or for a cluster that died.
+        cluster_wait: seconds to wait for a cluster's nodes, for a cluster that died, or, inside a
+            Ray job, for the job's predecessor to end.
         dashboard: start the Ray dashboard (on loopback).
         max_failures: how often a trial that gets no further is tried again.
         tune_restore: restore the newest Tune experiment where it fits, which unpickles what lies in
@@ -281,6 +282,11 @@ class RuntimeOptions:
         if address == "local" or (not self.address and (address or "").startswith("http")):
             return None
         return address or None
+
+    @property
+    def in_job(self) -> bool:
+        """Whether the cluster is that of the Ray job this process is in."""
+        return bool(self.cluster) and not self.address
 
     def run_dir(self, dataset: str) -> Path:
         """The run directory for a dataset, absolute."""

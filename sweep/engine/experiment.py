@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ray.lorasweep")  # to the run's log file, with what Ray says
 
 
+_PENDING_ON_CLUSTER = 16
+"""Trials that wait for room on a cluster at least: so many workers start at once on a new node."""
+
+
 def new_experiment_dir(run_dir: Path) -> Path:
     """tune/<n> with the first n that is free."""
     root = RunDir(run_dir).tune
@@ -55,7 +59,9 @@ def run_experiment(
     variables = {
         # Let Tune ask for all workers at once; by default it waits for one to come up (see
         # TrialWorker._wait_for_workers for the other half of the cure).
-        "TUNE_MAX_PENDING_TRIALS_PG": str(resources.slots),
+        "TUNE_MAX_PENDING_TRIALS_PG": str(
+            max(resources.slots, _PENDING_ON_CLUSTER if options.cluster else 0)
+        ),
         # Ctrl-C is the driver's to handle.
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
     }

@@ -127,9 +127,10 @@ def _start_or_join(
         if isinstance(error, OSError) and error.errno:  # a full disk
             raise
         logger.exception("Ray did not start")
-        if not may_restart():
-            raise RayDiedError(f"Ray did not start ({error!r})") from error
-        publish(RayDied(f"Ray did not start ({error!r})", restarts() + 1))
+        reason, again = f"Ray did not start ({error!r})", may_restart()
+        publish(RayDied(reason, restarts() + 1 if again else 0))
+        if not again:
+            raise RayDiedError(reason) from error
         restart()
 
 

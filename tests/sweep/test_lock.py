@@ -291,3 +291,15 @@ def contents(run_dir):
         for path in sorted(run_dir.rglob("*"))
         if path.is_file() and path.name != "driver.lock"
     }
+
+
+def test_a_living_driver_is_waited_for_by_who_has_patience(tmp_path):
+    lines, times = [], LockTimes(heartbeat=0.05, dead_after=60, poll=0.02)
+    other = DriverLock(tmp_path)
+    other.take(lines.append, times)
+    timer = threading.Timer(0.3, other.release)
+    timer.start()
+    with driver_lock(tmp_path, lambda: None, on_wait=lines.append, times=times, patience=60):
+        assert timer.finished.is_set()
+    assert len(lines) == 1
+    assert "waiting for its end" in lines[0]
