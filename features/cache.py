@@ -11,7 +11,6 @@ them; the last act is to write the manifest and rename the folder.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from .core.files import (
     DamagedFileError,
     file_checksum,
     fsync_path,
+    lock_open_file,
     path_name,
     read_signed_json,
     sign,
@@ -200,7 +200,9 @@ class CacheEntry:
 
 @contextmanager
 def exclusive(root: Path, weights: str, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Be the only process that computes features of this dataset content into this cache.
+    """Be the only process that computes features of this dataset content into this cache, where
+    its file system has locks. Where it has none, two that do so at once may stop each other; what
+    is read from a cache is checked all the same.
 
     Arguments:
         on_wait: called if another process has to be waited for.
@@ -208,11 +210,7 @@ def exclusive(root: Path, weights: str, on_wait: Callable[[], None]) -> Iterator
     folder = root / weights
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            on_wait()
-            fcntl.flock(file, fcntl.LOCK_EX)
+        lock_open_file(file.fileno(), on_wait)
         yield
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from features.core.errors import UserError
-from features.core.files import write_json
+from features.core.files import lock_open_file, write_json
 from trainables.run_dir import RunDir
 
 
@@ -257,10 +256,11 @@ def _process_lives(holder: dict[str, Any]) -> bool:
 
 @contextmanager
 def _serialised(folder: Path) -> Iterator[None]:
-    """One process of this host at a time."""
+    """One process of this host at a time. Where there are no such locks, two drivers may both take
+    a free run directory; the first then finds the other's token before it writes anything."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock_open_file(descriptor)
         yield
     finally:
         os.close(descriptor)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import uuid
@@ -114,3 +116,28 @@ _IN_PATHS = {"/": "+", ":": "="}
 def path_name(name: str) -> str:
     """A name as a file's: representations are called `spectral/pca:64`, files `spectral+pca=64`."""
     return "".join(_IN_PATHS.get(character, character) for character in name)
+
+
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
+def lock_open_file(descriptor: int, on_wait: Callable[[], None] = lambda: None) -> bool:
+    """Hold an open file or folder against other processes until it is closed.
+
+    Arguments:
+        on_wait: called if another process holds it and has to be waited for.
+
+    Returns:
+        Whether its file system has such locks; Lustre's and NFS' may not, or only within a host.
+    """
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    return True

@@ -1,5 +1,7 @@
 """One driver per run directory, and what becomes of one that lost it."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from features.cache import exclusive
 from features.core.errors import UserError
 from sweep import RuntimeOptions, SweepSpec, run_sweep
 from sweep.interrupt import interruptible
@@ -25,6 +28,7 @@ from sweep.lock import (
     read_lock,
 )
 from tests.chaos import command, read_events
+from trainables.run_dir import RunDir
 
 FAST = LockTimes(heartbeat=0.05, dead_after=0.5, poll=0.02)
 PATIENT = LockTimes(heartbeat=0.05, dead_after=60, poll=0.02)
@@ -303,3 +307,30 @@ def test_a_living_driver_is_waited_for_by_who_has_patience(tmp_path):
         assert timer.finished.is_set()
     assert len(lines) == 1
     assert "waiting for its end" in lines[0]
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_no_error(tmp_path, monkeypatch, reason):
+    """As Lustre is without its mount option, and some NFS."""
+
+    def refuse(descriptor, operation):
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with driver_lock(tmp_path, lambda: None) as lock, exclusive(tmp_path, "weights", lambda: None):
+        lock.check()
+        lock.beat()
+        with pytest.raises(UserError, match="is in use by process"):
+            with driver_lock(tmp_path, lambda: None):
+                pass
+    assert not RunDir(tmp_path).lock.exists()
+
+
+def test_another_error_of_a_lock_is_one(tmp_path, monkeypatch):
+    def refuse(descriptor, operation):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        with exclusive(tmp_path, "weights", lambda: None):
+            pass
