@@ -320,9 +320,9 @@ def test_a_file_system_without_locks_is_no_error(tmp_path, monkeypatch, reason):
     with driver_lock(tmp_path, lambda: None) as lock, exclusive(tmp_path, "weights", lambda: None):
         lock.check()
         lock.beat()
-        with pytest.raises(UserError, match="is in use by process"):
-            with driver_lock(tmp_path, lambda: None):
-                pass
+        in_use = pytest.raises(UserError, match="is in use by process")
+        with in_use, driver_lock(tmp_path, lambda: None):
+            pass
     assert not RunDir(tmp_path).lock.exists()
 
 
@@ -331,6 +331,6 @@ def test_another_error_of_a_lock_is_one(tmp_path, monkeypatch):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-        with exclusive(tmp_path, "weights", lambda: None):
-            pass
+    told = pytest.raises(OSError, match=os.strerror(errno.EIO))
+    with told, exclusive(tmp_path, "weights", lambda: None):
+        pass
