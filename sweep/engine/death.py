@@ -98,11 +98,13 @@ class _Watch:
                 return
 
     def look_once_more(self) -> None:
-        """Something was raised: wait a little for what may have caused it."""
+        """Something was raised: if Ray is dying, wait a little for its end."""
         until = time.monotonic() + _LAST_LOOK_SECONDS
         while not self.died and time.monotonic() < until:
             if dead := self._find_dead(0.0):
                 self._end(dead)
+                return
+            if _own_node_lives():
                 return
             time.sleep(_LOOK_SECONDS / 10)
 
@@ -164,6 +166,19 @@ def _servers() -> dict[str, _Address]:
         "gcs_server": (host.strip("[]"), int(port)),
         "raylet": (node["NodeManagerAddress"], node["NodeManagerPort"]),
     }
+
+
+def _own_node_lives() -> bool:
+    """Whether Ray says so of the node this driver is on; True where there is none yet."""
+    import ray
+
+    if not ray.is_initialized():
+        return True
+    try:
+        own = ray.get_runtime_context().get_node_id()
+        return any(node["NodeID"] == own and node["Alive"] for node in ray.nodes())
+    except Exception:  # it can no longer be asked
+        return False
 
 
 def _answers(address: _Address) -> bool:
