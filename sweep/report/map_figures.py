@@ -28,7 +28,8 @@ def _caption(analysis: Analysis) -> str:
         "Every mark is an adapter, at its first two principal components of ΔW, which are fitted "
         "on the training split alone; test adapters have a dark edge. What lies together here is "
         "alike in the few directions in which adapters differ most: classes that do not part may "
-        "still part in others."
+        "still part in others. The two in a hundred that lie farthest out along an axis are drawn "
+        "at its end."
     )
     if analysis.run.split.per_seed:
         text += f" The split is that of seed {seed}."
@@ -55,7 +56,7 @@ def adapter_map(analysis: Analysis) -> Figure:
     drawing, found = panels(list(run.maps), 2.6, shared=False)
     for config, axes in found.items():
         place = run.maps[config]
-        x, y = np.array(place.x)[shown], np.array(place.y)[shown]
+        x, y = (_drawn_in(np.array(values)[shown]) for values in (place.x, place.y))
         tested = np.isin(shown, run.parts[place.seed]["test"])
         labels = run.labels[shown]
         _draw(axes, x, y, ~np.isin(labels, common), tested, GRID, "o")
@@ -74,6 +75,11 @@ def adapter_map(analysis: Analysis) -> Figure:
     ]  # fmt: skip
     legend(drawing, handles, [names[index] for index in common])
     return drawing
+
+
+def _drawn_in(values: np.ndarray) -> np.ndarray:
+    """Coordinates of which the outermost are moved in, so that a few do not crowd all others."""
+    return values.clip(*np.percentile(values, [1, 99]))
 
 
 def _draw(
