@@ -27,6 +27,7 @@ from .core.files import (
     file_checksum,
     fsync_path,
     lock_open_file,
+    make_folders,
     path_name,
     read_signed_json,
     sign,
@@ -108,7 +109,7 @@ class CacheEntry:
 
     def begin(self, count: int) -> None:
         """Make the partial folder; what it has of another number of shards is removed."""
-        self.partial.mkdir(parents=True, exist_ok=True)
+        make_folders([self.partial])
         own = {Path(shard_name(index, count)).stem for index in range(count)}
         for path in self.partial.glob("data-*"):
             if path.stem not in own:
@@ -152,7 +153,9 @@ class CacheEntry:
 
     def flush_shard(self, index: int, count: int) -> None:
         """Wait until a shard would survive a power cut."""
-        fsync_path(self.partial / shard_name(index, count))
+        path = self.partial / shard_name(index, count)
+        for each in (path, path.with_suffix(".json"), self.partial):
+            fsync_path(each)
 
     def finish(
         self,
@@ -208,7 +211,7 @@ def exclusive(root: Path, weights: str, on_wait: Callable[[], None]) -> Iterator
         on_wait: called if another process has to be waited for.
     """
     folder = root / weights
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folders([folder])
     with open(folder / ".lock", "w") as file:
         lock_open_file(file.fileno(), on_wait)
         yield

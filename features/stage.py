@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -134,8 +135,7 @@ def run_stage(
     shards = [0] * len(spans)
     done = 0
     origin: dict[str, Any] = {}
-    with ThreadPoolExecutor(1) as background:
-        flushed = []
+    with flushing_shards() as flush:
         for result in run_spans(task, spans):
             if not done:
                 report.waited = max(0.0, time.perf_counter() - began - result["seconds"])
@@ -144,21 +144,32 @@ def run_stage(
             origin = {name: result[name] for name in ORIGIN}
             for name, reason in zip(result["failed"], result["reasons"]):
                 report.failed.setdefault(name, reason)
-            flushed += [
-                background.submit(entry.flush_shard, index, len(spans))
-                for name, entry in entries.items()
-                if name not in report.failed
-            ]
+            for name, entry in entries.items():
+                if name not in report.failed:
+                    flush(entry, index, len(spans))
             done += result["rows"]
             if on_progress:
                 on_progress(done, scan.num_samples)
-        for future in flushed:
-            future.result()
     for name, entry in entries.items():
         if name not in report.failed:
             entry.finish(scan.columns(entry.item.unit), shards, origin)
     report.seconds = time.perf_counter() - began
     return report
+
+
+@contextmanager
+def flushing_shards() -> Iterator[Callable[[CacheEntry, int, int], None]]:
+    """Yields what flushes a shard to disk, given its entry, number and their count, in the
+    background; after the block all of them are.
+
+    Workers wait for no disk, and an interrupted stage keeps its finished shards, whatever
+    interrupted it.
+    """
+    with ThreadPoolExecutor(1) as background:
+        flushed: list[Future[None]] = []
+        yield lambda *shard: flushed.append(background.submit(CacheEntry.flush_shard, *shard))
+        for future in flushed:
+            future.result()
 
 
 def run_spans(task: Task, spans: list[tuple[int, int]]) -> Iterator[dict]:

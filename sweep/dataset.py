@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from features.core.errors import UserError
+from features.core.files import make_folders
 from features.scan import DatasetScan, scan_dataset
 from features.sources import Source, find_dataset
 from trainables.run_dir import RunDir
@@ -64,7 +65,7 @@ def open_dataset(
 def make_folder(folder: Path) -> None:
     """Make a folder that can be written to, or raise a `UserError`."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folders([folder])
     except OSError as error:
         raise UserError(f"cannot make {folder}: {error.strerror}") from error
     if not os.access(folder, os.W_OK):

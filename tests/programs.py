@@ -21,6 +21,13 @@ def require_program(*names: str) -> str:
     _miss(f"none of {', '.join(names)} is installed (Debian: apt-get install {names[0]})")
 
 
+def require_fuse() -> None:
+    """Nothing if file systems of one's own can be mounted; else as `require_program`."""
+    require_program("fusermount3")
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        _miss("/dev/fuse cannot be opened: containers have it where they are given it")
+
+
 def _miss(reason: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(reason)

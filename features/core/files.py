@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,7 +24,7 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object], *, durable: b
         durable: whether to wait until the file would survive a power cut. Without, it survives
             the death of the process, and a checksum has to tell the rest.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folders([path.parent])
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         with open(temporary, "wb") as file:
@@ -38,6 +38,22 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object], *, durable: b
         raise
     if durable:
         fsync_path(path.parent)
+
+
+def make_folders(folders: Iterable[Path]) -> None:
+    """Make folders and those above them, where missing, so that they survive a power cut.
+
+    What a folder's own flush promises is worth nothing while its name is not on disk.
+    """
+    grown = set()
+    for folder in folders:
+        missing = folder
+        while not missing.exists():
+            missing = missing.parent
+            grown.add(missing)
+        folder.mkdir(parents=True, exist_ok=True)
+    for folder in grown:
+        fsync_path(folder)
 
 
 def fsync_path(path: Path) -> None:

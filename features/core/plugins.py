@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import xxhash
 
 from .errors import UserError
+from .files import fsync_path, write_atomic
 from .names import nearest
 
 T = TypeVar("T")
@@ -72,10 +73,11 @@ class Origin:
             partial = folder / f".{self.digest}.{os.getpid()}.partial"
             shutil.rmtree(partial, ignore_errors=True)
             for name in source_files(self.root, self.module):
-                (partial / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(self.root / name, partial / name)
+                content = (self.root / name).read_bytes()
+                write_atomic(partial / name, lambda file: file.write(content))
             try:
                 os.replace(partial, target)
+                fsync_path(folder)
             except OSError:  # somebody else was faster
                 shutil.rmtree(partial, ignore_errors=True)
         return Origin(target, self.module, self.object, self.digest)

@@ -18,7 +18,7 @@ from ..layers import Layer
 from ..reader import TableReader
 from ..scan import DatasetScan
 from ..sources import Source
-from ..stage import run_spans, shard_bounds
+from ..stage import flushing_shards, run_spans, shard_bounds
 from .components import Components, principal_components
 from .kernel import KERNELS, Kernel
 from .landmarks import read_landmarks, write_landmarks
@@ -90,10 +90,13 @@ def _compute_products(
         len(spans),
     )
     done = 0
-    for result in run_spans(task, spans):
-        done += result["rows"]
-        if on_progress:
-            on_progress(before + done, total)
+    with flushing_shards() as flush:
+        for result in run_spans(task, spans):
+            for entry in entries.values():
+                flush(entry, result["shard"], len(spans))
+            done += result["rows"]
+            if on_progress:
+                on_progress(before + done, total)
     shutil.rmtree(folder)
     return done, dict(zip((layer.name for layer in layers), scales))
 
