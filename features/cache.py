@@ -98,7 +98,7 @@ class CacheEntry:
         doomed = self.folder.with_name(self.folder.name + ".discarded")
         shutil.rmtree(doomed, ignore_errors=True)
         os.replace(self.folder, doomed)
-        shutil.rmtree(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
     def origin(self) -> dict[str, Any]:
         """On what a finished folder was computed; empty if it does not say."""

@@ -97,7 +97,8 @@ def _compute_products(
             done += result["rows"]
             if on_progress:
                 on_progress(before + done, total)
-    shutil.rmtree(folder)
+    # NFS keeps a file's place in its folder for as long as somebody has it mapped.
+    shutil.rmtree(folder, ignore_errors=True)
     return done, dict(zip((layer.name for layer in layers), scales))
 
 
@@ -132,7 +133,7 @@ def _finish(
         components = Components(found.weights[:, : one.item.size], found.means)
         Projection(components, squares).write(entry.partial)
         entry.finish({COLUMN: ()}, [len(values)], here, [PROJECTION])
-    shutil.rmtree(products.partial)
+    shutil.rmtree(products.partial, ignore_errors=True)
 
 
 def _blocks(reader: TableReader) -> Iterator[tuple[int, NDArray[np.float32]]]:

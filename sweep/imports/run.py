@@ -209,7 +209,7 @@ def _finish(
     finish_folder(folder, dataset_schema(plan), [file.name for file in files])
     write_json(folder / RECORD, sign({"digest": plan.digest, "shards": results, **left_out}))
     os.replace(folder, out)
-    shutil.rmtree(work)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 # Ray Data

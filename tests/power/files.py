@@ -149,8 +149,12 @@ class RecordingFiles(mfusepy.Operations):
     def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
         return os.pread(fh, size, offset)
 
-    def readdir(self, path: str, fh: int) -> list[str]:
-        return [".", "..", *os.listdir(self._place(path))]
+    def readdir(self, path: str, fh: int) -> list[tuple[str, dict[str, int], int]]:
+        with os.scandir(self._place(path)) as entries:
+            found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+        # Names without an inode number would be taken for removed ones.
+        numbered = [(n, {"st_ino": s.st_ino, "st_mode": s.st_mode}, 0) for n, s in found]
+        return [(".", {"st_ino": 1}, 0), ("..", {"st_ino": 1}, 0), *numbered]
 
     def readlink(self, path: str) -> str:
         return os.readlink(self._place(path))
