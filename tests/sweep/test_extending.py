@@ -162,6 +162,7 @@ def test_what_cannot_be_used_is_said_in_one_line(change, message, files, sanity,
         assert "1 / 0" in log
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("local_ray")
 def test_a_model_of_ones_own_code_runs_it_only_when_told_to(
     package, sanity, tmp_path, sanity_cache

@@ -103,6 +103,7 @@ def test_other_pairs_are_left_out_and_that_is_said_in_one_line(sanity, tmp_path,
             said(SweepSpec(str(sanity), pairs=((name, "gl_net"),)), tmp_path, capsys)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("local_ray")
 def test_a_sweep_of_them(sanity, sanity_cache, brought, tmp_path):
     options = RuntimeOptions(

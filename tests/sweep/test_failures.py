@@ -46,6 +46,7 @@ class Bomb:
         return os.mkdir, (str(self.mark),)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("restore", [True, False])
 def test_nothing_of_tunes_is_unpickled_unless_its_experiment_is_restored(
     restore, sanity, sanity_cache, sanity_run, tmp_path

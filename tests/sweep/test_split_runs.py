@@ -132,6 +132,7 @@ def test_bad_splits_get_one_line_and_exit_code_2(options, message, data, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_what_is_fitted_is_fitted_on_each_seeds_own_split(spec, options, local_ray):
     spec = replace(
         spec,

@@ -284,6 +284,7 @@ def test_wandb_shows_what_the_records_say_and_replaces_what_changed(again, capfd
     assert "wandb" not in out.replace(str(run_dir), "")
 
 
+@pytest.mark.long
 def test_wandb_leaves_no_process_and_says_nothing(again):
     run_dir = again("none")
     process = subprocess.Popen(
@@ -344,7 +345,7 @@ def test_nothing_to_tell_loads_no_tracker(again):
         "    try: app(list(args))\n"
         "    except SystemExit as end: assert not end.code\n"
         f"call('status', {str(run_dir)!r}); call('run', '--help')\n"
-        f"call('restore', {str(run_dir)!r}, '--log-to', 'tensorboard')\n"
+        f"call('restore', {str(run_dir)!r}, '--log-to', 'tensorboard', '--save-models', 'none')\n"
         "assert not {'mlflow', 'wandb', 'tensorboardX', 'ray', 'torch'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)

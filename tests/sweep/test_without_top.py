@@ -208,6 +208,7 @@ def _numbers(run_dir):
     }
 
 
+@pytest.mark.long
 def test_a_run_interrupted_between_its_phases_ends_with_the_same_numbers(
     local_ray, make_dataset, options, monkeypatch
 ):
