@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import datasets
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -123,3 +125,19 @@ def test_options_of_an_import_are_for_adapter_files_only(folder, tmp_path):
     run(folder, out=tmp_path / "out")
     with pytest.raises(UserError, match="--labels"):
         opened(tmp_path / "out", tmp_path / "cache", labels="metadata:x")
+
+
+def test_ranks_from_1_to_128(tmp_path):
+    from sweep.engine.features import features_only
+
+    for i, rank in enumerate((1, 2, 16, 128)):
+        adapter(tmp_path / "in" / "ab"[i % 2] / f"{rank}.safetensors", seed=i, rank=rank)
+    spec = SweepSpec(str(tmp_path / "in"), representations=("ensemble", "update_spectrum"))
+    with Reporter() as reporter:
+        options = RuntimeOptions(cache_dir=tmp_path / "cache", dashboard=False)
+        report = features_only(spec, options, reporter)
+    assert report["adapters"] == 4
+    found = datasets.load_from_disk(str(*imports(tmp_path / "cache")))
+    assert sorted(found["rank"]) == [1, 2, 16, 128]
+    spectra = datasets.load_from_disk(report["representations"]["update_spectrum"])
+    assert all(np.isfinite(spectra[name]).all() for name in spectra.column_names)
