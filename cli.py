@@ -421,6 +421,7 @@ def report(
     RuntimeOptions,
     only=(
         *("dataset", "dataset_config", "label_column", "lora_rank", "skip_bad_samples"),
+        *("labels", "min_coverage", "base"),
         *("representations", "cache_dir", "address", "verbose", "verify"),
     ),
 )
@@ -446,7 +447,10 @@ def features(given: Given, as_json: AsJson = False) -> None:
 @with_options(
     SweepSpec,
     RuntimeOptions,
-    only=("dataset_config", "lora_rank", "configs", "config_regex", "cache_dir"),
+    only=(
+        *("dataset_config", "lora_rank", "skip_bad_samples", "labels", "min_coverage", "base"),
+        *("configs", "config_regex", "cache_dir"),
+    ),
 )
 def layers(
     given: Given,
@@ -456,10 +460,12 @@ def layers(
     """List a dataset's layers, and which layer configs have them: all built-in ones, or those of
     --configs."""
     from sweep.layer_table import read_layer_table
+    from sweep.watch.terminal import Reporter
 
     spec = SweepSpec(dataset, **_of(SweepSpec, given))
     options = RuntimeOptions(**_of(RuntimeOptions, given))
-    found = read_layer_table(spec, options.cache_dir)
+    with Reporter(file=sys.stderr) as reporter:
+        found = read_layer_table(spec, options, reporter)
     typer.echo(json.dumps(found.to_json()) if as_json else "\n".join(found.lines()))
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from features.core.errors import UserError
 from features.core.files import make_folders
 from features.scan import DatasetScan, scan_dataset
-from features.sources import Source, find_dataset
+from features.sources import Source, dataset_label, find_dataset
 from trainables.run_dir import RunDir
 
+from .options import flag_of
 from .spec import RuntimeOptions, SweepSpec
 from .sweep_file import pinned_revision
 from .watch.terminal import Reporter
@@ -37,10 +38,8 @@ def open_dataset(
         memo = options.cache_dir.absolute()
         if not options.cache_features and run_dir is not None:
             memo = RunDir(run_dir).logs
-    request = spec.request
-    if run_dir is not None:
-        request = replace(request, revision=pinned_revision(run_dir))
-    source = find_dataset(request, memo)
+    revision = None if run_dir is None else pinned_revision(run_dir)
+    source = find_source(spec, options, reporter, memo, revision)
 
     def on_progress(done: int, total: int) -> None:
         reporter.progress("scanning", done, total, "adapters")
@@ -60,6 +59,39 @@ def open_dataset(
         more = ", …" if len(scan.bad_rows) > 10 else ""
         reporter.warn(f"{len(scan.bad_rows)} bad samples left out: rows {shown}{more}")
     return source, scan
+
+
+def find_source(
+    spec: SweepSpec,
+    options: RuntimeOptions,
+    reporter: Reporter,
+    memo: Path,
+    revision: str | None = None,
+) -> Source:
+    """A spec's dataset; adapter files are imported first, if they are not yet.
+
+    Arguments:
+        memo: folder of what is known of hub datasets.
+        revision: see `DatasetRequest`.
+
+    Raises:
+        UserError: it is not there, or cannot be imported.
+    """
+    request = replace(spec.request, revision=revision)
+    place = Path(spec.dataset)
+    if place.is_dir():
+        from .imports.folder import imported, is_adapter_folder
+
+        if is_adapter_folder(place):
+            folder = imported(place, spec.imports, options, reporter)
+            source = find_dataset(replace(request, name=str(folder)), memo)
+            return replace(source, label=dataset_label(spec.dataset))
+    for name in ("labels", "min_coverage", "base"):
+        if getattr(spec, name) != getattr(SweepSpec, name):
+            raise UserError(
+                f"{flag_of(name)} is for folders of adapter files, and {spec.dataset} is none"
+            )
+    return find_dataset(request, memo)
 
 
 def make_folder(folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from features.core.errors import UserError
@@ -13,9 +12,10 @@ from features.layer_families import FAMILIES, family_of, without_count
 from features.layer_names import LayerParts, network_order, parse_layer
 from features.layers import Layer, pair_layers
 from features.shapes import read_shapes
-from features.sources import find_dataset
 
-from .spec import SweepSpec
+from .dataset import find_source
+from .spec import RuntimeOptions, SweepSpec
+from .watch.terminal import Reporter
 
 _HEADER = ("layer", "component", "kind", "projection", "out × in", "rank", "scale", "configs")
 
@@ -107,13 +107,10 @@ class LayerTable:
         return [*lines, "", *_aligned([_HEADER, *(row.cells() for row in self.rows)])]
 
 
-def read_layer_table(spec: SweepSpec, memo: Path) -> LayerTable:
+def read_layer_table(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) -> LayerTable:
     """The layers of a spec's dataset and its layer configs, from the names and shapes of columns.
 
     A spec that names no configs shows every built-in one.
-
-    Arguments:
-        memo: folder of what is known of hub datasets.
 
     Raises:
         UserError: the dataset cannot be used, or a config that was asked for has none of it.
@@ -124,7 +121,8 @@ def read_layer_table(spec: SweepSpec, memo: Path) -> LayerTable:
     for config in get_configs(names, regexes):  # refused before the dataset is looked for
         if without_count(config.name):
             raise UserError(f"layer config {config.name!r} has layers that only a run decides")
-    tensors, scales = read_shapes(find_dataset(spec.request, memo), spec.lora_rank)
+    source = find_source(spec, options, reporter, options.cache_dir)
+    tensors, scales = read_shapes(source, spec.lora_rank)
     chosen = get_configs(names, regexes, tensors)
     for config in chosen:
         if spec.configs is not None or config.regex is not None:

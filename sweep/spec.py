@@ -17,11 +17,13 @@ from features.sources import DatasetRequest, dataset_label
 from trainables.classifiers.catalogue import CLASSIFIERS
 from trainables.record import DEFAULT_CLASSIFIER
 
+from .imports.request import ImportOptions
 from .options import (
     as_bool,
     as_gpus,
     as_int,
     as_names,
+    as_number,
     as_pairs,
     as_path,
     as_text,
@@ -52,8 +54,9 @@ class SweepSpec:
     """The experiment: a dataset, a grid and the classifiers' settings.
 
     Attributes:
-        dataset: short name, hub id or local path.
+        dataset: short name, hub id or local path; or a folder of adapter files.
         dataset_config: a hub dataset's configuration.
+        labels, min_coverage, base: of a folder of adapter files, see `ImportOptions`.
         label_column: column of strings or integers to predict.
         lora_rank: rank of layer tensors stored as flat lists; None reads them as 1×N.
         skip_bad_samples: leave adapters with NaN or infinite weights out instead of refusing.
@@ -77,11 +80,22 @@ class SweepSpec:
         "",
         as_text,
         "Local dataset (save_to_disk folder, Parquet or Arrow file or folder of them), "
-        "hub id, or one of 1k, 10k, 50k, 100k, small, sanity-check.",
+        "folder of adapter files, hub id, or one of 1k, 10k, 50k, 100k, small, sanity-check.",
         shown_default="",
     )
     dataset_config: str | None = option(
         None, as_text, "Configuration of a hub dataset that has several."
+    )
+    labels: str = option(
+        ImportOptions.labels, as_text, "Labels of a folder of adapter files, as for data import."
+    )
+    min_coverage: float = option(
+        ImportOptions.min_coverage,
+        as_number,
+        "Share of a folder's adapters that must have a layer, as for data import.",
+    )
+    base: str | None = option(
+        ImportOptions.base, as_text, "Base model of a folder's adapters, as for data import."
     )
     label_column: str = option("category_label", as_text, "Column to predict: strings or integers.")
     lora_rank: int | None = option(
@@ -179,6 +193,17 @@ class SweepSpec:
     def request(self) -> DatasetRequest:
         """The dataset to find."""
         return DatasetRequest(self.dataset, self.dataset_config)
+
+    @property
+    def imports(self) -> ImportOptions:
+        """How a folder of adapter files becomes a dataset; a table of labels has its whole path."""
+        table = Path(self.labels)
+        return ImportOptions(
+            labels=str(table.absolute()) if table.is_file() else self.labels,
+            min_coverage=self.min_coverage,
+            base=self.base,
+            skip_bad_samples=self.skip_bad_samples,
+        )
 
 
 @dataclass(frozen=True)

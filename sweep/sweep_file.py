@@ -25,6 +25,7 @@ from trainables.run_dir import RunDir
 
 from .declared import Declared
 from .grid import Grid, Pair
+from .imports.request import ImportOptions
 from .layer_ranking import Rankings, decided_tensors, deciding_trials, read_rankings
 from .machine import usable_cores
 from .schema_1 import from_schema_1
@@ -173,6 +174,7 @@ def make_sweep_file(
             "dataset": {
                 "dataset": str(Path(spec.dataset).absolute()) if local else spec.dataset,
                 "dataset_config": spec.dataset_config,
+                **_import_options(spec),
                 "label_column": spec.label_column,
                 "lora_rank": spec.lora_rank,
                 "skip_bad_samples": spec.skip_bad_samples,
@@ -195,6 +197,12 @@ def make_sweep_file(
             "packages": _versions(),
         },
     )
+
+
+def _import_options(spec: SweepSpec) -> dict[str, Any]:
+    """How adapter files were imported, where it is not the default."""
+    given = {name: getattr(spec.imports, name) for name in ("labels", "min_coverage", "base")}
+    return {name: v for name, v in given.items() if v != getattr(ImportOptions, name)}
 
 
 def _versions() -> dict[str, str]:

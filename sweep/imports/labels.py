@@ -79,9 +79,14 @@ def label_source(text: str) -> LabelSource:
     return _read_table(path)
 
 
+def metadata_places(weights: Path) -> tuple[Path, Path]:
+    """Where a JSON file about an adapter may lie: the first that is there counts."""
+    return weights.with_suffix(".json"), weights.with_name("metadata.json")
+
+
 def _metadata(weights: Path) -> dict[str, Value]:
-    """Plain values of the JSON file beside an adapter: metadata.json, or of its own name."""
-    for path in (weights.with_suffix(".json"), weights.with_name("metadata.json")):
+    """Plain values of the JSON file beside an adapter."""
+    for path in metadata_places(weights):
         try:
             content = json.loads(path.read_bytes())
         except FileNotFoundError:

@@ -17,7 +17,8 @@ from features.shapes import some
 from .labels import LABEL, Value, as_column
 from .survey import Found
 
-_VERSION = 1
+VERSION = 1
+"""Of what an import writes for the same files."""
 _SHARD_BYTES = 1 << 26
 """About so many bytes of weights a shard, so that a worker's memory is bounded."""
 _SHARD_ROWS = (8, 512)
@@ -51,7 +52,7 @@ class ImportPlan:
         """The same for the same files, options and program: what is on disk fits then."""
         return digest(
             [
-                _VERSION,
+                VERSION,
                 [item.stamp for item in self.adapters],
                 self.layers,
                 self.columns,

@@ -76,7 +76,7 @@ def reproduce_command(sweep: SweepFile) -> str:
         options["configs"] = ",".join(grid.asked_configs)
     if data.get("split", "fixed") != "fixed":
         options["split"] = data["split"]
-    for name in ("group_column", "split_column"):
+    for name in ("labels", "min_coverage", "base", "group_column", "split_column"):
         if data.get(name):
             options[name.replace("_", "-")] = data[name]
     options["num-runs"], options["seed"] = len(grid.seeds), grid.seeds[0]

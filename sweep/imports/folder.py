@@ -1,0 +1,61 @@
+"""A folder of adapter files as a dataset: imported into the cache, once for the same files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from features.adapter_files.places import PEFT_CONFIG, walk_weights
+from features.core.errors import UserError
+from features.core.files import digest, file_stamp
+
+from ..dataset import make_folder
+from ..inspection import is_dataset
+from ..spec import RuntimeOptions
+from ..watch.terminal import Reporter
+from .labels import metadata_places
+from .plan import VERSION
+from .request import ImportOptions
+from .run import RECORD, import_adapters
+
+
+def is_adapter_folder(place: Path) -> bool:
+    """Whether a path is a folder of adapter files, and no dataset."""
+    return place.is_dir() and not is_dataset(place) and next(walk_weights(place), None) is not None
+
+
+def imported(
+    folder: Path, wanted: ImportOptions, runtime: RuntimeOptions, reporter: Reporter
+) -> Path:
+    """The dataset of a folder's adapters, in the cache; made there if it is not yet.
+
+    Raises:
+        UserError: see `import_adapters`.
+    """
+    # Not resolved: what the hub downloads are links to files without a suffix.
+    folder = Path(os.path.abspath(folder))
+    stamps = [file_stamp(path) for path in _files(folder, wanted.labels)]
+    key = digest([VERSION, str(folder), stamps, asdict(wanted)])
+    out = runtime.cache_dir.absolute() / "imports" / key
+    if not (out / RECORD).exists():
+        make_folder(out.parent)
+        reporter.say(f"{folder} has adapter files: importing them into {out}")
+        try:
+            import_adapters(
+                [folder], out, wanted, replace(runtime, dashboard=False, name=None), reporter
+            )
+        except UserError as error:
+            raise UserError(f"--dataset {folder}: {error}") from error
+    return out
+
+
+def _files(folder: Path, labels: str) -> Iterator[Path]:
+    """Every file that an import reads, and that is there."""
+    for weights in walk_weights(folder):
+        yield weights
+        beside = (weights.with_name(PEFT_CONFIG), *metadata_places(weights))
+        yield from (path for path in beside if path.exists())
+    if Path(labels).is_file():
+        yield Path(labels)
