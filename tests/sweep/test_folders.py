@@ -127,6 +127,7 @@ def test_options_of_an_import_are_for_adapter_files_only(folder, tmp_path):
         opened(tmp_path / "out", tmp_path / "cache", labels="metadata:x")
 
 
+@pytest.mark.long
 def test_ranks_from_1_to_128(tmp_path):
     from sweep.engine.features import features_only
 
