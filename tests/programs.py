@@ -22,10 +22,10 @@ def require_program(*names: str) -> str:
 
 
 def require_fuse() -> None:
-    """Nothing if file systems of one's own can be mounted; else as `require_program`."""
+    """Nothing if file systems of one's own can be mounted; a container has to be given them."""
     require_program("fusermount3")
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        _miss("/dev/fuse cannot be opened: containers have it where they are given it")
+        pytest.skip("/dev/fuse cannot be opened: containers have it where they are given it")
 
 
 def _miss(reason: str) -> NoReturn:

@@ -26,10 +26,10 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def cluster():
-    for name in PROGRAMS:
-        require_program(name)
     if os.geteuid() != 0:
         pytest.skip("SLURM's daemons need root")
+    for name in PROGRAMS:
+        require_program(name)
     # Nodes run what this Python does.
     programs = str(Path(sys.executable).parent)
     with slurm() as found:
