@@ -21,7 +21,7 @@ SWEEP = (
 )
 """Six trials of half a minute in all: long enough to be disturbed in one."""
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,7 @@ def check(cluster, job, out, reference):
     return log
 
 
+@pytest.mark.long
 def test_a_job_that_is_queued_again_in_mid_trial_goes_on(cluster, dataset, reference, tmp_path):
     job = submit(cluster, "one-node.sbatch", dataset, tmp_path)
     wait_for_slice(tmp_path / "run")
