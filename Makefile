@@ -19,7 +19,7 @@ test: .venv/.dev
 
 # What is left out of `make test` for the time it takes; CI runs both.
 test-long: .venv/.dev
-	$(BIN)/python -m pytest -m long --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest -m long
 
 # Kill sweeps at random, lose nodes, damage files, kill Ray's own processes; every number must come back.
 chaos: .venv/.dev
