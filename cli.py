@@ -43,24 +43,27 @@ RepresentationOption = Annotated[
 ]
 ClassifierOption = Annotated[str | None, typer.Option("--classifier", help="Classifier.")]
 
-_STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+_DISK_ERRORS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG),
+    *(errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM),
+}
 
 
-def _storage_error(error: BaseException | None) -> OSError | None:
-    """The full or read-only disk behind an error, if that is what it comes from.
+def _disk_error(error: BaseException | None) -> OSError | None:
+    """The full, failing or forbidden disk behind an error, if that is what it comes from.
 
     Tune wraps what its callbacks raise.
     """
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             return error
         error = error.__cause__ or error.__context__
     return None
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """A user's mistakes become one line and exit code 2, an interruption exit code 130, a full or
-    read-only disk one line and exit code 1."""
+    """A user's mistakes become one line and exit code 2, an interruption exit code 130, a full,
+    failing or forbidden disk one line and exit code 1."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -77,13 +80,13 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             typer.echo(f"error: {error}: give the same command again", err=True)
             raise typer.Exit(1) from None
         except Exception as error:
-            full = _storage_error(error)
-            if full is None:
+            disk = _disk_error(error)
+            if disk is None:
                 raise
-            where = f" ({full.filename})" if full.filename else ""
+            where = f" ({disk.filename})" if disk.filename else ""
             typer.echo(
-                f"error: cannot write: {full.strerror}{where}; what is finished is kept: "
-                "make room and give the same command again",
+                f"error: the disk says: {disk.strerror}{where}; what is finished is kept: "
+                "mend that and give the same command again",
                 err=True,
             )
             raise typer.Exit(1) from None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .cache import ORIGIN, CacheEntry
+from .pool import run_on_workers
 from .representations import Representation
 from .scan import DatasetScan
 from .sources import Source
@@ -22,9 +23,6 @@ _DATASET_NAME = "lorasweep-features"
 _MIN_SHARDS = 16
 _SHARD_ROWS = (32, 1024)
 """Fewest and most samples of a shard: enough shards to share out, few enough to open fast."""
-
-_INIT_DEATHS = 10
-"""How many workers in a row may die before they are ready; nodes that leave take theirs along."""
 
 _SHARD_NUMBERS = 1 << 28
 """Weights of a shard at most, beyond the fewest samples. The widest representations have as many
@@ -173,40 +171,17 @@ def flushing_shards() -> Iterator[Callable[[CacheEntry, int, int], None]]:
 
 
 def run_spans(task: Task, spans: list[tuple[int, int]]) -> Iterator[dict]:
-    """Run the task on every span with Ray Data; yields results as they arrive."""
-    import ray
-    import ray.data
+    """Run the task on every span with Ray Data; yields results as they arrive.
 
-    items = [{"shard": i, "start": a, "stop": b} for i, (a, b) in enumerate(spans)]
-    inputs = ray.data.from_items(items, override_num_blocks=len(items))
-    # Actors, not tasks: each keeps the dataset open (and its CUDA context), and has its next
-    # shards at hand while the driver does other things. Two per GPU overlap reading with
-    # computing.
-    resources = ray.cluster_resources()
-    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    per_gpu = 2 if cpus >= 2 * gpus else 1
-    workers = max(1, min(per_gpu * gpus or cpus, len(items)))
-    several = len(ray.nodes()) > 1
-    inputs.context.max_consecutive_actor_init_deaths = _INIT_DEATHS
-    dataset = inputs.map(
-        ShardWorker,  # type: ignore[arg-type]  # Ray's stubs know functions only
-        fn_constructor_args=[task],
-        num_cpus=1,
-        num_gpus=1 / per_gpu if gpus else 0,
-        # Nodes of a cluster may join, and leave for good.
-        compute=ray.data.ActorPoolStrategy(
-            min_size=1 if several else workers,
-            max_size=len(items) if several else workers,
-            initial_size=workers,
-            max_tasks_in_flight_per_actor=3,
-        ),
-    )
-    dataset.set_name(_DATASET_NAME)
-    yield from dataset.iter_rows()
+    Raises:
+        OSError: a worker met it; a full disk, say.
+    """
+    rows = [{"shard": i, "start": a, "stop": b} for i, (a, b) in enumerate(spans)]
+    return run_on_workers(ShardWorker, [task], rows, _DATASET_NAME, on_gpus=True)
 
 
 class ShardWorker:
-    """The task as a class, for Ray Data's actors."""
+    """The task as a class, for the pool."""
 
     def __init__(self, task: Task) -> None:
         self.task = task

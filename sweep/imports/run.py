@@ -19,6 +19,7 @@ from typing import Any
 from features.core.errors import UserError
 from features.core.files import DamagedFileError, read_signed_json, sign, write_json
 from features.hf_folder import finish_folder
+from features.pool import run_on_workers
 from features.shapes import some
 
 from ..dataset import make_folder
@@ -236,17 +237,5 @@ def _write(
 
 
 def _run(plan: ImportPlan, work: Path, missing: list[int]) -> Iterator[dict[str, Any]]:
-    import ray
-    import ray.data
-
-    items = [{"index": i} for i in missing]
-    inputs = ray.data.from_items(items, override_num_blocks=len(items))
-    workers = min(int(ray.cluster_resources()["CPU"]), len(items))
-    dataset = inputs.map(
-        ShardWriter,  # type: ignore[arg-type]  # Ray's stubs know functions only
-        fn_constructor_args=[plan, work],
-        num_cpus=1,
-        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
-    )
-    dataset.set_name("lorasweep-import")
-    yield from dataset.iter_rows()
+    rows = [{"index": i} for i in missing]
+    return run_on_workers(ShardWriter, [plan, work], rows, "lorasweep-import")

@@ -47,7 +47,7 @@ def shard_files(work: Path, plan: ImportPlan, index: int) -> ShardFiles:
 
 
 class ShardWriter:
-    """Writes shards; a class for Ray Data's actors."""
+    """Writes shards; a class for the pool."""
 
     def __init__(self, plan: ImportPlan, work: Path) -> None:
         self.plan, self.work = plan, work

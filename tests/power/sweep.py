@@ -19,7 +19,9 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 from features.cache import CacheEntry
@@ -201,11 +203,35 @@ def _complete(recorded: Recorded, folder: Path, found: Found, out: Path | None =
     found.seen["completed"] += 1
 
 
+def first_operations(numbers: int) -> Iterator[Fault]:
+    """The first operations of each kind, the driver's and the workers': each fails, each kills."""
+    for kind, by_worker in product(sorted(CHANGES), (False, True)):
+        for number, error in product(range(1, numbers + 1), (errno.EIO, KILL)):
+            yield Fault(frozenset({kind}), by_worker, number, error)
+
+
+def _random_faults(recorded: Recorded, faults: int, rng: random.Random) -> Iterator[Fault]:
+    for number in range(faults):
+        by_worker = bool(number % 2)
+        counted = [o for o in recorded.operations if o.by_worker == by_worker and o.kind in CHANGES]
+        error = rng.choice((KILL, errno.EIO, errno.ENOSPC))
+        yield Fault(CHANGES, by_worker, rng.randrange(1, len(counted) + 1), error)
+
+
+def _told(fault: Fault) -> str:
+    kind = "any operation" if fault.kinds == CHANGES else ", ".join(fault.kinds)
+    whose = "worker" if fault.by_worker else "driver"
+    return f"{kind} {fault.number}, {whose}, {errno.errorcode.get(fault.error, 'killed')}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cuts", type=int, default=500, help="states that are looked at")
     parser.add_argument("--recoveries", type=int, default=6, help="of them, that are gone on from")
-    parser.add_argument("--faults", type=int, default=12, help="sweeps with one fault each")
+    parser.add_argument("--faults", type=int, default=12, help="sweeps with one random fault each")
+    parser.add_argument(
+        "--first", type=int, default=2, help="operations of each kind, a sweep for each to fail"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -219,18 +245,11 @@ def main() -> None:
         recover(recorded, arguments.out / f"recovery-{number}", rng, found)
     print(f"{found.seen['completed']} of {arguments.recoveries} went on to the end", flush=True)
     met = 0
-    for number in range(arguments.faults):
-        by_worker = bool(number % 2)
-        counted = [o for o in recorded.operations if o.by_worker == by_worker and o.kind in CHANGES]
-        error = rng.choice((KILL, errno.EIO, errno.ENOSPC))
-        fault = Fault(CHANGES, by_worker, rng.randrange(1, len(counted) + 1), error)
+    faults = [*first_operations(arguments.first), *_random_faults(recorded, arguments.faults, rng)]
+    for number, fault in enumerate(faults):
         met += fail_once(recorded, arguments.out / f"fault-{number}", fault, found)
-        print(
-            f"{fault.number} of {len(counted)}, {'worker' if by_worker else 'driver'}, "
-            f"{errno.errorcode.get(error, 'killed')}: {len(found.wrong)} wrong",
-            flush=True,
-        )
-    print(f"{met} of {arguments.faults} faults met, {len(found.wrong)} wrong")
+        print(f"{_told(fault)}: {len(found.wrong)} wrong", flush=True)
+    print(f"{met} of {len(faults)} faults met, {len(found.wrong)} wrong")
     for line in found.wrong[:20]:
         print(line)
     sys.exit(bool(found.wrong))

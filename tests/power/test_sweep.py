@@ -1,5 +1,6 @@
 """A real sweep through power cuts and a fault; `make chaos` has many more."""
 
+import errno
 import random
 
 import pytest
@@ -38,3 +39,12 @@ def test_a_worker_that_dies_in_an_operation_costs_nothing(recorded, tmp_path):
     own = sum(o.by_worker and o.kind in CHANGES for o in recorded.operations)
     assert fail_once(recorded, tmp_path, Fault(CHANGES, True, own // 2, KILL), found)
     assert found.wrong == []
+
+
+@pytest.mark.parametrize("by_worker", [False, True])
+def test_a_disk_that_fails_is_told_in_a_line(by_worker, recorded, tmp_path):
+    found = Found()
+    fault = Fault(frozenset({"rename"}), by_worker, 1, errno.EIO)
+    assert fail_once(recorded, tmp_path, fault, found)
+    assert found.wrong == []
+    assert "error: the disk says: Input/output error" in (tmp_path / "log").read_text()

@@ -209,7 +209,7 @@ def test_a_full_disk_is_told_and_harms_nothing(sanity, tmp_path):
     script = f"ulimit -f 2; exec {' '.join(sweep)}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1
-    assert "cannot write: File too large" in done.stderr
+    assert "the disk says: File too large" in done.stderr
     assert "Traceback" not in done.stderr
     run_here(sweep)
 

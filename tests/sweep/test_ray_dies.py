@@ -71,7 +71,7 @@ def in_trials(out, driver):
 
 def in_features(out, driver):
     """Whether Ray Data has a worker."""
-    return find(driver, "ShardWorker")
+    return find(driver, "PoolWorker")
 
 
 VITAL = ["gcs_server", "raylet/raylet", "ray::DashboardAgent", "ray::RuntimeEnvAgent"]
