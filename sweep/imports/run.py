@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from features.core.errors import UserError
-from features.core.files import DamagedFileError, read_signed_json, sign, write_json
+from features.core.files import DamagedFileError, locked, read_signed_json, sign, write_json
 from features.hf_folder import finish_folder
 from features.pool import run_on_workers
 from features.shapes import some
@@ -113,20 +113,14 @@ def import_adapters(
         reporter.warn(
             f"{count} adapters are DoRA's: their update is more than B·A; see column dora"
         )
-    seconds = 0.0
-    work = _open_work(out, plan)
-    if work is None:
-        results = (_record(out) or {})["shards"]
-    else:
-        missing = [i for i, result in enumerate(_results(work, plan)) if result is None]
-        if missing:
-            seconds = _write(plan, work, missing, runtime, reporter)
-        results = [result for result in _results(work, plan) if result is not None]
-    bad = looked.bad | {name: why for result in results for name, why in result["bad"].items()}
-    _refuse_bad(bad, options)
-    if work is not None:
-        left_out = {"bad": bad, "unlabelled": unlabelled, "dropped": plan.dropped}
-        _finish(out, work, plan, results, left_out)
+    make_folder(out.parent)
+    with locked(
+        out.with_name(f".{out.name}.import.lock"),
+        lambda: reporter.say(f"another process imports into {out}: waiting for it"),
+    ):
+        results, bad, seconds = _carry_out(
+            out, plan, looked.bad, unlabelled, options, runtime, reporter
+        )
     report = ImportReport(
         out=out,
         adapters=sum(result["rows"] for result in results),
@@ -140,6 +134,33 @@ def import_adapters(
     for line in report.lines():
         reporter.say(line)
     return report
+
+
+def _carry_out(
+    out: Path,
+    plan: ImportPlan,
+    unreadable: dict[str, str],
+    unlabelled: list[str],
+    options: ImportOptions,
+    runtime: RuntimeOptions,
+    reporter: Reporter,
+) -> tuple[list[dict[str, Any]], dict[str, str], float]:
+    """Write what is not there yet; (what came of every shard, all bad adapters, seconds)."""
+    seconds = 0.0
+    work = _open_work(out, plan)
+    if work is None:
+        results = (_record(out) or {})["shards"]
+    else:
+        missing = [i for i, result in enumerate(_results(work, plan)) if result is None]
+        if missing:
+            seconds = _write(plan, work, missing, runtime, reporter)
+        results = [result for result in _results(work, plan) if result is not None]
+    bad = unreadable | {name: why for result in results for name, why in result["bad"].items()}
+    _refuse_bad(bad, options)
+    if work is not None:
+        left_out = {"bad": bad, "unlabelled": unlabelled, "dropped": plan.dropped}
+        _finish(out, work, plan, results, left_out)
+    return results, bad, seconds
 
 
 def _refuse_bad(bad: dict[str, str], options: ImportOptions) -> None:

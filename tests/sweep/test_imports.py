@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import datasets
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 
 import cli
 from features.core.errors import UserError
+from features.core.files import locked
 from sweep.imports.labels import label_source
 from sweep.imports.plan import make_plan
 from sweep.imports.request import ImportOptions
@@ -346,6 +349,35 @@ def test_an_interrupted_import_goes_on(tmp_path, monkeypatch):
     assert (first.stat().st_ino, first.stat().st_mtime_ns) == before
     for path, row in rows(out).items():
         check_updates(row, expected[path])
+
+
+def test_an_import_waits_for_another_into_the_same_folder(tmp_path, capsys):
+    root, out = tmp_path / "in", tmp_path / "out"
+    classes(root)
+    held, waited, done = threading.Event(), threading.Event(), threading.Event()
+
+    def other():
+        with locked(tmp_path / ".out.import.lock", lambda: None):
+            held.set()
+            assert waited.wait(30)
+            assert not out.exists()
+            done.set()
+
+    class Watched(Reporter):
+        def say(self, text):
+            if "another process imports into" in text:
+                waited.set()
+            super().say(text)
+
+    with ThreadPoolExecutor(1) as pool, Watched() as reporter:
+        first = pool.submit(other)
+        assert held.wait(30)
+        options = ImportOptions(), RuntimeOptions(dashboard=False)
+        import_adapters([root], out, *options, reporter)
+        assert done.is_set()
+        first.result()
+    assert out.exists()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_again_does_nothing_and_changed_adapters_are_refused(tmp_path):

@@ -100,7 +100,7 @@ def test_of_many_labels_the_best_are_compared_and_drawn(tmp_path):
     tall = figures["ranking"].draw()
     assert tall.get_figheight() > len(labels) * 0.2
     with figure_style():
-        save(tall, tmp_path, "ranking")
+        save(tall, tmp_path, "ranking", ["pdf"])
     assert (tmp_path / "ranking.pdf").stat().st_size > 1000
 
 
