@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from threading import Lock
+from threading import Event, Lock
 from typing import IO, Any
 
 from .core.errors import UserError
@@ -128,11 +128,15 @@ class Objects:
             The copies, in the order of the objects.
 
         Raises:
-            UserError: an object cannot be read, or is being written meanwhile.
-            OSError: the copy cannot be written.
+            UserError: an object cannot be read, or is being written meanwhile; or there is no
+                folder to write to.
+            OSError: the disk is full, or fails.
         """
         folder = cache.absolute() / "objects"
-        make_folders([folder])
+        try:
+            make_folders([folder])
+        except OSError as error:
+            raise UserError(f"cannot make {folder}: {error.strerror}") from error
         stamps = [self.stamps[place.path] for place in chosen]
         copies = [folder / f"{digest(s)}{p.suffix}" for p, s in zip(chosen, stamps)]
         with _locked(folder):
@@ -141,11 +145,15 @@ class Objects:
                 for place, copy, stamp in zip(chosen, copies, stamps)
                 if not copy.exists() or copy.stat().st_size != stamp[1]
             ]
+            if missing and not os.access(folder, os.W_OK):
+                raise UserError(f"cannot write to {folder}: permission denied")
             total = sum(self.stamps[place.path][1] for place, _ in missing)
-            done, lock = 0, Lock()
+            done, lock, stopped = 0, Lock(), Event()
 
             def count(size: int) -> None:
                 nonlocal done
+                if stopped.is_set():
+                    raise InterruptedError
                 with lock:
                     done += size
                     if on_progress:
@@ -157,6 +165,7 @@ class Objects:
                     for future in futures:
                         future.result()
                 except BaseException:
+                    stopped.set()
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
         return copies

@@ -99,6 +99,13 @@ def test_what_cannot_be_read_is_one_line(url, reason, memory, tmp_path):
     assert "pass-word" not in str(error.value)
 
 
+def test_a_cache_that_cannot_be_written_is_one_line(memory, make_dataset, tmp_path):
+    memory.put(str(make_dataset()), "/bucket/adapters", recursive=True)
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(UserError, match=r"cannot make .*cache/objects"):
+        find_dataset(DatasetRequest("memory://bucket/adapters"), tmp_path / "cache")
+
+
 def test_a_package_that_is_missing_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "s3fs", None)  # what Python itself does to block an import
     with pytest.raises(UserError, match=r"pip install s3fs"):
