@@ -1,4 +1,4 @@
-"""Where adapters come from: local folders and files, or the Hugging Face hub."""
+"""Where adapters come from: local folders and files, object storage, or the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .core.errors import UserError
 from .core.files import DamagedFileError, digest, file_stamp, read_signed_json, sign, write_json
+from .objects import ObjectPath, Progress, is_url, list_objects
 
 if TYPE_CHECKING:
     from .reader import TableReader
+
+Place = TypeVar("Place", Path, ObjectPath)
 
 SHORT_NAMES = {
     **{size: f"jacekduszenko/lora-ws-{size}" for size in ("1k", "10k", "50k", "100k")},
@@ -27,7 +30,7 @@ class DatasetRequest:
     """Which dataset a user asked for.
 
     Attributes:
-        name: a short name, a hub id, or a local path.
+        name: a short name, a hub id, a local path, or a URL of object storage.
         config: a hub dataset's configuration, if it has several.
         revision: a hub dataset's commit, once it is pinned.
     """
@@ -39,12 +42,12 @@ class DatasetRequest:
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset's files on this machine.
+    """A dataset's files on this machine; of objects, their copies.
 
     Attributes:
         label: its short name or last path component; a run's default name.
         files: Arrow or Parquet files in row order.
-        revision: the hub commit they came from; None for a local dataset.
+        revision: the hub commit they came from; None for a local dataset and for objects.
     """
 
     label: str
@@ -64,18 +67,27 @@ def dataset_label(name: str) -> str:
     return name if name in SHORT_NAMES else Path(name).name or Path(name).resolve().name
 
 
-def find_dataset(request: DatasetRequest, memo: Path) -> Source:
-    """Find a dataset's files; a hub dataset is downloaded once and then found by a memo.
+def find_dataset(
+    request: DatasetRequest, memo: Path, on_progress: Progress | None = None
+) -> Source:
+    """Find a dataset's files; a hub dataset is downloaded once and then found by a memo, objects
+    are copied into the memo's folder once.
+
+    Arguments:
+        on_progress: called with (MB copied, MB to copy) of objects.
 
     Raises:
-        UserError: there is no such dataset, it is not one, or the hub cannot be reached.
+        UserError: there is no such dataset, it is not one, or the hub or the object storage cannot
+            be reached.
     """
     label = dataset_label(request.name)
+    if is_url(request.name):
+        return _from_objects(request, label, memo, on_progress)
     path = Path(request.name)
     if request.name not in SHORT_NAMES and path.exists():
         if request.config:
             raise UserError("--dataset-config is for datasets of the hub; this one is a local path")
-        files = tuple(file.resolve() for file in _local_files(path))
+        files = tuple(file.resolve() for file in _files_of(path))
         return Source(label, files, None, [file_stamp(file) for file in files])
     hub_id = SHORT_NAMES.get(request.name, request.name)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id) or path.is_absolute() or hub_id[0] == ".":
@@ -87,17 +99,30 @@ def find_dataset(request: DatasetRequest, memo: Path) -> Source:
     return _from_memo(request, label, memo) or _from_hub(request, hub_id, label, memo)
 
 
+# Objects
+
+
+def _from_objects(
+    request: DatasetRequest, label: str, memo: Path, on_progress: Progress | None
+) -> Source:
+    if request.config:
+        raise UserError("--dataset-config is for datasets of the hub; this one is a URL")
+    objects = list_objects(request.name)
+    files = tuple(objects.copy(_files_of(objects.top), memo, on_progress))
+    return Source(label, files, None, [file_stamp(file) for file in files])
+
+
 # Local
 
 
-def _local_files(path: Path) -> list[Path]:
+def _files_of(path: Place) -> list[Place]:
     if path.is_file():
         if path.suffix not in (".parquet", ".arrow"):
             raise UserError(f"{path} is neither a .parquet nor an .arrow file")
         return [path]
     if (path / "dataset_dict.json").exists():
         splits = _read_json(path / "dataset_dict.json").get("splits", [])
-        return _local_files(path / _choose_split(str(path), splits))
+        return _files_of(path / _choose_split(str(path), splits))
     if (path / "state.json").exists():
         state = _read_json(path / "state.json")
         files = [path / item["filename"] for item in state.get("_data_files", [])]
@@ -120,9 +145,9 @@ def _local_files(path: Path) -> list[Path]:
     )
 
 
-def _one_split(path: Path, files: list[Path]) -> list[Path]:
+def _one_split(path: Place, files: list[Place]) -> list[Place]:
     """Of files named after splits (train-00000-of-00002.parquet), those of one split."""
-    by_split: dict[str, list[Path]] = {}
+    by_split: dict[str, list[Place]] = {}
     for file in files:
         match = re.match(r"(train|test|validation|valid|val|dev)(?=[-_.])", file.name)
         by_split.setdefault(match[1] if match else "", []).append(file)
@@ -137,7 +162,7 @@ def _choose_split(name: str, splits: list[str]) -> str:
     raise UserError(f"dataset {name} has the splits {', '.join(splits)} and none is 'train'")
 
 
-def _read_json(path: Path) -> dict:
+def _read_json(path: Place) -> dict:
     try:
         return json.loads(path.read_text())
     except ValueError as error:

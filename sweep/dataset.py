@@ -77,6 +77,10 @@ def find_source(
     Raises:
         UserError: it is not there, or cannot be imported.
     """
+
+    def on_progress(done: int, total: int) -> None:
+        reporter.progress("copying", done, total, "MB")
+
     request = replace(spec.request, revision=revision)
     place = Path(spec.dataset)
     if place.is_dir():
@@ -91,7 +95,7 @@ def find_source(
             raise UserError(
                 f"{flag_of(name)} is for folders of adapter files, and {spec.dataset} is none"
             )
-    return find_dataset(request, memo)
+    return find_dataset(request, memo, on_progress)
 
 
 def make_folder(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +55,8 @@ class SweepSpec:
     """The experiment: a dataset, a grid and the classifiers' settings.
 
     Attributes:
-        dataset: short name, hub id or local path; or a folder of adapter files.
+        dataset: short name, hub id, local path or URL of object storage; or a folder of adapter
+            files.
         dataset_config: a hub dataset's configuration.
         labels, min_coverage, base: of a folder of adapter files, see `ImportOptions`.
         label_column: column of strings or integers to predict.
@@ -79,8 +81,9 @@ class SweepSpec:
     dataset: str = option(
         "",
         as_text,
-        "Local dataset (save_to_disk folder, Parquet or Arrow file or folder of them), "
-        "folder of adapter files, hub id, or one of 1k, 10k, 50k, 100k, small, sanity-check.",
+        "Local dataset (save_to_disk folder, Parquet or Arrow file or folder of them), the same at "
+        "an s3:// or gs:// URL, folder of adapter files, hub id, or one of 1k, 10k, 50k, 100k, "
+        "small, sanity-check.",
         shown_default="",
     )
     dataset_config: str | None = option(
@@ -279,6 +282,13 @@ class RuntimeOptions:
 
     def validate(self) -> None:
         """Raise a `UserError` for the first impossible value."""
+        for flag, path in (("--output-dir", self.output_dir), ("--cache-dir", self.cache_dir)):
+            if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):  # `Path` makes one slash of two
+                url = re.sub(":/+", "://", str(path), count=1)
+                raise UserError(
+                    f"{flag} {url!r} is a URL; run directories and caches need a file system "
+                    "(docs/clusters.md says why)"
+                )
         if self.name is not None and (not self.name or Path(self.name).name != self.name):
             raise UserError(f"--name {self.name!r} must be a plain folder name")
         check_tracker(self.log_to)

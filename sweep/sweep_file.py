@@ -18,6 +18,7 @@ from features.core.errors import UserError
 from features.core.files import DamagedFileError, digest, read_signed_json, sign, write_json
 from features.core.plugins import Origin
 from features.layer_families import without_count
+from features.objects import is_url
 from features.scan import DatasetScan
 from features.sources import Source
 from trainables.record import TrialKey
@@ -155,7 +156,7 @@ def make_sweep_file(
     Raises:
         UserError: a layer config selects nothing.
     """
-    local = source.revision is None
+    local = source.revision is None and not is_url(spec.dataset)
     return SweepFile(
         frozen={
             "decides": {
