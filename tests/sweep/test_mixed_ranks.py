@@ -241,3 +241,30 @@ def test_files_are_judged_as_the_records_say(tmp_path):
         (whole,) = read_adapters(Given([], [("set", source)]), loaded.input, loaded.item, None)
         again = loaded.predict(whole.stack, count)[0][test]
         np.testing.assert_allclose(again, p, rtol=1e-3, atol=1e-4)
+
+
+def test_parts_of_a_fused_module_have_the_rank_they_were_trained_with(tmp_path):
+    """Written as one, A below A and B block-diagonal, they look as if of three times the rank."""
+    rng = np.random.default_rng(0)
+    width, rank, name = 12, 2, "lora_unet_double_blocks_0_img_attn_qkv"
+    downs = rng.standard_normal((2, 3 * rank, width), np.float32)
+    ups = rng.standard_normal((2, 3 * width, 3 * rank), np.float32)
+    blocks = np.kron(np.eye(3), np.ones((width, rank)))
+    ups[0] *= blocks.astype(np.float32)
+    for i in range(2):
+        path = tmp_path / "in" / "ab"[i] / "flux.safetensors"
+        path.parent.mkdir(parents=True)
+        save_file({f"{name}.lora_down.weight": downs[i], f"{name}.lora_up.weight": ups[i]}, path)
+    run(tmp_path / "in", out=tmp_path / "out")
+    source, scan = looked_at(tmp_path / "out", tmp_path)
+    assert len(scan.ranks) == 3
+    stats = get_representation("stats")
+    for i, part in enumerate("qkv"):
+        layer = f"transformer.transformer_blocks.0.attn.to_{part}.lora"
+        columns = [f"{layer}.down.weight", f"{layer}.up.weight"]
+        found = dataset_matrix(source, scan, stats, columns).load().reshape(2, 2, -1)
+        rows, own = slice(i * width, (i + 1) * width), slice(i * rank, (i + 1) * rank)
+        expected = (downs[0][own], ups[0][rows, own]), (downs[1], ups[1][rows])
+        for row, matrices in enumerate(expected):
+            for value, matrix in zip(found[row], matrices):
+                np.testing.assert_allclose(value, REFERENCE["stats"](matrix), rtol=1e-4, atol=1e-6)
