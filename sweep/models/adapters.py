@@ -204,17 +204,17 @@ class _Rows:
             adapters = [Adapter(first + row, name) for row, name in zip(rows, names)]
             ranks = self._values("rank", rows) or [largest] * len(rows)
             dora = self._values("dora", rows) or [False] * len(rows)
-            own_ranks = self._own_ranks(read, rows, ranks)
-            reasons = self._problems(own_ranks, ranks, dora)
+            of_layers = self._own_ranks(read, rows)
+            reasons = self._problems(of_layers, ranks, dora)
             if None in reasons:
                 fits = [i for i, reason in enumerate(reasons) if reason is None]
                 beyond = any(
                     (values[fits] > self._read.layers[name][2]).any()
-                    for name, values in own_ranks.items()
+                    for name, values in of_layers.items()
                 )
                 stack = self._read.stack(len(rows), largest if beyond else 0)
                 fine = self._fill(stack, rows)
-                for name, values in own_ranks.items():
+                for name, values in of_layers.items():
                     stack.ranks[name][:] = np.minimum(values, stack.down[name].shape[1])
                 for i, reason in enumerate(reasons):
                     if reason is None:
@@ -229,14 +229,8 @@ class _Rows:
                     yield Stacked([adapters[i] for i in kept], stack)
             yield from (Problem(one, reason) for one, reason in zip(adapters, reasons) if reason)
 
-    def _own_ranks(
-        self, layers: Sequence[str], rows: range, largest: Sequence[Any]
-    ) -> dict[str, np.ndarray]:
-        """Layer -> (rows,) ranks of before padding, as far as the dataset says.
-
-        Arguments:
-            largest: of the rows; all that an import by an older version says of them.
-        """
+    def _own_ranks(self, layers: Sequence[str], rows: range) -> dict[str, np.ndarray]:
+        """Layer -> (rows,) ranks of before padding; where the dataset has none, its own."""
         found = {}
         for name in layers:
             stored = self._shapes[name][2]
@@ -244,9 +238,9 @@ class _Rows:
                 column = self._ranks[name]
                 batches = self._table.read(rows.start, rows.stop, [column])
                 ranks = np.concatenate([own_ranks(column, b.column(0)) for b in batches])
+                found[name] = np.clip(ranks, 1, stored)
             else:
-                ranks = np.array([rank if isinstance(rank, int) else stored for rank in largest])
-            found[name] = np.clip(ranks, 1, stored)
+                found[name] = np.full(len(rows), stored)
         return found
 
     def _problems(
