@@ -399,10 +399,14 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write; by default RUN_DIR/report.")
     ] = None,
+    formats: Annotated[
+        str, typer.Option(help="Files of each figure: png, pdf, both, or none but the page.")
+    ] = "png,pdf",
     show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
 ) -> None:
     """Write figures, tables and a page about a sweep, finished or not."""
     from sweep.report.build import make_report
+    from sweep.report.style import read_formats
     from sweep.watch.terminal import Reporter
 
     with Reporter() as reporter:
@@ -410,6 +414,7 @@ def report(
             run_dirs,
             out,
             on_progress=lambda done, total: reporter.progress("drawing", done, total, "figures"),
+            formats=read_formats(formats),
         )
     typer.echo(page)
     if show:

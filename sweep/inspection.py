@@ -12,6 +12,7 @@ import numpy as np
 
 from features.adapter_files.adapter import AdapterFile, open_adapter
 from features.adapter_files.errors import BadAdapterError
+from features.adapter_files.matrix import matrix_of
 from features.adapter_files.places import FOLDER_WEIGHTS, SUFFIXES, walk_weights
 from features.core.errors import UserError
 from features.layer_names import COMPONENTS, parse_layer
@@ -88,7 +89,7 @@ def inspect_path(
         UserError: it is none of these, or damaged.
     """
     place = Path(path)
-    if place.is_file() and place.suffix in SUFFIXES:
+    if matrix_of(place) or (place.is_file() and place.suffix in SUFFIXES):
         return _adapter(open_adapter(place))
     if place.is_dir():
         if RunDir(place).sweep.exists():

@@ -42,7 +42,7 @@ def local_ray() -> Iterator[None]:
     import ray
 
     ray.init(
-        "local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+        "local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
     )
     yield
     ray.shutdown()

@@ -13,11 +13,12 @@ import numpy as np
 from .bases import guess_base
 from .errors import BadAdapterError
 from .factors import UpdateShape, factors, update_shape
+from .matrix import MatrixRow, matrix_of
 from .modules import ALPHA, LOKR_RANK, MAGNITUDE, Module, group_modules, spelling
 from .places import find_weights
 from .scales import Scaling, read_scaling, scale
 from .splits import Part, is_swapped, part_factors, split, swap_halves
-from .tensors import Shape, TensorFile, open_tensors
+from .tensors import PICKLES, PickledTensors, SafeTensors, Shape, TensorFile
 
 LayerShape = tuple[int, int, int]
 """(outputs, inputs, rank) of a layer's update."""
@@ -140,8 +141,8 @@ class AdapterFile:
 
 
 def open_adapter(path: Path, lokr_rank: int = LOKR_RANK) -> AdapterFile:
-    """Look at an adapter: a `.safetensors` file, a pickle of tensors, or a folder of PEFT's or
-    diffusers'. Only names, shapes and configurations are read.
+    """Look at an adapter: a `.safetensors` file, a pickle of tensors, a folder of PEFT's or
+    diffusers', or `MATRIX.pt/ROW`. Only names, shapes and configurations are read.
 
     Arguments:
         lokr_rank: most singular values of a LoKr layer that are kept.
@@ -150,7 +151,7 @@ def open_adapter(path: Path, lokr_rank: int = LOKR_RANK) -> AdapterFile:
         BadAdapterError: it is damaged, or of no format that is known.
     """
     weights = find_weights(path)
-    file = open_tensors(weights)
+    file = _open_tensors(weights)
     try:
         layout = _layout(tuple(file.shapes.items()), lokr_rank)
         modules = [module for module, _, _ in layout.modules]
@@ -172,6 +173,12 @@ def open_adapter(path: Path, lokr_rank: int = LOKR_RANK) -> AdapterFile:
         _layout=layout,
         _scaling=scaling,
     )
+
+
+def _open_tensors(path: Path) -> TensorFile:
+    if matrix_of(path):
+        return MatrixRow(path)
+    return PickledTensors(path) if path.suffix in PICKLES else SafeTensors(path)
 
 
 @lru_cache(maxsize=256)  # many files of a set have the same tensors

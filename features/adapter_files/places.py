@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import BadAdapterError
+from .matrix import DIMENSIONS, matrix_of, matrix_rows
 from .tensors import PICKLES
 
 PEFT_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -31,7 +32,7 @@ def find_weights(path: Path) -> Path:
         BadAdapterError: there is none.
     """
     if not path.is_dir():
-        if not path.exists():
+        if not path.exists() and not matrix_of(path):
             raise BadAdapterError(path, "does not exist")
         return path
     for name in FOLDER_WEIGHTS:
@@ -43,10 +44,17 @@ def find_weights(path: Path) -> Path:
 def walk_weights(folder: Path) -> Iterator[Path]:
     """Every file below a folder that may be an adapter's, in order of paths.
 
-    Hidden files and folders are left out, and of two formats of the same weights the second.
+    Hidden files and folders are left out, and of two formats of the same weights the second. Of a
+    folder with matrices of adapters, see `matrix_rows`, it is every row.
+
+    Raises:
+        BadAdapterError: such a folder's matrices cannot be read.
     """
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if name[0] != ".")
+        if DIMENSIONS in names:
+            yield from matrix_rows(Path(place), sorted(names))
+            continue
         taken: set[str] = set()
         for name in sorted(names, key=lambda name: (not name.endswith(".safetensors"), name)):
             stem, suffix = os.path.splitext(name)

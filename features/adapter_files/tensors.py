@@ -11,11 +11,14 @@ import json
 import math
 import mmap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .errors import BadAdapterError
+
+if TYPE_CHECKING:
+    import torch
 
 Shape = tuple[int, ...]
 
@@ -59,15 +62,6 @@ class TensorFile:
             BadAdapterError: it has a dtype that is not read.
         """
         raise NotImplementedError
-
-
-def open_tensors(path: Path) -> TensorFile:
-    """Open a `.safetensors` file or a pickle of tensors (`.pt`, `.pth`, `.bin`).
-
-    Raises:
-        BadAdapterError: it is damaged, of another kind, or a pickle that would run code.
-    """
-    return PickledTensors(path) if path.suffix in PICKLES else SafeTensors(path)
 
 
 class SafeTensors(TensorFile):
@@ -158,33 +152,51 @@ class PickledTensors(TensorFile):
     """A pickle, read by `torch.load(weights_only=True)`, which knows tensors and runs no code."""
 
     def __init__(self, path: Path) -> None:
-        import pickle
-
         import torch
 
         self.path = path
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise BadAdapterError(
-                path, "is a pickle of more than tensors: it could run code, and is not loaded"
-            ) from error
-        except (OSError, RuntimeError, EOFError, ValueError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise BadAdapterError(path, f"torch cannot load it: {reason}") from error
+        content = load_pickle(path)
         if not isinstance(content, dict):
             raise BadAdapterError(path, f"holds a {type(content).__name__}, no tensors by name")
         self._tensors = {
             name: value for name, value in content.items() if isinstance(value, torch.Tensor)
         }
-        short = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
         self.shapes = {name: tuple(value.shape) for name, value in self._tensors.items()}
-        self.dtypes = {
-            name: short.get(value.dtype, str(value.dtype).removeprefix("torch.").upper())
-            for name, value in self._tensors.items()
-        }
+        self.dtypes = {name: spelled_dtype(value.dtype) for name, value in self._tensors.items()}
         self.metadata = {}
 
     def array(self, name: str) -> np.ndarray:
         """A tensor as float32."""
         return self._tensors[name].float().numpy()
+
+
+def load_pickle(path: Path, *, mapped: bool = False) -> Any:
+    """What a pickle holds, if that is tensors and plain values: no code is run.
+
+    Arguments:
+        mapped: tensors are mapped, and read where they are looked at.
+
+    Raises:
+        BadAdapterError: it holds more, or is damaged.
+    """
+    import pickle
+
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        raise BadAdapterError(
+            path, "is a pickle of more than tensors: it could run code, and is not loaded"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadAdapterError(path, f"torch cannot load it: {reason}") from error
+
+
+def spelled_dtype(dtype: torch.dtype) -> str:
+    """A dtype as safetensors spells it."""
+    import torch
+
+    short = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+    return short.get(dtype, str(dtype).removeprefix("torch.").upper())

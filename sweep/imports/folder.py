@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from features.adapter_files.matrix import real_file
 from features.adapter_files.places import PEFT_CONFIG, walk_weights
 from features.core.errors import UserError
 from features.core.files import digest, file_stamp
@@ -56,7 +57,8 @@ def imported(
 
 def _files(folder: Path, labels: str) -> Iterator[Path]:
     """Every file that an import reads, and that is there."""
-    for weights in walk_weights(folder):
+    files = dict.fromkeys(real_file(weights) for weights in walk_weights(folder))
+    for weights in files:
         yield weights
         beside = (weights.with_name(PEFT_CONFIG), *metadata_places(weights))
         yield from (path for path in beside if path.exists())

@@ -89,7 +89,7 @@ def _metadata(weights: Path) -> dict[str, Value]:
     for path in metadata_places(weights):
         try:
             content = json.loads(path.read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError) as error:
             raise ValueError(f"its {path.name} is damaged") from error

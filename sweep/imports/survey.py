@@ -12,6 +12,7 @@ from typing import Any
 
 from features.adapter_files.adapter import LayerShape, open_adapter
 from features.adapter_files.errors import BadAdapterError
+from features.adapter_files.matrix import real_file
 from features.adapter_files.places import PEFT_CONFIG, adapter_place, walk_weights
 from features.core.errors import UserError
 from features.core.files import file_stamp
@@ -141,7 +142,9 @@ def _look(
 ) -> Found | str:
     """What there is to know of an adapter, or why it cannot be used."""
     try:
-        beside = [path for path in (weights, weights.with_name(PEFT_CONFIG)) if path.exists()]
+        beside = [
+            path for path in (real_file(weights), weights.with_name(PEFT_CONFIG)) if path.exists()
+        ]
         stamp = [file_stamp(path) for path in beside]
         adapter = open_adapter(weights, lokr_rank)
         place = adapter_place(weights)

@@ -12,6 +12,7 @@ import numpy as np
 from features.adapter_files.adapter import AdapterFile, open_adapter
 from features.adapter_files.bases import guess_base
 from features.adapter_files.errors import BadAdapterError
+from features.adapter_files.matrix import matrix_of
 from features.adapter_files.places import FOLDER_WEIGHTS, SUFFIXES, adapter_place, walk_weights
 from features.adapter_files.stack import Stack
 from features.columns import to_matrices
@@ -85,7 +86,7 @@ def find_adapters(given: Sequence[str], memo: Path) -> Given:
     for name in given:
         place = Path(name)
         is_adapter = place.is_dir() and any((place / file).exists() for file in FOLDER_WEIGHTS)
-        if is_adapter or place.suffix in SUFFIXES:
+        if is_adapter or place.suffix in SUFFIXES or matrix_of(place):
             found.files.append(place)
         elif place.is_dir() and not is_dataset(place):
             inside = [adapter_place(weights) for weights in walk_weights(place)]

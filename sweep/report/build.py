@@ -18,7 +18,7 @@ from .facts import run_facts
 from .figures import ReportFigure, run_figures
 from .page import GENERATOR, Page, PageFigure, arrange, render
 from .runs import RunData, load_run
-from .style import figure_style, inline_svg, save, settle
+from .style import FORMATS, figure_style, inline_svg, save, settle
 from .tables import Table
 from .words import findings
 
@@ -29,6 +29,7 @@ def make_report(
     run_dirs: Sequence[Path],
     out: Path | None = None,
     on_progress: Progress = lambda done, total: None,
+    formats: Sequence[str] = FORMATS,
 ) -> Path:
     """Write a report; returns the path of its report.html.
 
@@ -36,6 +37,7 @@ def make_report(
         run_dirs: one run directory, or several to be compared by the size of their datasets.
         out: folder to write; by default RUN_DIR/report, of several runs report-A-B-C beside them.
         on_progress: called with how many figures of how many are drawn.
+        formats: files that are written of each figure.
 
     Raises:
         UserError: a run directory cannot be reported on, or `out` holds other things.
@@ -45,21 +47,27 @@ def make_report(
         raise UserError("a run cannot be compared with itself: name every run directory once")
     runs = [load_run(run_dir) for run_dir in run_dirs]
     if len(runs) == 1:
-        return report_run(runs[0], out or RunDir(run_dirs[0]).report, on_progress)
+        return report_run(runs[0], out or RunDir(run_dirs[0]).report, on_progress, formats)
     names = [run_dir.name for run_dir in run_dirs]
     if len(set(names)) < len(names):
         names = [str(run_dir) for run_dir in run_dirs]
     short = "-".join(run_dir.name for run_dir in run_dirs)
     out = out or run_dirs[0].parent / f"report-{short}"
-    return _report_several(names, runs, out, on_progress)
+    return _report_several(names, runs, out, on_progress, formats)
 
 
-def report_run(run: RunData, out: Path, on_progress: Progress = lambda done, total: None) -> Path:
+def report_run(
+    run: RunData,
+    out: Path,
+    on_progress: Progress = lambda done, total: None,
+    formats: Sequence[str] = FORMATS,
+) -> Path:
     """Write the report of a run that is read already; otherwise as `make_report`."""
     analysis = Analysis(run)
     return _write(
         out,
         on_progress,
+        formats,
         run_figures(analysis),
         run_tables(analysis),
         title=f"lorasweep: {run.run_dir.name}",
@@ -71,7 +79,11 @@ def report_run(run: RunData, out: Path, on_progress: Progress = lambda done, tot
 
 
 def _report_several(
-    names: list[str], runs: list[RunData], out: Path, on_progress: Progress
+    names: list[str],
+    runs: list[RunData],
+    out: Path,
+    on_progress: Progress,
+    formats: Sequence[str],
 ) -> Path:
     compared = RunComparison([(name, Analysis(run)) for name, run in zip(names, runs)])
     if not compared.pairs:
@@ -79,6 +91,7 @@ def _report_several(
     return _write(
         out,
         on_progress,
+        formats,
         compared.figures(),
         compared.tables(),
         title=f"lorasweep: {', '.join(compared.names)}",
@@ -92,6 +105,7 @@ def _report_several(
 def _write(
     out: Path,
     on_progress: Progress,
+    formats: Sequence[str],
     figures: Iterable[ReportFigure],
     tables: list[Table],
     **page: Any,
@@ -100,7 +114,7 @@ def _write(
     _prepare(out)
     for table in tables:
         table.write(out / "tables")
-    sections = arrange(_draw(list(figures), out / "figures", on_progress), tables)
+    sections = arrange(_draw(list(figures), out / "figures", formats, on_progress), tables)
     write_text(out / "report.html", render(Page(sections=sections, **page)))
     return out / "report.html"
 
@@ -151,7 +165,9 @@ def _prepare(out: Path) -> None:
     write_text(page, f"<!DOCTYPE html>{GENERATOR}<p>This report was not finished.</p>")
 
 
-def _draw(figures: list[ReportFigure], folder: Path, on_progress: Progress) -> list[PageFigure]:
+def _draw(
+    figures: list[ReportFigure], folder: Path, formats: Sequence[str], on_progress: Progress
+) -> list[PageFigure]:
     """Draw figures, write their files, and return them for the page."""
     drawn: list[PageFigure] = []
     with figure_style():
@@ -159,7 +175,7 @@ def _draw(figures: list[ReportFigure], folder: Path, on_progress: Progress) -> l
             on_progress(len(drawn), len(figures))
             figure = item.draw()
             settle(figure)
-            save(figure, folder, item.name)
+            save(figure, folder, item.name, formats)
             svg = inline_svg(figure, item.name, item.title)
             drawn.append(PageFigure(item.name, item.section, item.title, item.caption, svg))
     on_progress(len(drawn), len(figures))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from features.core.errors import UserError
 from features.core.files import write_atomic
 from features.layer_configs import LAYER_CONFIGS
 
@@ -121,15 +122,34 @@ def settle(figure: Figure) -> None:
     figure.set_layout_engine("none")
 
 
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write NAME.png and NAME.pdf."""
-    # Without a date, equal figures are equal files.
-    for suffix, how in (
-        ("png", {"dpi": 200, "facecolor": "white"}),
-        ("pdf", {"metadata": {"CreationDate": None}}),
-    ):
+_SAVED: dict[str, dict[str, Any]] = {
+    "png": {"dpi": 200, "facecolor": "white"},
+    "pdf": {"metadata": {"CreationDate": None}},  # without a date, equal figures are equal files
+}
+
+FORMATS = tuple(_SAVED)
+"""Of a figure's files, beside the page's own SVG."""
+
+
+def read_formats(text: str) -> list[str]:
+    """ "png,pdf" -> ["png", "pdf"]; "none" -> [].
+
+    Raises:
+        UserError: it names something else.
+    """
+    names = [name.strip() for name in text.split(",")]
+    if names == ["none"]:
+        return []
+    if unknown := set(names) - set(FORMATS):
+        raise UserError(f"--formats are {', '.join(FORMATS)} or none, not {min(unknown)!r}")
+    return names
+
+
+def save(figure: Figure, folder: Path, name: str, formats: Iterable[str]) -> None:
+    """Write the figure as NAME.png, NAME.pdf."""
+    for suffix in formats:
         sink = io.BytesIO()
-        figure.savefig(sink, format=suffix, **how)
+        figure.savefig(sink, format=suffix, **_SAVED[suffix])
         write_atomic(folder / f"{name}.{suffix}", lambda file: file.write(sink.getbuffer()))
 
 

@@ -174,7 +174,7 @@ def test_a_partial_sweep_says_what_is_missing(zoo_run, tmp_path, browser, monkey
         write_failure(run_dir, key, fingerprints[key], reason)
     torn = RunDir(run_dir).record(TrialKey("visual_only", "matrix_norms", 45))
     torn.write_bytes(torn.read_bytes()[:-30])
-    result = report(run_dir)
+    result = report(run_dir, "--formats", "png")
     assert result.exit_code == 0, result.output
     with browser.open(run_dir / "report/report.html") as tab:
         assert tab.errors == []
@@ -224,7 +224,7 @@ def test_many_classes_with_long_names(tmp_path, browser):
     configs = ("all_layers", "visual_only", "text_only")
     run = made_up_run(tmp_path, ["stats"], configs, seeds=(42, 43), samples=120, classes=names)
     out = tmp_path / "report"
-    with browser.open(report_run(run, out)) as tab:
+    with browser.open(report_run(run, out, formats=())) as tab:
         assert tab.errors == []
         assert tab.page.locator("#figure-ablation_text_only svg").is_visible()
         shown = tab.page.locator("#figure-classes svg text").all_text_contents()
@@ -259,7 +259,7 @@ def strange_run(local_ray, tmp_path_factory):
 
 def test_strange_class_names_one_seed_and_one_config(strange_run, tmp_path, browser):
     out = tmp_path / "report"
-    result = report(strange_run, "--out", out)
+    result = report(strange_run, "--out", out, "--formats", "png")
     assert result.exit_code == 0, result.output
     with browser.open(out / "report.html") as tab:
         assert tab.errors == []
@@ -276,7 +276,7 @@ def test_strange_class_names_one_seed_and_one_config(strange_run, tmp_path, brow
 
 def test_several_runs_by_size(strange_run, sanity_run, zoo_run, zoo_report, tmp_path, browser):
     small = shutil.copytree(sanity_run.run_dir, tmp_path / "small")
-    result = report(small, zoo_run, strange_run)
+    result = report(small, zoo_run, strange_run, "--formats", "none")
     assert result.exit_code == 0, result.output
     out = tmp_path / f"report-small-{zoo_run.name}-strange"
     rows = (out / "tables/runs.csv").read_text().splitlines()[1:]
@@ -300,6 +300,18 @@ def test_several_runs_by_size(strange_run, sanity_run, zoo_run, zoo_report, tmp_
         text = tab.text()
     assert "The runs have different classes" in text
     assert "The runs have different hyperparameters" in text
+
+
+def test_files_of_figures_are_those_asked_for(sanity_run, tmp_path):
+    for asked, kinds in (("png", {".png"}), ("none", set())):
+        out = tmp_path / asked
+        assert report(sanity_run.run_dir, "--out", out, "--formats", asked).exit_code == 0
+        assert {path.suffix for path in (out / "figures").iterdir()} == kinds
+        assert "<svg" in (out / "report.html").read_text()
+    result = report(sanity_run.run_dir, "--out", tmp_path / "more", "--formats", "png,gif")
+    assert result.exit_code == 2
+    assert result.output == "error: --formats are png, pdf or none, not 'gif'\n"
+    assert not (tmp_path / "more").exists()
 
 
 def test_what_cannot_be_reported_is_said_in_one_line(zoo_run, tmp_path):

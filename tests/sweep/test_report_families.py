@@ -36,7 +36,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def out(run, tmp_path_factory):
     out = tmp_path_factory.mktemp("written") / "report"
-    report_run(run, out)
+    report_run(run, out, formats=["png"])
     return out
 
 
@@ -106,7 +106,7 @@ def test_findings_name_the_best_by_validation(run):
 
 def test_a_family_alone_is_a_report(tmp_path):
     run = made_up_run(tmp_path / "run", LABELS[:1], EACH_LAYER[:6])
-    report_run(run, tmp_path / "report")
+    report_run(run, tmp_path / "report", formats=["png"])
     assert sorted(p.stem for p in (tmp_path / "report/figures").glob("*.png")) == [
         "each_layer_map", "each_layer_rows"
     ]  # fmt: skip
@@ -157,7 +157,7 @@ def test_what_remains_is_a_curve_from_all_layers_on(tmp_path):
     configs = ("all_layers", *EACH_LAYER[:8], *(f"without_top:{k}" for k in (1, 2, 4)))
     run = made_up_run(tmp_path / "run", LABELS, configs)
     out = tmp_path / "report"
-    report_run(run, out)
+    report_run(run, out, formats=["png"])
     table = rows(out, "without_top")
     assert [row["left_out"] for row in table] == ["1", "2", "4"] * len(LABELS)
     ranking = {row["representation"]: float(row["test_accuracy"]) for row in rows(out, "ranking")}

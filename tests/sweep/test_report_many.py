@@ -28,9 +28,9 @@ from .synthetic_run import CONFIGS, MANY, made_up_run
 FEW = ("stats", "spectral@linear")
 
 
-def written(run, out):
+def written(run, out, formats=()):
     """What is on the page: section -> names of its figures and tables."""
-    page = report_run(run, out).read_text()
+    page = report_run(run, out, formats=formats).read_text()
     found = {}
     for part in re.findall(r'<section aria-labelledby="(.*?)</section>', page, re.DOTALL):
         title = re.search(r"<h2[^>]*>(.*?)</h2>", part)[1]
@@ -49,7 +49,7 @@ def rows(out, name):
 def test_many_labels_and_configs(labels, tmp_path):
     run = made_up_run(tmp_path / "run", labels)
     out = tmp_path / "report"
-    sections = written(run, out)
+    sections = written(run, out, ["png"])
     others = CONFIGS[1:]
     figures = {
         "Ranking": ["ranking"],
@@ -72,10 +72,9 @@ def test_many_labels_and_configs(labels, tmp_path):
     assert [title for title in sections if title in in_order] == in_order
     drawn = [name for names in figures.values() for name in names]
     for name in drawn:
-        assert (out / f"figures/{name}.pdf").stat().st_size > 1000
         with Image.open(out / f"figures/{name}.png") as image:
             assert image.width == 1440
-    assert len(list((out / "figures").iterdir())) == 2 * len(drawn)
+    assert len(list((out / "figures").iterdir())) == len(drawn)
     # Figures of rows grow with them.
     with Image.open(out / "figures/ranking.png") as image:
         assert image.height > len(labels) * 40
