@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -14,8 +14,9 @@ import pyarrow as pa
 from .columns import to_matrices
 from .core.memory import fetch_ahead
 from .layers import Layer
+from .ranks import padded_shapes
 from .representations import Representation, Unit
-from .representations.evaluate import matrix_batch
+from .representations.evaluate import PaddedMatrices, evaluate, evaluate_each, matrix_batch
 from .sources import Source
 
 if TYPE_CHECKING:
@@ -50,12 +51,28 @@ class Batch(NamedTuple):
         columns: names of layer tensors or of layers.
         rows: which rows, counted from the first that was asked for.
         make: what makes the batch that some representations want.
+        padded: the tensors with the shapes they had before they were padded; None: none was.
     """
 
     unit: Unit
     columns: list[str]
     rows: slice
     make: Callable[[list[Representation]], MatrixBatch | UpdateBatch]
+    padded: PaddedMatrices | None = None
+
+    def evaluate(self, wanted: list[Representation]) -> dict[str, torch.Tensor]:
+        """Evaluate on what adapters were before padding; see `evaluate`."""
+        if self.padded is not None:
+            return self.padded.evaluate(wanted)
+        return evaluate(self.make(wanted), wanted)
+
+    def evaluate_each(
+        self, wanted: list[Representation], failed: dict[str, str]
+    ) -> dict[str, np.ndarray]:
+        """Evaluate on what adapters were before padding; see `evaluate_each`."""
+        if self.padded is not None:
+            return self.padded.evaluate_each(wanted, failed)
+        return evaluate_each(self.make(wanted), wanted, failed)
 
 
 class _Part(NamedTuple):
@@ -86,11 +103,13 @@ class DatasetBatches:
         open: a reader of the dataset; see `open_reader`.
         tensors: layer tensor -> (m, n).
         layers: the layers they make up.
+        padded: layer tensor -> the column of its own ranks, where adapters are padded.
     """
 
     open: Callable[[], Table]
     tensors: dict[str, tuple[int, int]]
     layers: list[Layer]
+    padded: dict[str, str] = field(default_factory=dict)
 
     def read(
         self,
@@ -112,14 +131,19 @@ class DatasetBatches:
         groups = self._groups(units, max(1, most // max(1, total)))
         for group, columns in self._ahead(groups, start, stop, keep):
             step = max(1, most // group.entries)
+            # Layers' updates are the same with padding; what is of single tensors is not.
+            shapes = [
+                self._shapes(part, start, stop, keep) if Unit.TENSOR in units else None
+                for part in group.parts[:2]
+            ]
             for top in range(0, total, step):
                 rows = slice(top, min(top + step, total))
                 if group.layers:
-                    yield from self._of_layers(group, columns, rows, units, device)
+                    yield from self._of_layers(group, columns, shapes, rows, units, device)
                 else:
                     shape, names = group.parts[0]
                     matrices = _stack(columns[0], rows, shape, device)
-                    yield Batch(Unit.TENSOR, names, rows, partial(matrix_batch, matrices))
+                    yield _of_tensors(names, rows, matrices, shapes[0])
 
     def _groups(self, units: Collection[Unit], most: int) -> list[_Group]:
         """Alike columns, of at most so many numbers a row."""
@@ -147,6 +171,7 @@ class DatasetBatches:
         self,
         group: _Group,
         columns: list[_Columns],
+        shapes: list[np.ndarray | None],
         rows: slice,
         units: Collection[Unit],
         device: torch.device,
@@ -154,11 +179,11 @@ class DatasetBatches:
         from .updates import UpdateBatch
 
         factors: list[torch.Tensor] = []
-        for (shape, names), own in zip(group.parts[:2], columns[:2]):
+        for (shape, names), own, before in zip(group.parts[:2], columns[:2], shapes):
             factors.append(_stack(own, rows, shape, device))
             if Unit.TENSOR in units:
                 matrices = factors[-1].reshape(-1, *self.tensors[names[0]])
-                yield Batch(Unit.TENSOR, names, rows, partial(matrix_batch, matrices))
+                yield _of_tensors(names, rows, matrices, before)
         names = [layer.name for layer in group.layers]
         scale = _scales(group.layers, columns[2], rows, device)
         batch = UpdateBatch(names, factors[0], factors[1], scale)
@@ -175,6 +200,19 @@ class DatasetBatches:
                 yield ahead.popleft()
         yield from ahead
 
+    def _shapes(
+        self, part: _Part, start: int, stop: int, keep: np.ndarray | None
+    ) -> np.ndarray | None:
+        """(columns, rows, 2) the shapes before padding; None: nothing is padded."""
+        columns = {name: self.padded[name] for name in part.names if name in self.padded}
+        if not columns:
+            return None
+        wanted = sorted(set(columns.values()))
+        batches = list(self.open().read(start, stop, wanted))
+        tensors = {name: self.tensors[name] for name in part.names}
+        shapes = padded_shapes(tensors, columns, batches)
+        return shapes if shapes is None or keep is None else shapes[:, keep]
+
     def _read(self, part: _Part, start: int, stop: int, keep: np.ndarray | None) -> _Columns:
         """What lies in a memory-mapped file is on its way from the disk when this returns."""
         shape, names = part
@@ -184,6 +222,16 @@ class DatasetBatches:
         if keep is None:
             return found
         return [[np.concatenate(pieces)[keep]] for pieces in found]
+
+
+def _of_tensors(
+    names: list[str], rows: slice, matrices: torch.Tensor, shapes: np.ndarray | None
+) -> Batch:
+    """A batch of tensors, with the shapes (columns, all rows, 2) before they were padded."""
+    whole = Batch(Unit.TENSOR, names, rows, partial(matrix_batch, matrices))
+    if shapes is None:
+        return whole
+    return whole._replace(padded=PaddedMatrices(matrices, shapes[:, rows].reshape(-1, 2)))
 
 
 def _by_shape(shapes: dict[Any, Any]) -> Iterator[tuple[Any, list[Any]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from .core.files import file_stamp
 from .layers import Layer
 from .representations import Representation, Unit, get_representation
 from .representations.base import Shape
-from .representations.evaluate import evaluate
 from .scan import DatasetScan
 from .sources import Source
 
@@ -50,7 +49,7 @@ def read_matrix(
     samples = rows if keep is None else len(keep)
     matrix = np.empty((samples, int(edges[-1])), np.float32)
     for batch in batches.read(0, rows, keep, {item.unit}, torch.device("cpu")):
-        found = evaluate(batch.make(parts), parts)
+        found = batch.evaluate(parts)
         values = torch.cat([found[part.name] for part in parts], 1).numpy()
         for column, own in zip(batch.columns, np.split(values, len(batch.columns))):
             left = left_edges[column]
@@ -69,6 +68,7 @@ class DatasetMatrix:
         layers: of the columns, if they are layers.
         rows: adapters in the files, those left out included.
         left_out: which rows are no samples.
+        padded: layer tensor -> the column of its own ranks, where adapters are padded.
     """
 
     representation: str
@@ -77,6 +77,7 @@ class DatasetMatrix:
     layers: tuple[Layer, ...]
     rows: int
     left_out: tuple[int, ...]
+    padded: dict[str, str] = field(default_factory=dict)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -94,7 +95,9 @@ class DatasetMatrix:
             if tuple(file_stamp(path)[:3]) != known:
                 raise UserError(f"{path} has changed since the run began; start it again")
         source = Source("", paths)
-        batches = DatasetBatches(partial(open_reader, source), self.tensors, list(self.layers))
+        batches = DatasetBatches(
+            partial(open_reader, source), self.tensors, list(self.layers), self.padded
+        )
         keep = np.delete(np.arange(self.rows), self.left_out) if self.left_out else None
         item = get_representation(self.representation)
         return read_matrix(batches, item, self.columns, self.rows, keep)
@@ -113,6 +116,7 @@ class DatasetMatrix:
             tuple(Layer(**{**item, "shape": tuple(item["shape"])}) for item in value["layers"]),
             value["rows"],
             tuple(value["left_out"]),
+            value.get("padded", {}),
         )
 
 
@@ -134,4 +138,5 @@ def dataset_matrix(
         tuple(layers),
         scan.num_rows,
         tuple(scan.bad_rows),
+        {name: column for name, column in scan.padded.items() if name in names},
     )

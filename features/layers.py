@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from .layer_names import TensorName, parse_tensor
@@ -57,6 +57,21 @@ def tensor_names(layer: str) -> tuple[str, str]:
 def scale_column(layer: str) -> str:
     """The column that holds a layer's scale s, where a dataset has it."""
     return f"{layer}.scale"
+
+
+def rank_column(layer: str) -> str:
+    """The column that holds an adapter's own ranks of a layer, where a dataset pads them to one."""
+    return f"{layer}.rank"
+
+
+def ranked_tensors(tensors: Iterable[str], columns: Collection[str]) -> dict[str, str]:
+    """Layer tensor -> the column of its own ranks, of those that have one.
+
+    Arguments:
+        columns: columns of ranks that there are.
+    """
+    found = {name: rank_column(layer_name(name)) for name in tensors} if columns else {}
+    return {name: column for name, column in found.items() if column in columns}
 
 
 def pair_layers(

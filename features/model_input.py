@@ -21,7 +21,15 @@ from .batches import DatasetBatches
 from .core.errors import UserError
 from .dataset_matrix import read_matrix
 from .layer_names import parse_layer
-from .layers import Layer, is_down, layer_name, scale_column, tensor_names
+from .layers import (
+    Layer,
+    is_down,
+    layer_name,
+    rank_column,
+    ranked_tensors,
+    scale_column,
+    tensor_names,
+)
 from .representations import Representation, Unit
 from .scan import DatasetScan
 from .shapes import some
@@ -45,6 +53,8 @@ class ModelInput:
         ranks: of the training data's adapters.
         dora: whether the training data had adapters of DoRA.
         base: the model they were trained on; see `guess_base`.
+        padded: layers of which the training data had the ranks of before padding: tensors of other
+            adapters are taken without padding, too.
     """
 
     columns: tuple[str, ...]
@@ -54,6 +64,7 @@ class ModelInput:
     ranks: tuple[int, ...]
     dora: bool
     base: str
+    padded: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -70,6 +81,7 @@ class ModelInput:
             tuple(value["ranks"]),
             value["dora"],
             value["base"],
+            tuple(value.get("padded", ())),
         )
 
     # What does not fit
@@ -114,7 +126,7 @@ class ModelInput:
                 and item.width((*self.layers[name][:2], ranks[name]))
                 != item.width(self.layers[name])
             ]
-            fits = not grown
+            fits = not grown and not (beyond and item.unit is Unit.TENSOR)
         else:
             same = all(own == self.layers[name][2] for name, own in ranks.items())
             fits = same or (not beyond and rank in self.ranks)
@@ -158,7 +170,9 @@ class ModelInput:
         table = _Memory(pa.RecordBatch.from_pydict(stack.columns(rows)))
         read = layers if item.unit is Unit.LAYER else []
         tensors = self.tensors if item.unit is Unit.TENSOR else {}
-        return read_matrix(DatasetBatches(lambda: table, tensors, read), item, self.columns, rows)
+        padded = ranked_tensors(tensors, {rank_column(name) for name in self.padded})
+        batches = DatasetBatches(lambda: table, tensors, read, padded)
+        return read_matrix(batches, item, self.columns, rows)
 
     def factors(self, stack: Stack, rows: int) -> list[Factors]:
         """Every layer of the first adapters of a stack, in the order of `layers`."""
@@ -238,4 +252,5 @@ def model_input(
         tuple(sorted(set(ranks) or {layer.shape[2] for layer in layers.values()})),
         dora,
         guess_base(everything, {}, {}),
+        tuple(n for n, x in layers.items() if is_tensor and rank_column(x.name) in scan.ranks),
     )

@@ -18,13 +18,14 @@ import xxhash
 from .columns import RaggedColumnError, flat_values, matrix_shape
 from .core.errors import UserError
 from .core.files import DamagedFileError, digest, read_signed_json, sign, write_json
-from .layers import Layer, pair_layers
+from .layers import Layer, pair_layers, ranked_tensors
+from .ranks import RankScan
 from .representations.base import Shape, Unit
-from .shapes import layer_columns, some
+from .shapes import layer_columns, rank_columns, some
 from .sources import Source
 
 _ROWS_AT_A_TIME = 1024
-_SCAN_VERSION = 4
+_SCAN_VERSION = 5
 _SHOWN_BAD_CELLS = 3
 
 Progress = Callable[[int, int], None]
@@ -40,10 +41,12 @@ class DatasetScan:
         scales: columns that hold a layer's scale.
         classes: the distinct labels in ascending order; a class index points into it.
         labels: (num_rows,) class index of every row.
-        weights: xxh3-128 over names, dtypes, shapes and values of all layer tensors and scales.
+        weights: xxh3-128 over names, dtypes, shapes and values of all layer tensors, scales and
+            `ranks`.
         fingerprint: the same with the labels.
         bad_rows: rows with NaN or infinite weights, ascending.
         bad_cells: the first few [row, column] of them, for a message.
+        ranks: columns of the ranks that adapters had before they were padded, if some were.
     """
 
     num_rows: int
@@ -55,6 +58,7 @@ class DatasetScan:
     fingerprint: str
     bad_rows: list[int]
     bad_cells: list[tuple[int, str]]
+    ranks: list[str]
 
     @cached_property
     def kept_labels(self) -> list[int]:
@@ -66,6 +70,11 @@ class DatasetScan:
     def layers(self) -> list[Layer]:
         """The layers whose two tensors are there, in sorted order of names."""
         return pair_layers(self.tensors, self.scales)
+
+    @cached_property
+    def padded(self) -> dict[str, str]:
+        """Layer tensor -> the column of its own ranks, where some adapter is padded."""
+        return ranked_tensors(self.tensors, self.ranks)
 
     def columns(self, unit: Unit) -> dict[str, Shape]:
         """What a representation of this unit has a column of -> its shape, in sorted order.
@@ -174,15 +183,17 @@ def _scan(
 
     numeric = [*tensors, *scales]
     columns = {name: _ColumnScan(name) for name in numeric}
+    ranks = RankScan(rank_columns(names, tensors), tensors, lora_rank)
     labels: list[Any] = []
     bounds = [*range(0, reader.num_rows, _ROWS_AT_A_TIME), reader.num_rows]
     with ThreadPoolExecutor() as pool:
         # xxhash and NumPy release the interpreter lock, so columns are hashed side by side.
         for start, stop in pairwise(bounds):
             row = start
-            for batch in reader.read(start, stop, [*numeric, label_column]):
+            for batch in reader.read(start, stop, [*numeric, *ranks.columns, label_column]):
                 labels.extend(_labels(batch.column(label_column), label_column))
                 list(pool.map(lambda n, b=batch, r=row: columns[n].update(b.column(n), r), numeric))
+                ranks.update(batch, row)
                 row += batch.num_rows
             if on_progress:
                 on_progress(stop, reader.num_rows)
@@ -192,7 +203,9 @@ def _scan(
             raise UserError(f"column {name!r} has lists; a layer's scale is one number")
     shapes = {name: matrix_shape(name, columns[name].shape, lora_rank) for name in tensors}
     known: dict[str, Any] = {**shapes, **dict.fromkeys(scales)}
-    weights = digest([[n, columns[n].dtype, known[n], columns[n].hexdigest()] for n in numeric])
+    content = [[n, columns[n].dtype, known[n], columns[n].hexdigest()] for n in numeric]
+    padded = ranks.padded()
+    weights = digest([*content, *padded.items()])
     names_of_classes = class_names(reader.schema, label_column)
     if names_of_classes:
         if min(labels) < 0:
@@ -211,6 +224,7 @@ def _scan(
         fingerprint=digest([weights, labels]),
         bad_rows=sorted({row for row, _ in bad}),
         bad_cells=bad[:_SHOWN_BAD_CELLS],
+        ranks=list(padded),
     )
 
 

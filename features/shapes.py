@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .columns import flat_values, matrix_shape
 from .core.errors import UserError
-from .layers import is_layer_tensor, layer_name, scale_column
+from .layers import is_layer_tensor, layer_name, rank_column, scale_column
 from .sources import Source
 
 
@@ -24,6 +24,11 @@ def layer_columns(names: Sequence[str], dataset: str) -> tuple[list[str], list[s
         )
     expected = {scale_column(layer_name(name)) for name in tensors}
     return tensors, sorted(expected.intersection(names))
+
+
+def rank_columns(names: Sequence[str], tensors: Sequence[str]) -> list[str]:
+    """The columns of layers' own ranks among a dataset's columns, sorted."""
+    return sorted({rank_column(layer_name(name)) for name in tensors}.intersection(names))
 
 
 def read_shapes(

@@ -29,6 +29,7 @@ class ShardTask:
         source: the dataset's files.
         tensors: layer tensor -> (m, n).
         layers: the layers they make up.
+        padded: layer tensor -> the column of its own ranks, where adapters are padded.
         bad_rows: rows to leave out.
         root: the feature cache.
         weights: the dataset's weights digest.
@@ -40,6 +41,7 @@ class ShardTask:
     source: Source
     tensors: dict[str, tuple[int, int]]
     layers: list[Layer]
+    padded: dict[str, str]
     bad_rows: list[int]
     root: Path
     weights: str
@@ -85,7 +87,9 @@ class ShardTask:
         failed: dict[str, str] = {}
         values: dict[str, dict[str, np.ndarray]] = {entry.item.name: {} for entry in todo}
         units = {entry.item.unit for entry in todo}
-        batches = DatasetBatches(partial(open_reader, self.source), self.tensors, self.layers)
+        batches = DatasetBatches(
+            partial(open_reader, self.source), self.tensors, self.layers, self.padded
+        )
         for batch in batches.read(start, stop, keep if bad else None, units, device):
             wanted = [
                 entry.item
@@ -94,7 +98,7 @@ class ShardTask:
             ]
             if not wanted:
                 continue
-            for name, result in evaluate_each(batch.make(wanted), wanted, failed).items():
+            for name, result in batch.evaluate_each(wanted, failed).items():
                 for column, part in zip(batch.columns, np.split(result, len(batch.columns))):
                     whole = values[name].setdefault(
                         column, np.empty((len(keep), part.shape[1]), np.float32)

@@ -128,7 +128,15 @@ def run_stage(
         entry.begin(len(spans))
     wanted = [item.reference for item in plan.computed]
     task = ShardTask(
-        source, scan.tensors, scan.layers, scan.bad_rows, root, scan.weights, wanted, len(spans)
+        source,
+        scan.tensors,
+        scan.layers,
+        scan.padded,
+        scan.bad_rows,
+        root,
+        scan.weights,
+        wanted,
+        len(spans),
     )
     shards = [0] * len(spans)
     done = 0

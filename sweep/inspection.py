@@ -16,7 +16,7 @@ from features.adapter_files.matrix import matrix_of
 from features.adapter_files.places import FOLDER_WEIGHTS, SUFFIXES, walk_weights
 from features.core.errors import UserError
 from features.layer_names import COMPONENTS, parse_layer
-from features.layers import pair_layers
+from features.layers import pair_layers, rank_column
 from trainables.run_dir import RunDir
 
 Progress = Callable[[int, int], None]
@@ -200,7 +200,8 @@ def _dataset(
 ) -> Inspection:
     from features.adapter_files.bases import guess_base
     from features.columns import flat_values
-    from features.shapes import read_shapes
+    from features.ranks import own_ranks
+    from features.shapes import rank_columns, read_shapes
     from features.sources import DatasetRequest, find_dataset
 
     source = find_dataset(DatasetRequest(path), memo)
@@ -210,7 +211,10 @@ def _dataset(
     has_labels = label_column in reader.schema.names
     bad: list[int] = []
     numeric = [*tensors, *scales]
-    columns = [*numeric, label_column] if has_labels else numeric
+    ranked = rank_columns(reader.schema.names, list(tensors))
+    ranks: set[tuple[str, int]] = set()  # every one that a layer has once
+    read = {*numeric, *ranked}
+    columns = [*numeric, *ranked, *([label_column] if has_labels else [])]
     for start in range(0, reader.num_rows, _ROWS_AT_A_TIME):
         first = start
         for batch in reader.read(start, start + _ROWS_AT_A_TIME, columns):
@@ -221,6 +225,8 @@ def _dataset(
                 except (TypeError, ValueError) as error:
                     raise UserError(f"column {name!r} {error}") from error
                 fine &= np.isfinite(values.reshape(batch.num_rows, -1)).all(axis=1)
+            for name in ranked:
+                ranks.update((name, rank) for rank in set(own_ranks(name, batch.column(name))))
             bad += [first + int(i) for i in np.flatnonzero(~fine)]
             if has_labels:
                 labels.update(str(value) for value in batch.column(label_column).to_pylist())
@@ -228,6 +234,8 @@ def _dataset(
         if on_progress:
             on_progress(min(start + _ROWS_AT_A_TIME, reader.num_rows), reader.num_rows)
     layers = pair_layers(tensors, scales)
+    columns_of_ranks = {rank_column(layer.name): layer.shape[2] for layer in layers}
+    ranks.update((c, rank) for c, rank in columns_of_ranks.items() if c not in ranked)
     shapes = {parse_layer(layer.name).name: layer.shape for layer in layers}
     dtypes = {str(reader.schema.field(name).type) for name in tensors}
     return Inspection(
@@ -240,12 +248,12 @@ def _dataset(
             "components": _components(shapes),
             "tensors": len(tensors),
             "layers": len(shapes),
-            "ranks": _ordered(rank for _, _, rank in shapes.values()),
+            "ranks": _ordered(int(rank) for _, rank in ranks),
             "scales": len(scales),
             "dtypes": sorted({_number(dtype) for dtype in dtypes}),
             "labels": dict(labels.most_common()) if has_labels else {},
             "label_column": label_column if has_labels else None,
-            "columns": [name for name in reader.schema.names if name not in numeric],
+            "columns": [name for name in reader.schema.names if name not in read],
             "bad_rows": bad,
         },
     )

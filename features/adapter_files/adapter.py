@@ -86,6 +86,17 @@ class AdapterFile:
         return guess_base(self.shapes, self.header, self._scaling.config)
 
     @cached_property
+    def fused(self) -> frozenset[str]:
+        """Layers whose ranks may turn out to be smaller than in `shapes` when they are read: parts
+        of fused modules, see `part_factors`."""
+        return frozenset(
+            part.name
+            for _, shape, parts in self._layout.modules
+            if len(parts) > 1 and shape.rank % len(parts) == 0
+            for part in parts
+        )
+
+    @cached_property
     def alphas(self) -> dict[str, float | None]:
         """Layer -> α; None: there is none, and s is 1."""
         return {

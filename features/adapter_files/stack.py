@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..columns import matrix_column
-from ..layers import scale_column, tensor_names
+from ..layers import rank_column, scale_column, tensor_names
 from .adapter import AdapterFile, LayerShape
 from .errors import BadAdapterError
 
@@ -19,6 +19,8 @@ class Stack:
     Attributes:
         down, up: layer -> (rows, rank, inputs) and (rows, outputs, rank) float32.
         scale: layer -> (rows,) float32 s.
+        ranks: layer -> (rows,) int64, what an adapter's own rank is; of a layer it lacks, the
+            stack's.
         rank: (rows,) the largest of an adapter's layers.
         lost: (rows,) largest share of a layer's ‖ΔW‖² that a truncated SVD has left out.
 
@@ -31,6 +33,7 @@ class Stack:
         self.down = {n: np.zeros((rows, r, i), np.float32) for n, (_, i, r) in layers.items()}
         self.up = {n: np.zeros((rows, o, r), np.float32) for n, (o, _, r) in layers.items()}
         self.scale = {name: np.ones(rows, np.float32) for name in layers}
+        self.ranks = {n: np.full(rows, r, np.int64) for n, (_, _, r) in layers.items()}
         self.rank = np.zeros(rows, np.int64)
         self.lost = np.zeros(rows)
 
@@ -48,7 +51,7 @@ class Stack:
             own = len(layer.down)
             down[:own], down[own:] = layer.down, 0.0
             up[:, :own], up[:, own:] = layer.up, 0.0
-            self.scale[name][row] = layer.scale
+            self.scale[name][row], self.ranks[name][row] = layer.scale, own
             if not (np.isfinite(layer.scale) and np.isfinite(down).all() and np.isfinite(up).all()):
                 bad.append(name)
             rank, lost = max(rank, own), max(lost, layer.lost)
@@ -60,6 +63,7 @@ class Stack:
             raise BadAdapterError(adapter.weights, "has none of the layers that are kept")
         for name in missing:
             self.down[name][row], self.up[name][row], self.scale[name][row] = 0.0, 0.0, 1.0
+            self.ranks[name][row] = self.down[name].shape[1]
         self.rank[row], self.lost[row] = rank, lost
 
     @property
@@ -69,7 +73,7 @@ class Stack:
 
     def select(self, rows: Sequence[int]) -> None:
         """Keep some rows only, in their order."""
-        for of in self.parts:
+        for of in (*self.parts, self.ranks):
             for name, values in of.items():
                 of[name] = values[rows]
         self.rank, self.lost = self.rank[rows], self.lost[rows]
@@ -82,4 +86,5 @@ class Stack:
             columns[down] = matrix_column(self.down[name][:rows])
             columns[up] = matrix_column(self.up[name][:rows])
             columns[scale_column(name)] = pa.array(self.scale[name][:rows])
+            columns[rank_column(name)] = pa.array(self.ranks[name][:rows])
         return columns

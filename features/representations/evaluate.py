@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -95,6 +96,63 @@ def matrix_batch(matrices: Tensor, wanted: list[Representation]) -> MatrixBatch:
     from ..batch import MatrixBatch
 
     return MatrixBatch(matrices, _bulk_quantities(tuple(wanted)))
+
+
+class PaddedMatrices(NamedTuple):
+    """Matrices of one shape, some of which had fewer rows or columns before zeros were added.
+
+    A representation is given each as it was, unless it has another number of values there than for
+    the padded shape: then it is given the padded one.
+
+    Attributes:
+        matrices: (batch, m, n) float32.
+        shapes: (batch, 2) the shape of each before.
+    """
+
+    matrices: Tensor
+    shapes: np.ndarray
+
+    def evaluate(self, wanted: list[Representation]) -> dict[str, Tensor]:
+        """See `evaluate`."""
+        import torch
+
+        found: dict[str, Tensor] = {}
+        for rows, part, items in self._parts(wanted):
+            for name, values in evaluate(matrix_batch(part, items), items).items():
+                if name not in found:
+                    found[name] = values.new_empty(len(self.matrices), values.shape[1])
+                found[name][torch.from_numpy(rows).to(values.device)] = values
+        return found
+
+    def evaluate_each(
+        self, wanted: list[Representation], failed: dict[str, str]
+    ) -> dict[str, np.ndarray]:
+        """See `evaluate_each`."""
+        found: dict[str, np.ndarray] = {}
+        for rows, part, items in self._parts(wanted):
+            sound = [item for item in items if item.name not in failed]
+            for name, values in evaluate_each(matrix_batch(part, sound), sound, failed).items():
+                whole = (len(self.matrices), values.shape[1])
+                found.setdefault(name, np.empty(whole, np.float32))[rows] = values
+        return {name: values for name, values in found.items() if name not in failed}
+
+    def _parts(
+        self, wanted: list[Representation]
+    ) -> Iterator[tuple[np.ndarray, Tensor, list[Representation]]]:
+        """Matrices that had one shape: which, what they are, and for which representations."""
+        import torch
+
+        stored = int(self.matrices.shape[1]), int(self.matrices.shape[2])
+        kinds, kind = np.unique(self.shapes, axis=0, return_inverse=True)
+        for i, (m, n) in enumerate(kinds.tolist()):
+            rows = np.flatnonzero(kind.reshape(-1) == i)
+            padded = self.matrices[torch.from_numpy(rows).to(self.matrices.device)]
+            fits = [item for item in wanted if item.width((m, n)) == item.width(stored)]
+            if fits:
+                yield rows, padded[:, :m, :n].contiguous(), fits
+            others = [item for item in wanted if item not in fits]
+            if others:
+                yield rows, padded, others
 
 
 @cache

@@ -21,6 +21,9 @@ from .plan import VERSION
 from .request import ImportOptions
 from .run import RECORD, import_adapters
 
+_KEYS = 2
+"""Of the names of imports in the cache. Raised when some sets are written otherwise than before."""
+
 
 def is_adapter_folder(place: Path) -> bool:
     """Whether a path is a folder of adapter files, and no dataset."""
@@ -38,7 +41,7 @@ def imported(
     # Not resolved: what the hub downloads are links to files without a suffix.
     folder = Path(os.path.abspath(folder))
     stamps = [file_stamp(path) for path in _files(folder, wanted.labels)]
-    key = digest([VERSION, str(folder), stamps, asdict(wanted)])
+    key = digest([VERSION, _KEYS, str(folder), stamps, asdict(wanted)])
     out = runtime.cache_dir.absolute() / "imports" / key
     if not (out / RECORD).exists():
         make_folder(out.parent)

@@ -11,7 +11,7 @@ from typing import Any
 from features.adapter_files.adapter import LayerShape
 from features.core.errors import UserError
 from features.core.files import digest
-from features.layers import is_layer_tensor, scale_column
+from features.layers import is_layer_tensor, rank_column, scale_column
 from features.shapes import some
 
 from .labels import LABEL, Value, as_column
@@ -36,6 +36,7 @@ class ImportPlan:
     Attributes:
         adapters: its rows, in order.
         layers: canonical layer -> (outputs, inputs, largest rank), sorted.
+        padded: the layers of which some adapter may have a smaller rank.
         dropped: layers that too few adapters have -> how many do.
         columns: whatever is not weights, by name, in the order of rows.
         lokr_rank: see `ImportOptions`.
@@ -43,6 +44,7 @@ class ImportPlan:
 
     adapters: list[Found]
     layers: dict[str, LayerShape]
+    padded: tuple[str, ...]
     dropped: dict[str, int]
     columns: dict[str, list[Any]]
     lokr_rank: int
@@ -57,6 +59,8 @@ class ImportPlan:
                 self.layers,
                 self.columns,
                 self.lokr_rank,
+                # Nothing more for a set of one rank: it is what it was before ranks were written.
+                *([self.padded] if self.padded else []),
             ]
         )
 
@@ -82,7 +86,9 @@ def make_plan(adapters: Sequence[Found], min_coverage: float, lokr_rank: int) ->
         UserError: no layer is common enough, or adapters do not fit each other.
     """
     layers, dropped = _layers(adapters, min_coverage)
-    return ImportPlan(list(adapters), layers, dropped, _columns(adapters, layers), lokr_rank)
+    columns = _columns(adapters, layers)
+    padded = _padded(adapters, layers)
+    return ImportPlan(list(adapters), layers, padded, dropped, columns, lokr_rank)
 
 
 def _layers(
@@ -117,6 +123,14 @@ def _layers(
     return layers, {name: count for name, count in sorted(having.items()) if name not in kept}
 
 
+def _padded(adapters: Sequence[Found], layers: Mapping[str, LayerShape]) -> tuple[str, ...]:
+    """Layers of which some adapter may have a smaller rank than the largest."""
+    found = set[str]().union(*(item.fused for item in adapters))
+    for shapes in {id(item.shapes): item.shapes for item in adapters}.values():
+        found.update(n for n, (_, _, r) in shapes.items() if n in layers and r < layers[n][2])
+    return tuple(name for name in layers if name in found)
+
+
 def _columns(adapters: Sequence[Found], layers: Mapping[str, LayerShape]) -> dict[str, list[Any]]:
     own: dict[str, list[Value | None]] = {
         LABEL: [item.label for item in adapters],
@@ -128,7 +142,8 @@ def _columns(adapters: Sequence[Found], layers: Mapping[str, LayerShape]) -> dic
     columns = {name: list(values) for name, values in own.items()}
     columns[LABEL] = as_column("the label", columns[LABEL])
     columns["dora"] = [item.dora for item in adapters]
-    taken = {*columns, *DERIVED, *(scale_column(layer) for layer in layers)}
+    of_layers = (column(layer) for layer in layers for column in (scale_column, rank_column))
+    taken = {*columns, *DERIVED, *of_layers}
     others = sorted({key for item in adapters for key in item.columns} - taken)
     for name in others:
         values = [item.columns.get(name) for item in adapters]

@@ -14,7 +14,7 @@ from features.adapter_files.stack import Stack
 from features.columns import matrix_type
 from features.core.files import DamagedFileError, read_signed_json, sign, write_json
 from features.hf_folder import shard_name, write_shard
-from features.layers import scale_column, tensor_names
+from features.layers import rank_column, scale_column, tensor_names
 
 from .plan import ImportPlan
 
@@ -89,12 +89,15 @@ class ShardWriter:
 
 
 def dataset_schema(plan: ImportPlan) -> pa.Schema:
-    """The schema of a dataset: layers' tensors and scales, then everything else."""
+    """The schema of a dataset: layers' tensors, scales and ranks, then everything else."""
     fields: dict[str, pa.DataType] = {}
+    padded = set(plan.padded)
     for name, (outputs, inputs, rank) in plan.layers.items():
         down, up = tensor_names(name)
         fields[down], fields[up] = matrix_type(rank, inputs), matrix_type(outputs, rank)
         fields[scale_column(name)] = pa.float32()
+        if name in padded:
+            fields[rank_column(name)] = pa.int64()
     for name, values in plan.columns.items():
         fields[name] = pa.array(values).type
     return pa.schema({**fields, "rank": pa.int64(), "lost": pa.float64()})

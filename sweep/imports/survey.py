@@ -38,6 +38,7 @@ class Found:
         facts: format, algorithm and dtype.
         dora: whether B·A alone is not its update.
         shapes: layer -> (outputs, inputs, rank); shared by adapters that are alike.
+        fused: layers whose ranks may be smaller, see `AdapterFile`.
         columns: whatever else is known of it.
         label: None: it has none.
     """
@@ -50,6 +51,7 @@ class Found:
     facts: dict[str, str]
     dora: bool
     shapes: Mapping[str, LayerShape]
+    fused: frozenset[str]
     columns: Row
     label: Value | None
 
@@ -172,6 +174,7 @@ def _look(
         },
         dora=adapter.dora,
         shapes=adapter.shapes,
+        fused=adapter.fused,
         columns=columns,
         label=labels.label(columns, folder, adapter.header),
     )

@@ -17,10 +17,11 @@ from features.adapter_files.places import FOLDER_WEIGHTS, SUFFIXES, adapter_plac
 from features.adapter_files.stack import Stack
 from features.columns import to_matrices
 from features.core.errors import UserError
-from features.layers import pair_layers
+from features.layers import pair_layers, rank_column
 from features.model_input import ModelInput, canonical_layers
+from features.ranks import own_ranks
 from features.representations import Representation
-from features.shapes import read_shapes
+from features.shapes import rank_columns, read_shapes
 from features.sources import DatasetRequest, Source, find_dataset
 
 from ..inspection import is_dataset
@@ -188,22 +189,34 @@ class _Rows:
         self._layers = canonical_layers(pair_layers(tensors, scales))
         self._shapes = {name: layer.shape for name, layer in self._layers.items()}
         self._base = guess_base(self._shapes, {}, {})
+        spelled = {name: rank_column(layer.name) for name, layer in self._layers.items()}
+        columns = set(rank_columns(self._table.schema.names, list(tensors)))
+        self._ranks = {name: column for name, column in spelled.items() if column in columns}
 
     def read(self, first: int) -> Iterator[Found]:
         """See `read_adapters`; the first one's place is given."""
         own = [self._shapes[name][2] for name in self._read.layers if name in self._shapes]
         largest = max(own, default=0)
         most = _most_rows(self._read, largest)
+        read = [name for name in self._read.layers if name in self._shapes]
         for top in range(0, self._table.num_rows, most):
             rows = range(top, min(top + most, self._table.num_rows))
             names = self._values("path", rows) or [f"{self._name}[{row}]" for row in rows]
             adapters = [Adapter(first + row, name) for row, name in zip(rows, names)]
             ranks = self._values("rank", rows) or [largest] * len(rows)
             dora = self._values("dora", rows) or [False] * len(rows)
-            reasons = [self._problem(*facts) for facts in zip(ranks, dora)]
+            of_layers = self._own_ranks(read, rows)
+            reasons = self._problems(of_layers, ranks, dora)
             if None in reasons:
-                stack = self._read.stack(len(rows), largest)
+                fits = [i for i, reason in enumerate(reasons) if reason is None]
+                beyond = any(
+                    (values[fits] > self._read.layers[name][2]).any()
+                    for name, values in of_layers.items()
+                )
+                stack = self._read.stack(len(rows), largest if beyond else 0)
                 fine = self._fill(stack, rows)
+                for name, values in of_layers.items():
+                    stack.ranks[name][:] = np.minimum(values, stack.down[name].shape[1])
                 for i, reason in enumerate(reasons):
                     if reason is None:
                         reasons[i] = (
@@ -217,10 +230,35 @@ class _Rows:
                     yield Stacked([adapters[i] for i in kept], stack)
             yield from (Problem(one, reason) for one, reason in zip(adapters, reasons) if reason)
 
-    def _problem(self, rank: int, dora: bool) -> str | None:
-        if dora and not self._read.dora:
-            return _DORA
-        return self._read.problem(self._item, self._shapes, self._base, rank)
+    def _own_ranks(self, layers: Sequence[str], rows: range) -> dict[str, np.ndarray]:
+        """Layer -> (rows,) ranks of before padding; where the dataset has none, its own."""
+        found = {}
+        for name in layers:
+            stored = self._shapes[name][2]
+            if name in self._ranks:
+                column = self._ranks[name]
+                batches = self._table.read(rows.start, rows.stop, [column])
+                ranks = np.concatenate([own_ranks(column, b.column(0)) for b in batches])
+                found[name] = np.clip(ranks, 1, stored)
+            else:
+                found[name] = np.full(len(rows), stored)
+        return found
+
+    def _problems(
+        self, own: dict[str, np.ndarray], largest: Sequence[int], dora: Sequence[bool]
+    ) -> list[str | None]:
+        """Of every row; looked up once for rows that are alike."""
+        known: dict[tuple[int, ...], str | None] = {}
+        reasons = []
+        for i, rank in enumerate(largest):
+            ranks = [int(values[i]) for values in own.values()]
+            key = (rank, *ranks)
+            if key not in known:
+                shapes = dict(self._shapes)
+                shapes.update((n, (*shapes[n][:2], r)) for n, r in zip(own, ranks))
+                known[key] = self._read.problem(self._item, shapes, self._base, rank)
+            reasons.append(_DORA if dora[i] and not self._read.dora else known[key])
+        return reasons
 
     def _fill(self, stack: Stack, rows: range) -> np.ndarray:
         """Copy the layers that are read; returns which rows are finite."""
@@ -230,7 +268,9 @@ class _Rows:
             outputs, inputs, rank = layer.shape
             down = self._matrices(layer.down, rows, (rank, inputs))
             up = self._matrices(layer.up, rows, (outputs, rank))
-            stack.down[name][:, :rank], stack.up[name][:, :, :rank] = down, up
+            # Adapters that have more than the stack are not among those that can be judged.
+            most = stack.down[name].shape[1]
+            stack.down[name][:, :rank], stack.up[name][:, :, :rank] = down[:, :most], up[..., :most]
             parts = [down, up]
             if layer.scale:
                 parts.append(self._matrices(layer.scale, rows, (1, 1)))

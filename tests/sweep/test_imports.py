@@ -321,9 +321,14 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path):
 # Again
 
 
-def test_an_interrupted_import_goes_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize("ranks", [(2,), (2, 1, 4)])
+def test_an_interrupted_import_goes_on(tmp_path, monkeypatch, ranks):
     root, out = tmp_path / "in", tmp_path / "out"
     expected = classes(root, 20)
+    rank_of = {}
+    for i, name in enumerate(expected):
+        rank_of[name] = ranks[i % len(ranks)]
+        expected[name] = adapter(root / name / WEIGHTS, seed=i, rank=rank_of[name])
     found = survey([root], label_source("folder"), 64).found
     plan = make_plan(found, 0.9, 64)
     assert plan.shards == 3
@@ -349,6 +354,8 @@ def test_an_interrupted_import_goes_on(tmp_path, monkeypatch):
     assert (first.stat().st_ino, first.stat().st_mtime_ns) == before
     for path, row in rows(out).items():
         check_updates(row, expected[path])
+        own = {row.get(f"{layer}.rank") for layer in LAYERS}
+        assert own == ({None} if len(ranks) == 1 else {rank_of[path]})
 
 
 def test_an_import_waits_for_another_into_the_same_folder(tmp_path, capsys):
