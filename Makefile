@@ -14,11 +14,11 @@ demo: .venv/.lorasweep
 	$(BIN)/lorasweep run --dataset examples/digits-zoo --num-runs 3
 
 # Two processes: most tests wait for processes of their own to start.
-test: .venv/.dev .venv/.s3
+test: .venv/.dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 # What is left out of `make test` for the time it takes; CI runs both.
-test-long: .venv/.dev .venv/.s3
+test-long: .venv/.dev
 	$(BIN)/python -m pytest -m long
 
 # Kill sweeps at random, lose nodes, damage files, kill Ray's own processes; every number must come back.
@@ -54,12 +54,6 @@ types: .venv/.dev
 
 .venv/.dev: .venv/.lorasweep
 	$(PIP) --editable '.[zoo,dev]'
-	touch $@
-
-# Beside the environment, whose python-dateutil is too new for it.
-.venv/.s3: .venv/.lorasweep tests/s3-requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
-		--target .venv/s3 --requirement tests/s3-requirements.txt
 	touch $@
 
 clean:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
-from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -28,15 +26,6 @@ def require_fuse() -> None:
     require_program("fusermount3")
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         pytest.skip("/dev/fuse cannot be opened: containers have it where they are given it")
-
-
-def require_s3_site() -> Path:
-    """The folder beside the environment's packages in which s3fs and an S3 server are; without it
-    the test is skipped, in CI it fails."""
-    site = Path(sys.prefix) / "s3"
-    if not site.is_dir():
-        _miss("s3fs and moto are not installed: make .venv/.s3")
-    return site
 
 
 def _miss(reason: str) -> NoReturn:

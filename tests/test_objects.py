@@ -20,7 +20,6 @@ from features.core.errors import UserError
 from features.scan import scan_dataset
 from features.sources import DatasetRequest, find_dataset
 from tests.conftest import adapter_table
-from tests.programs import require_s3_site
 
 ROOT = Path(__file__).parents[1]
 SECRET = "not-to-be-written-down"
@@ -126,10 +125,10 @@ def test_run_directory_and_cache_are_no_urls(option, sanity):
 class Server:
     """A local S3 server, and commands that know it as their users would."""
 
-    def __init__(self, site: Path, port: int) -> None:
+    def __init__(self, port: int) -> None:
         self.environment = {
             **os.environ,
-            "PYTHONPATH": f"{site}:{ROOT}",
+            "PYTHONPATH": str(ROOT),
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
             "AWS_ACCESS_KEY_ID": "somebody",
             "AWS_SECRET_ACCESS_KEY": SECRET,
@@ -159,11 +158,10 @@ class Server:
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory):
-    site = require_s3_site()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = Server(site, port)
+    server = Server(port)
     log = tmp_path_factory.mktemp("s3") / "log"
     with open(log, "w") as out:
         process = subprocess.Popen(
