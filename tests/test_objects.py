@@ -133,6 +133,7 @@ class Server:
             "AWS_ACCESS_KEY_ID": "somebody",
             "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_MAX_ATTEMPTS": "1",
         }
 
     def python(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:

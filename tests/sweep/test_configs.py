@@ -43,6 +43,7 @@ def grid_of(run_dir):
     return list(read_sweep_file(run_dir).grid.configs)
 
 
+@pytest.mark.long
 def test_a_regular_expression_is_frozen_and_another_is_another_config(run, make_dataset, tmp_path):
     run_dir = tmp_path / "run"
     regex = ["--config-regex", r"first=attn1\.to_q$"]

@@ -23,7 +23,7 @@ from tests.processes import descendants, driver_of
 from trainables.run_dir import RunDir
 
 LONG = ["--representations", "matrix_norms", "--configs", "all_layers", "--num-runs", "2"]
-LONG += ["--epochs", "2400", "--patience", "2400"]
+LONG += ["--epochs", "1600", "--patience", "1600"]
 
 
 def run_here(sweep):

@@ -57,6 +57,7 @@ def package(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("local_ray")
 def test_a_package_brings_one_of_each(package, sanity, tmp_path, sanity_cache):
     spec = SweepSpec(

@@ -87,6 +87,7 @@ def test_every_seed_has_its_split_and_every_classifier_every_seed(spec, options,
     assert (restored.split, restored.num_runs) == ("per-seed", 3)
 
 
+@pytest.mark.long
 def test_groups_stay_on_one_side(spec, options, local_ray):
     result = run_sweep(replace(spec, group_column="series"), options)
     run = load_run(result.run_dir)
@@ -102,6 +103,7 @@ def test_groups_stay_on_one_side(spec, options, local_ray):
         run_sweep(replace(spec, group_column="series", split="per-seed"), options)
 
 
+@pytest.mark.long
 def test_a_column_decides(spec, options, local_ray):
     spec = replace(spec, split_column="part", classifiers=("neighbours",), settings={})
     result = run_sweep(spec, options)
