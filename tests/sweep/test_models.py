@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +136,26 @@ def test_what_is_missing_is_made_and_what_differs_is_refused(kept, tmp_path):
     # It is not tried again with every run; `export` does, and says why it cannot.
     run_sweep(spec, options, Reporter(file=lines))
     assert lines.getvalue().count("no model of") == 1
+
+
+@pytest.mark.long
+def test_a_model_above_the_limit_is_made_only_where_that_is_said(kept, tmp_path, monkeypatch):
+    _, options, run_dir = kept
+    shutil.copytree(run_dir, tmp_path / "run")
+    model = RunDir(tmp_path / "run").model("visual_only", "simple_stats")
+    before = model.read_bytes()
+    model.unlink()
+    monkeypatch.setattr("sweep.engine.models.BIG_BYTES", len(before) // 2)
+    asked = ["export", tmp_path / "run", tmp_path / "out", "--cache-dir", options.cache_dir]
+    asked += ["--representation", "simple_stats", "--classifier", "mlp"]
+    result = CliRunner().invoke(app, list(map(str, asked)))
+    assert result.exit_code == 2
+    assert re.search(r"it would take [\d,]+ MB or more: `lorasweep export .*--yes`", result.stderr)
+    assert not model.exists()
+    assert not (tmp_path / "out").exists()
+    say(*asked, "--yes")
+    assert model.read_bytes() == before
+    assert next((tmp_path / "out").rglob("*.safetensors")).read_bytes() == before
 
 
 def test_the_best_by_validation_are_kept_by_default(kept):
