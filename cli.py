@@ -304,8 +304,8 @@ def restore(
         str | None, typer.Option(help="Where the same dataset lies now, if it was moved.")
     ] = None,
 ) -> None:
-    """Continue an interrupted sweep from what its run directory says. Its feature cache is the
-    run's unless --cache-dir names another."""
+    """Continue an interrupted sweep from what its run directory says. Its feature cache and which
+    models it keeps are the run's unless --cache-dir and --save-models say otherwise."""
     from sweep.sweep_file import read_sweep_file
 
     run_dir = run_dir.absolute()
@@ -313,7 +313,9 @@ def restore(
     spec = sweep.spec()
     if dataset is not None:
         spec = replace(spec, dataset=dataset)
-    known = {"cache_dir": Path(sweep.environment["cache_dir"])}
+    known: dict[str, Any] = {"cache_dir": Path(sweep.environment["cache_dir"])}
+    if "save_models" in sweep.environment:
+        known["save_models"] = sweep.environment["save_models"]
     options = RuntimeOptions(output_dir=run_dir.parent, name=run_dir.name, **{**known, **given})
     _run(spec, options)
 

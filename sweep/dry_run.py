@@ -43,7 +43,7 @@ def describe(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) -> No
         memo = None if options.cache_features else Path(nowhere)
         source, scan = open_dataset(spec, options, run_dir, reporter, memo=memo)
     declared = declared_by(spec, split_rule(spec, source, scan), scan.tensors)
-    sweep = make_sweep_file(spec, declared, source, scan, options.cache_dir)
+    sweep = make_sweep_file(spec, declared, source, scan, options)
     sweep = continued(run_dir, sweep)
     declared = replace(declared, decided=sweep.decided)
     state = read_records(run_dir, sweep.fingerprints)

@@ -121,7 +121,7 @@ def opened_run(
     with interruptible() as interruption:
         source, scan = open_dataset(spec, options, run_dir, reporter)
         declared = _declared(spec, split_rule(spec, source, scan), scan, run_dir)
-        make_sweep_file(spec, declared, source, scan, options.cache_dir)  # refused before a folder
+        make_sweep_file(spec, declared, source, scan, options)  # refused before a folder
         make_folder(run_dir)
         # A job that is started over may find its predecessor still ending.
         patience = options.cluster_wait if options.in_job else 0.0
@@ -130,7 +130,7 @@ def opened_run(
         ) as lock:
             repair_sweep_file(run_dir, reporter.warn)
             declared = declared.copied(RunDir(run_dir).plugins)
-            sweep = make_sweep_file(spec, declared, source, scan, options.cache_dir)
+            sweep = make_sweep_file(spec, declared, source, scan, options)
             sweep = write_sweep_file(run_dir, sweep)
             write_labels(run_dir, Labels(scan.kept_labels, declared.split))
             invocation = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"

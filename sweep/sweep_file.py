@@ -30,7 +30,7 @@ from .imports.request import ImportOptions
 from .layer_ranking import Rankings, decided_tensors, deciding_trials, read_rankings
 from .machine import usable_cores
 from .schema_1 import from_schema_1
-from .spec import SweepSpec
+from .spec import RuntimeOptions, SweepSpec
 
 _SCHEMA = 2
 
@@ -149,7 +149,11 @@ class SweepFile:
 
 
 def make_sweep_file(
-    spec: SweepSpec, declared: Declared, source: Source, scan: DatasetScan, cache_dir: Path
+    spec: SweepSpec,
+    declared: Declared,
+    source: Source,
+    scan: DatasetScan,
+    options: RuntimeOptions,
 ) -> SweepFile:
     """What sweep.json says for a spec.
 
@@ -183,7 +187,8 @@ def make_sweep_file(
                 "group_column": spec.group_column,
                 "split_column": spec.split_column,
             },
-            "cache_dir": str(cache_dir.absolute()),
+            "cache_dir": str(options.cache_dir.absolute()),
+            "save_models": options.save_models,
             "layers": {
                 name: len(declared.tensors_of(name, scan))
                 for name in declared.configs

@@ -16,6 +16,7 @@ from trainables.run_dir import RunDir
 from zoo.sd15 import matrix_column
 
 SMALL = ["--representations", "stats", "--num-runs", "1", "--epochs", "2", "--hidden-dim", "8"]
+SMALL += ["--save-models", "none"]
 QUIET = ["--log-to", "none", "--no-dashboard"]
 
 
@@ -60,6 +61,7 @@ def test_a_regular_expression_is_frozen_and_another_is_another_config(run, make_
     lost.unlink()
     assert "2 skipped, 1 run, 0 failed" in invoke("restore", run_dir, *QUIET)
     assert read_sweep_file(run_dir).fingerprints == before
+    assert not RunDir(run_dir).models.exists()  # as the run was asked
 
     # Another expression under the same name: its trial is made anew, and no other.
     said = run(make_dataset(), "--config-regex", "first=attn2")

@@ -38,7 +38,7 @@ def planned(make_dataset, options):
         with Reporter() as reporter:
             source, scan = open_dataset(spec, options, options.run_dir(dataset), reporter)
         declared = declared_by(spec, BY_CHANCE, scan.tensors)
-        return make_sweep_file(spec, declared, source, scan, options.cache_dir)
+        return make_sweep_file(spec, declared, source, scan, options)
 
     return planned
 

@@ -94,7 +94,7 @@ def test_a_run_directory_says_how_to_import_it_again(folder, tmp_path, monkeypat
     with Reporter() as reporter:
         source, scan = open_dataset(spec, options, None, reporter)
     declared = declared_by(spec, split_rule(spec, source, scan), scan.tensors)
-    again = make_sweep_file(spec, declared, source, scan, options.cache_dir).spec()
+    again = make_sweep_file(spec, declared, source, scan, options).spec()
     assert again.dataset == str(folder)
     assert again.imports == spec.imports
     monkeypatch.chdir("/")

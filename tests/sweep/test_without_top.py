@@ -105,7 +105,7 @@ def planned(options, tmp_path):
         with Reporter() as reporter:
             source, scan = open_dataset(spec, options, tmp_path, reporter)
         declared = declared_by(spec, BY_CHANCE, scan.tensors)
-        sweep = make_sweep_file(spec, declared, source, scan, options.cache_dir)
+        sweep = make_sweep_file(spec, declared, source, scan, options)
         return declared, scan, sweep
 
     return planned
