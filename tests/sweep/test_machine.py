@@ -43,6 +43,7 @@ def test_the_lowest_limit_of_all_control_groups_counts(tmp_path, own, limits, lo
     assert found == (lowest or whole)
 
 
+@pytest.mark.long
 def test_ray_is_given_no_more_cores_than_the_process(tmp_path):
     """In a process of its own, since Ray may run in this one."""
     code = f"""

@@ -114,6 +114,7 @@ def test_without_all_layers_there_is_no_ablation(tmp_path):
     assert "all_layers" not in (tmp_path / "report/report.html").read_text()
 
 
+@pytest.mark.long
 def test_what_records_lack_is_left_out(tmp_path):
     run = made_up_run(tmp_path / "run", FEW, configs=CONFIGS[:2])
     for key, record in run.records.items():

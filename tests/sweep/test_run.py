@@ -414,6 +414,7 @@ def test_fresh_full_resume_and_partial_resume(sanity, options, capsys):
     assert len(merged) == 18
 
 
+@pytest.mark.long
 def test_representations_of_updates_run_and_flat_is_never_cached(spec, options):
     wanted = ("update_spectrum", "flat", "flat/pca:4", "update_pca:64")
     options = replace(options, cache_dir=options.output_dir / "cache")

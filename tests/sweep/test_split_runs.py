@@ -68,6 +68,7 @@ def confusion(run, key, index):
     return counts.tolist()
 
 
+@pytest.mark.long
 def test_every_seed_has_its_split_and_every_classifier_every_seed(spec, options, local_ray):
     result = run_sweep(replace(spec, split="per-seed"), options)
     run = open_run(result.run_dir)
