@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import inspect
 import json
@@ -43,19 +42,16 @@ RepresentationOption = Annotated[
 ]
 ClassifierOption = Annotated[str | None, typer.Option("--classifier", help="Classifier.")]
 
-_DISK_ERRORS = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG),
-    *(errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM),
-}
-
 
 def _disk_error(error: BaseException | None) -> OSError | None:
     """The full, failing or forbidden disk behind an error, if that is what it comes from.
 
     Tune wraps what its callbacks raise.
     """
+    from features.core.files import is_disk_error
+
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        if isinstance(error, OSError) and is_disk_error(error):
             return error
         error = error.__cause__ or error.__context__
     return None

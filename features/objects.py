@@ -19,7 +19,7 @@ from threading import Event, Lock
 from typing import IO, Any
 
 from .core.errors import UserError
-from .core.files import digest, lock_open_file, make_folders, write_atomic
+from .core.files import digest, locked_folder, make_folders, write_atomic
 
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs"}
@@ -139,7 +139,7 @@ class Objects:
             raise UserError(f"cannot make {folder}: {error.strerror}") from error
         stamps = [self.stamps[place.path] for place in chosen]
         copies = [folder / f"{digest(s)}{p.suffix}" for p, s in zip(chosen, stamps)]
-        with _locked(folder):
+        with locked_folder(folder):
             missing = [
                 (place, copy)
                 for place, copy, stamp in zip(chosen, copies, stamps)
@@ -266,13 +266,3 @@ def _asking(url: str) -> Iterator[None]:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        lock_open_file(descriptor)
-        yield
-    finally:
-        os.close(descriptor)

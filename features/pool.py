@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from .core.files import is_disk_error
+
 Row = dict[str, Any]
 
 _DISK = "disk_error"
@@ -30,7 +32,7 @@ def run_on_workers(
         on_gpus: two workers have a GPU, where there are some.
 
     Raises:
-        OSError: a worker met it; a full disk, say.
+        OSError: the disk is full, or fails, under a worker.
     """
     import ray
     import ray.data
@@ -77,6 +79,6 @@ class PoolWorker:
             return self.work(row)
         except OSError as error:
             # As a result: of what is raised, Ray hands on the text alone.
-            if error.errno is None:
+            if not is_disk_error(error):
                 raise
             return {_DISK: [str(error.errno), error.strerror, str(error.filename or "")]}

@@ -182,7 +182,7 @@ def run_spans(task: Task, spans: list[tuple[int, int]]) -> Iterator[dict]:
     """Run the task on every span with Ray Data; yields results as they arrive.
 
     Raises:
-        OSError: a worker met it; a full disk, say.
+        OSError: the disk is full, or fails, under a worker.
     """
     rows = [{"shard": i, "start": a, "stop": b} for i, (a, b) in enumerate(spans)]
     return run_on_workers(ShardWorker, [task], rows, _DATASET_NAME, on_gpus=True)

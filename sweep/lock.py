@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from features.core.errors import UserError
-from features.core.files import lock_open_file, write_json
+from features.core.files import locked_folder, write_json
 from trainables.run_dir import RunDir
 
 
@@ -80,7 +80,7 @@ class DriverLock:
 
     def beat(self) -> None:
         """Write a heartbeat, unless the lock is lost."""
-        with _serialised(self._run_dir):
+        with locked_folder(self._run_dir):
             self._look()
             if not self.lost.is_set():
                 self._write()
@@ -97,7 +97,7 @@ class DriverLock:
         watch, told = HolderWatch(times), ""
         until = time.monotonic() + patience
         while True:
-            with _serialised(self._run_dir):
+            with locked_folder(self._run_dir):
                 holder = read_lock(self._run_dir)
                 state = "dead" if holder is None else watch.look(holder)
                 if holder is None or state == "dead":
@@ -121,7 +121,7 @@ class DriverLock:
 
     def release(self) -> None:
         """Remove the lock file, unless it is another's."""
-        with suppress(FileNotFoundError), _serialised(self._run_dir):
+        with suppress(FileNotFoundError), locked_folder(self._run_dir):
             self._look()
             if not self.lost.is_set():
                 RunDir(self._run_dir).lock.unlink(missing_ok=True)
@@ -252,18 +252,6 @@ def _process_lives(holder: dict[str, Any]) -> bool:
     start = _process_start(holder["pid"])
     same_boot = holder.get("boot_id") == _boot_id()
     return same_boot and start is not None and start == holder.get("process_start")
-
-
-@contextmanager
-def _serialised(folder: Path) -> Iterator[None]:
-    """One process of this host at a time. Where there are no such locks, two drivers may both take
-    a free run directory; the first then finds the other's token before it writes anything."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        lock_open_file(descriptor)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _boot_id() -> str:

@@ -135,6 +135,8 @@ def path_name(name: str) -> str:
     return "".join(_IN_PATHS.get(character, character) for character in name)
 
 
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE}
+_FORBIDDEN = {errno.EACCES, errno.EPERM}
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
@@ -158,6 +160,25 @@ def lock_open_file(descriptor: int, on_wait: Callable[[], None] = lambda: None) 
             raise
         return False
     return True
+
+
+def is_disk_error(error: BaseException) -> bool:
+    """Whether it is what a full, failing or forbidden disk raises."""
+    if not isinstance(error, OSError):
+        return False
+    # What is forbidden without a file is another matter: a signal, a socket.
+    return error.errno in _DISK or (error.errno in _FORBIDDEN and error.filename is not None)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Hold a folder, where its file system has locks; see `lock_open_file`."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        lock_open_file(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
