@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .core.files import is_disk_error
+from .nodes import Kind, Nodes, assigned_device, kind_of
 
 Row = dict[str, Any]
 
 _DISK = "disk_error"
 """In a worker's result: the number, text and file of the error it met."""
+
+_MISPLACED = "misplaced"
+"""In a worker's result, beside the row: its node, and of what kind that is."""
 
 _INIT_DEATHS = 10
 """How many workers in a row may die before they are ready; nodes that leave take theirs along."""
@@ -21,6 +25,7 @@ def run_on_workers(
     arguments: list[Any],
     rows: list[Row],
     name: str,
+    nodes: Nodes | None = None,
     *,
     on_gpus: bool = False,
 ) -> Iterator[Row]:
@@ -29,27 +34,52 @@ def run_on_workers(
     Arguments:
         make_worker: makes a worker, in a process of its own, of `arguments`.
         name: what Ray's dashboard and its metrics call it.
+        nodes: those that take part, where not all do; one that turns out to be of another kind is
+            left out.
         on_gpus: two workers have a GPU, where there are some.
 
     Raises:
         OSError: the disk is full, or fails, under a worker.
     """
-    import ray
+    nodes = nodes or Nodes(any_kind=True)
+    while rows:
+        again = []
+        for result in _share_out(make_worker, arguments, rows, name, nodes, on_gpus):
+            if _MISPLACED in result:
+                node, *kind = result.pop(_MISPLACED)
+                nodes.refuse(node, Kind(*kind))
+                again.append(result)
+            elif _DISK in result:
+                number, text, path = result[_DISK]
+                raise OSError(int(number), text, path or None)
+            else:
+                yield result
+        rows = again
+
+
+def _share_out(
+    make_worker: Callable[..., Callable[[Row], Row]],
+    arguments: list[Any],
+    rows: list[Row],
+    name: str,
+    nodes: Nodes,
+    on_gpus: bool,
+) -> Iterator[Row]:
     import ray.data
 
     inputs = ray.data.from_items(rows, override_num_blocks=len(rows))
-    resources = ray.cluster_resources()
+    resources = nodes.resources()
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0)) * on_gpus
     # Two per GPU overlap reading with computing.
     per_gpu = 2 if cpus >= 2 * gpus else 1
     workers = max(1, min(per_gpu * gpus or cpus, len(rows)))
-    several = len(ray.nodes()) > 1
+    several = nodes.several()
     inputs.context.max_consecutive_actor_init_deaths = _INIT_DEATHS
     # Actors, not tasks: each keeps its files open (and its CUDA context), and has its next rows
     # at hand while the driver does other things.
     dataset = inputs.map(
         PoolWorker,  # type: ignore[arg-type]  # Ray's stubs know functions only
-        fn_constructor_args=[make_worker, *arguments],
+        fn_constructor_args=[nodes.stage_kind(on_gpus=gpus > 0), make_worker, *arguments],
         num_cpus=1,
         num_gpus=1 / per_gpu if gpus else 0,
         # Nodes of a cluster may join, and leave for good.
@@ -59,22 +89,35 @@ def run_on_workers(
             initial_size=workers,
             max_tasks_in_flight_per_actor=3,
         ),
+        label_selector=nodes.selector(),
     )
     dataset.set_name(name)
-    for result in dataset.iter_rows():
-        if _DISK in result:
-            number, text, path = result[_DISK]
-            raise OSError(int(number), text, path or None)
-        yield result
+    yield from dataset.iter_rows()
 
 
 class PoolWorker:
-    """What `make` makes, as a class that Ray Data makes an actor of."""
+    """What `make` makes, as a class that Ray Data makes an actor of.
 
-    def __init__(self, make: Callable[..., Callable[[Row], Row]], *arguments: Any) -> None:
+    On a node of another kind than the work's it hands every row back.
+    """
+
+    def __init__(
+        self, wanted: Kind, make: Callable[..., Callable[[Row], Row]], *arguments: Any
+    ) -> None:
+        self.misplaced: list[str] | None = None
+        if wanted != Kind():
+            own = kind_of(assigned_device())
+            if not wanted.fits(own):
+                import ray
+
+                node = ray.get_runtime_context().get_node_id()
+                self.misplaced = [node, own.device, own.instructions]
+                return
         self.work = make(*arguments)
 
     def __call__(self, row: Row) -> Row:
+        if self.misplaced:
+            return {**row, _MISPLACED: self.misplaced}
         try:
             return self.work(row)
         except OSError as error:

@@ -13,6 +13,7 @@ from .batches import DatasetBatches, open_reader
 from .cache import CacheEntry
 from .core.memory import keep_freed_memory
 from .layers import Layer
+from .nodes import assigned_device, kind_of
 from .representations import Representation, Unit, get_representation
 from .representations.evaluate import evaluate_each, matrix_batch
 from .sources import Source
@@ -79,7 +80,7 @@ class ShardTask:
 
         torch.set_num_threads(1)
         index, start, stop = int(span["shard"]), int(span["start"]), int(span["stop"])
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = assigned_device()
         bad = [row - start for row in self.bad_rows if start <= row < stop]
         keep = np.delete(np.arange(stop - start), bad)
         origin = origin_of(device)
@@ -122,10 +123,4 @@ def origin_of(device: torch.device) -> dict[str, Any]:
     """What the last bits of a feature depend on besides its matrix."""
     import torch
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return {
-        "device": name,
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "dtype": "float32",
-        "torch": torch.__version__,
-    }
+    return {**vars(kind_of(device)), "dtype": "float32", "torch": torch.__version__}

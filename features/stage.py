@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .cache import ORIGIN, CacheEntry
+from .nodes import Nodes
 from .pool import run_on_workers
 from .representations import Representation
 from .scan import DatasetScan
@@ -102,6 +103,7 @@ def run_stage(
     plan: StagePlan,
     root: Path,
     *,
+    nodes: Nodes | None = None,
     on_progress: Progress | None = None,
 ) -> StageReport:
     """Compute and cache what the plan says, with Ray Data. Ray must be running.
@@ -110,6 +112,7 @@ def run_stage(
     A representation that fails is reported and leaves the others alone.
 
     Arguments:
+        nodes: those that take part, where not all do.
         on_progress: called with (adapters done, adapters in all).
     """
     began = time.perf_counter()
@@ -142,7 +145,7 @@ def run_stage(
     done = 0
     origin: dict[str, Any] = {}
     with flushing_shards() as flush:
-        for result in run_spans(task, spans):
+        for result in run_spans(task, spans, nodes):
             if not done:
                 report.waited = max(0.0, time.perf_counter() - began - result["seconds"])
             index = result["shard"]
@@ -178,14 +181,14 @@ def flushing_shards() -> Iterator[Callable[[CacheEntry, int, int], None]]:
             future.result()
 
 
-def run_spans(task: Task, spans: list[tuple[int, int]]) -> Iterator[dict]:
+def run_spans(task: Task, spans: list[tuple[int, int]], nodes: Nodes | None) -> Iterator[dict]:
     """Run the task on every span with Ray Data; yields results as they arrive.
 
     Raises:
         OSError: the disk is full, or fails, under a worker.
     """
     rows = [{"shard": i, "start": a, "stop": b} for i, (a, b) in enumerate(spans)]
-    return run_on_workers(ShardWorker, [task], rows, _DATASET_NAME, on_gpus=True)
+    return run_on_workers(ShardWorker, [task], rows, _DATASET_NAME, nodes, on_gpus=True)
 
 
 class ShardWorker:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from features.nodes import Nodes
 from features.scan import DatasetScan
 from features.sources import Source
 
@@ -20,7 +21,13 @@ from .watch.terminal import Reporter
 
 @dataclass
 class Invocation:
-    """One call of `run_sweep`: what it works on and what it has done so far."""
+    """One call of `run_sweep`: what it works on and what it has done so far.
+
+    Attributes:
+        nodes: the cluster's nodes that take part.
+        devices: classifier -> on what device its trials are done, where there are records; "": they
+            do not say.
+    """
 
     run_dir: Path
     spec: SweepSpec
@@ -36,5 +43,7 @@ class Invocation:
     interruption: Interruption
     metrics: SweepMetrics
     lock: DriverLock
+    nodes: Nodes
+    devices: dict[str, str] = field(default_factory=dict)
     feature_seconds: float = 0.0
     train_seconds: float = 0.0

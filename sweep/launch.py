@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from features.core.files import write_json, write_text
 from features.core.plugins import PluginError
+from features.nodes import Nodes
 from features.scan import DatasetScan
 from trainables.events import Done, Event, EventLog, Interrupted, Started, TrialFinished
 from trainables.record import TrialKey
@@ -153,6 +154,7 @@ def opened_run(
                 interruption,
                 metrics,
                 lock,
+                Nodes(stream.say, any_kind=options.any_device),
             )
 
 

@@ -225,6 +225,8 @@ class RuntimeOptions:
         cluster_wait: seconds to wait for a cluster's nodes, for a cluster that died, or, inside a
             Ray job, for the job's predecessor to end.
         dashboard: start the Ray dashboard (on loopback).
+        any_device: do trials on whatever there is, also if the run's earlier ones were done on
+            another kind of device or processor.
         max_failures: how often a trial that gets no further is tried again.
         tune_restore: restore the newest Tune experiment where it fits, which unpickles what lies in
             the run directory; else start a new one for what remains.
@@ -256,6 +258,12 @@ class RuntimeOptions:
         600, as_int, "Seconds to wait for a cluster's nodes, or for a cluster that died."
     )
     dashboard: bool = option(True, as_bool, "Start the Ray dashboard, on loopback.")
+    any_device: bool = option(
+        False,
+        as_bool,
+        "Let trials run on another kind of device or processor than the run's earlier ones.",
+        only_on=True,
+    )
     max_failures: int = option(
         3, as_int, "Retries of a trial that gets no further before it counts as failed."
     )

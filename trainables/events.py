@@ -253,6 +253,20 @@ class TrialOutOfMemory(TrialEvent, kind="trial_out_of_memory", by_worker=True):
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class TrialMisplaced(TrialEvent, kind="trial_misplaced", by_worker=True):
+    """It found itself on a node of another kind than the run's, and is planned again elsewhere.
+
+    Attributes:
+        node: Ray's id of the node.
+        device, instructions: its kind.
+    """
+
+    node: str
+    device: str
+    instructions: str
+
+
 # Kept
 
 

@@ -15,6 +15,7 @@ from features.cache import FeatureMatrix
 from features.core.plugins import Origin
 from features.dataset_matrix import DatasetMatrix
 from features.layout import LayerFactors, Layout
+from features.nodes import Kind
 
 from .classifiers.base import Classifier, Config
 from .classifiers.catalogue import CLASSIFIERS, load_classifier
@@ -56,11 +57,18 @@ class PairMatrix:
 
 @dataclass(frozen=True)
 class ClassifierJob:
-    """A classifier to load: built in if it has no origin."""
+    """A classifier to load.
+
+    Attributes:
+        config: its settings.
+        origin: where it comes from; None: built in.
+        device: the one kind of device that its trials of the run are on; "": any.
+    """
 
     name: str
     config: dict[str, Any]
     origin: dict[str, str] | None
+    device: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,7 @@ class TrialJob:
         classifiers: those of the trials.
         threads: CPU threads of one trial.
         workers: trial workers that will run side by side.
+        instructions: of the processors that the run's trials are on; "": any.
     """
 
     run_dir: Path
@@ -89,6 +98,7 @@ class TrialJob:
     classifiers: list[ClassifierJob]
     threads: int
     workers: int
+    instructions: str = ""
 
     @cached_property
     def _by_pair(self) -> dict[tuple[str, str, int | None], PairMatrix]:
@@ -101,12 +111,19 @@ class TrialJob:
 
     def classifier(self, name: str) -> tuple[Classifier, Config]:
         """A classifier and its settings."""
-        job = next(job for job in self.classifiers if job.name == name)
+        job = self._classifier(name)
         if job.origin is None:
             found = CLASSIFIERS[name]
         else:
             found = load_classifier(Origin.from_json(job.origin))
         return found, found.Config.from_json(job.config)
+
+    def kind(self, classifier: str) -> Kind:
+        """What a classifier's trials must be on."""
+        return Kind(self._classifier(classifier).device, self.instructions)
+
+    def _classifier(self, name: str) -> ClassifierJob:
+        return next(job for job in self.classifiers if job.name == name)
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object. Pairs of one config mostly have the same columns: they stand once."""
@@ -145,6 +162,7 @@ class TrialJob:
             "classifiers": [vars(job) for job in self.classifiers],
             "threads": self.threads,
             "workers": self.workers,
+            "instructions": self.instructions,
         }
 
     @classmethod

@@ -20,6 +20,7 @@ from features.core.files import DamagedFileError
 from features.core.memory import keep_freed_memory
 from features.dataset_matrix import DatasetMatrix
 from features.layout import Layout
+from features.nodes import assigned_device, kind_of
 
 from .classifiers.base import Fit, FitState, Progress
 from .data import TrialData, prepare_data
@@ -27,6 +28,7 @@ from .events import (
     EventLog,
     StateDamaged,
     TrialFinished,
+    TrialMisplaced,
     TrialOutOfMemory,
     TrialProgress,
     TrialResumed,
@@ -61,6 +63,7 @@ class TrialWorker(tune.Trainable):
         self._job_path = Path(config["job"])
         self._job = TrialJob.read(self._job_path)
         self._device = set_up_device(self._job.threads)
+        self._kind = kind_of(self._device)
         self._events = EventLog(self._job.run_dir, self._job.invocation)
         self._data: tuple[_Of, TrialData] | None = None
         self._opened: OpenedFolders = {}
@@ -84,8 +87,9 @@ class TrialWorker(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Go on for a slice of time; when the fit ends, evaluate and write the record.
 
-        A trial that finds too little GPU memory ends without a record. Raising would make Tune
-        try again with the same share of the GPU; the driver plans it again with more.
+        A trial that finds too little GPU memory, or itself on a node of another kind than the
+        run's, ends without a record, and the driver plans it again: with more memory, or without
+        the node. Raising would make Tune try the same again.
         """
         if self._must_wait:
             self._wait_for_workers()
@@ -107,6 +111,11 @@ class TrialWorker(tune.Trainable):
             if has_record(run_dir, key, self._fingerprint):
                 delete_state(run_dir, key)
                 return {"done": True}
+            if not self._job.kind(key.classifier).fits(self._kind):
+                node = ray.get_runtime_context().get_node_id()
+                found = node, self._kind.device, self._kind.instructions
+                self._events.write(TrialMisplaced(key, *found))
+                return {"done": True, "misplaced": found}
             self._fit = self._begin()
         fit = self._fit
         began = time.perf_counter()
@@ -175,10 +184,8 @@ class TrialWorker(tune.Trainable):
 
     def _rounding(self) -> dict[str, Any]:
         """What the last bits of a result depend on besides its inputs."""
-        on_gpu = self._device.type == "cuda"
         return {
-            "device": torch.cuda.get_device_name(self._device) if on_gpu else "cpu",
-            "instructions": torch.backends.cpu.get_cpu_capability(),
+            **vars(self._kind),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "features": self._job.matrix(self._key).origin,
@@ -318,15 +325,14 @@ def set_up_device(threads: int) -> torch.device:
 
     threadpool_limits(threads)
     keep_freed_memory()
-    # A GPU that is visible is not this worker's unless Ray says so.
-    assigned = ray.get_runtime_context().get_accelerator_ids().get("GPU")
-    if not assigned or not torch.cuda.is_available():
-        return torch.device("cpu")
+    device = assigned_device()
+    if device.type == "cpu":
+        return device
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    return torch.device("cuda")
+    return device
 
 
 def _environment(device: torch.device) -> dict[str, Any]:
@@ -334,6 +340,7 @@ def _environment(device: torch.device) -> dict[str, Any]:
     return {
         "device": device.type,
         "device_name": name or platform.machine(),
+        "instructions": kind_of(device).instructions,
         "torch": torch.__version__,
         "ray": ray.__version__,
         "numpy": np.__version__,

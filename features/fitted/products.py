@@ -15,6 +15,7 @@ from ..cache import CacheEntry
 from ..columns import to_matrices
 from ..core.memory import keep_freed_memory
 from ..layers import Layer
+from ..nodes import assigned_device
 from ..shard import origin_of
 from ..sources import Source
 from .kernel import Factors, Kernel, layer_products
@@ -60,7 +61,7 @@ class ProductTask:
         """{"shard", "start", "stop"} -> what was done, for the driver."""
         torch.set_num_threads(1)
         index, start, stop = int(span["shard"]), int(span["start"]), int(span["stop"])
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = assigned_device()
         bad = [row - start for row in self.bad_rows if start <= row < stop]
         keep = np.delete(np.arange(stop - start), bad)
         here = origin_of(device)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..cache import CacheEntry
 from ..core.files import digest
 from ..layers import Layer
+from ..nodes import Nodes
 from ..reader import TableReader
 from ..scan import DatasetScan
 from ..sources import Source
@@ -37,12 +38,14 @@ def run_fitted(
     wanted: Sequence[Fitted],
     root: Path,
     *,
+    nodes: Nodes | None = None,
     on_progress: Progress | None = None,
 ) -> None:
     """Compute and cache what is missing, one pass for all that share their landmarks and kernel.
     Ray must be running. An interrupted pass keeps its finished shards.
 
     Arguments:
+        nodes: those that take part, where not all do.
         on_progress: called with (adapters done, adapters in all), over all passes.
     """
     passes: dict[tuple[str, str], list[Fitted]] = {}
@@ -50,7 +53,9 @@ def run_fitted(
         passes.setdefault((one.landmarks.digest, one.item.kernel), []).append(one)
     total, before = len(passes) * scan.num_samples, 0
     for alike in passes.values():
-        done, squares = _compute_products(source, scan, alike, root, on_progress, before, total)
+        done, squares = _compute_products(
+            source, scan, alike, root, nodes, on_progress, before, total
+        )
         before += done
         for same in {one.products.version: one for one in alike}.values():
             sizes = [one for one in alike if one.layers == same.layers]
@@ -62,6 +67,7 @@ def _compute_products(
     scan: DatasetScan,
     alike: list[Fitted],
     root: Path,
+    nodes: Nodes | None,
     on_progress: Progress | None,
     before: int,
     total: int,
@@ -91,7 +97,7 @@ def _compute_products(
     )
     done = 0
     with flushing_shards() as flush:
-        for result in run_spans(task, spans):
+        for result in run_spans(task, spans, nodes):
             for entry in entries.values():
                 flush(entry, result["shard"], len(spans))
             done += result["rows"]

@@ -43,6 +43,7 @@ def run_experiment(
     job: TrialJob,
     points: dict[TrialKey, str],
     resources: TrialResources,
+    selector: dict[str, str],
     options: RuntimeOptions,
     on_trial: OnTrial,
 ) -> None:
@@ -53,9 +54,11 @@ def run_experiment(
 
     Arguments:
         points: trials without a record -> fingerprint.
+        selector: of the nodes that may take trials, as Ray's label selector.
     """
     from .listener import TrialListener
 
+    asked = _asked(resources, selector, options)
     variables = {
         # Let Tune ask for all workers at once; by default it waits for one to come up (see
         # TrialWorker._wait_for_workers for the other half of the cure).
@@ -66,8 +69,8 @@ def run_experiment(
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
     }
     with environment(variables):
-        tuner = _restore(job, points, resources, options) if options.tune_restore else None
-        tuner = tuner or _start(job, points, resources, options)
+        tuner = _restore(job, points, asked) if options.tune_restore else None
+        tuner = tuner or _start(job, points, asked, verbose=int(options.verbose))
         with TrialListener(job.run_dir).telling(on_trial), _uncounted_callbacks():
             tuner.fit()
 
@@ -95,34 +98,35 @@ def _uncounted_callbacks() -> Iterator[None]:
 def _start(
     job: TrialJob,
     points: dict[TrialKey, str],
-    resources: TrialResources,
-    options: RuntimeOptions,
+    asked: dict[str, Any],
+    verbose: int,
 ) -> Any:
     """A Tuner for a new experiment of exactly these points."""
     from ray import tune
 
-    from .listener import TrialListener
+    from .listener import NodeStopper, TrialListener
 
     folder = new_experiment_dir(job.run_dir)
     _write_job(folder, job)
     grid = _points(points)
-    note = {"points": grid, "asked": _asked(resources, options)}
+    note = {"points": grid, "asked": asked}
     write_json(folder / "points.json", sign(note), indent=None)
     return tune.Tuner(
-        _trainable(resources),
+        _trainable(asked),
         param_space={"point": tune.grid_search(grid), "job": str(folder / "job.json")},
         tune_config=tune.TuneConfig(
-            reuse_actors=True, max_concurrent_trials=options.max_concurrent
+            reuse_actors=True, max_concurrent_trials=asked["max_concurrent"]
         ),
         run_config=tune.RunConfig(
             name=folder.name,
             storage_path=str(folder.parent),
-            verbose=1 if options.verbose else 0,
-            failure_config=tune.FailureConfig(max_failures=options.max_failures),
+            verbose=verbose,
+            failure_config=tune.FailureConfig(max_failures=asked["max_failures"]),
             checkpoint_config=tune.CheckpointConfig(
                 checkpoint_frequency=0, checkpoint_at_end=False
             ),
             callbacks=[TrialListener(job.run_dir)],
+            stop=NodeStopper(job.run_dir),
         ),
     )
 
@@ -130,8 +134,7 @@ def _start(
 def _restore(
     job: TrialJob,
     points: dict[TrialKey, str],
-    resources: TrialResources,
-    options: RuntimeOptions,
+    asked: dict[str, Any],
 ) -> Any | None:
     """A Tuner for the newest experiment, if it is one of ours, whole, and still what is wanted."""
     from ray import tune
@@ -140,13 +143,11 @@ def _restore(
     if not numbers:
         return None
     folder = RunDir(job.run_dir).tune / str(max(numbers))
-    reason = _misfit(folder, points, _asked(resources, options))
+    reason = _misfit(folder, points, asked)
     if reason is None:
         _write_job(folder, job)
         try:
-            return tune.Tuner.restore(
-                str(folder), trainable=_trainable(resources), resume_errored=True
-            )
+            return tune.Tuner.restore(str(folder), trainable=_trainable(asked), resume_errored=True)
         except Exception as error:
             # Tune's own files, pickles among them, can be damaged in any way; none is needed.
             reason = f"Tune cannot read it: {error!r}"
@@ -189,25 +190,29 @@ def _points(points: dict[TrialKey, str]) -> list[dict[str, Any]]:
     return [{**key.to_json(), "fingerprint": fingerprint} for key, fingerprint in points.items()]
 
 
-def _asked(resources: TrialResources, options: RuntimeOptions) -> dict[str, Any]:
+def _asked(
+    resources: TrialResources, selector: dict[str, str], options: RuntimeOptions
+) -> dict[str, Any]:
     """What Tune keeps of an experiment and cannot be changed when restoring it."""
     return {
         "cpus": resources.cpus,
         "gpus": resources.gpus,
         "max_concurrent": options.max_concurrent,
         "max_failures": options.max_failures,
+        **({"nodes": selector} if selector else {}),
     }
 
 
-def _trainable(resources: TrialResources) -> Any:
+def _trainable(asked: dict[str, Any]) -> Any:
     from ray import tune
 
     from trainables.trial import TrialWorker
 
-    bundle = {"CPU": float(resources.cpus)}
-    if resources.gpus:
-        bundle["GPU"] = resources.gpus
-    trainable = tune.with_resources(TrialWorker, tune.PlacementGroupFactory([bundle]))
+    bundle = {"CPU": float(asked["cpus"])}
+    if asked["gpus"]:
+        bundle["GPU"] = asked["gpus"]
+    where: dict[str, Any] = {"bundle_label_selector": [asked["nodes"]]} if "nodes" in asked else {}
+    trainable = tune.with_resources(TrialWorker, tune.PlacementGroupFactory([bundle], **where))
     # What the dashboard calls the actors; Tune's wrapper has a name of its own.
     trainable.__qualname__ = TrialWorker.__qualname__
     return trainable

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from features.cache import CacheEntry, exclusive
 from features.core.errors import UserError
+from features.nodes import Nodes
 from features.representations import Representation, stored_representations
 from features.scan import DatasetScan
 from features.sources import Source
@@ -41,6 +42,7 @@ def ensure_features(
     wanted: Sequence[Representation],
     cache: Path,
     stream: Stream,
+    nodes: Nodes,
 ) -> tuple[StagePlan, StageReport]:
     """Compute what is missing of some representations' features. Ray must be running.
 
@@ -52,7 +54,7 @@ def ensure_features(
 
     with exclusive(cache, scan.weights, on_wait):
         plan = _plan_features(scan, wanted, cache)
-        return plan, _compute_features(source, scan, plan, cache, stream)
+        return plan, _compute_features(source, scan, plan, cache, stream, nodes)
 
 
 def _compute_features(
@@ -61,6 +63,7 @@ def _compute_features(
     plan: StagePlan,
     cache: Path,
     stream: Stream,
+    nodes: Nodes,
 ) -> StageReport:
     from features.stage import run_stage
 
@@ -70,7 +73,7 @@ def _compute_features(
     def tell(done: int, total: int) -> None:
         stream.publish(FeaturesProgress(done, total))
 
-    report = run_stage(source, scan, plan, cache, on_progress=tell)
+    report = run_stage(source, scan, plan, cache, nodes=nodes, on_progress=tell)
     stream.publish(
         FeaturesDone(
             report.seconds,
@@ -114,7 +117,11 @@ def features_only(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) 
             interruptible() as interruption,
             ray_session(options, cache / "logs", name, interruption, reporter.take),
         ):
-            plan, report = ensure_features(source, scan, wanted, cache, Stream(reporter.take))
+            stream = Stream(reporter.take)
+            nodes = Nodes(stream.say)
+            if options.cluster:
+                nodes.look()
+            plan, report = ensure_features(source, scan, wanted, cache, stream, nodes)
     if report.failed:
         name, trace = next(iter(report.failed.items()))
         raise RuntimeError(f"representation {name} failed:\n{trace}")

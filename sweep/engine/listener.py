@@ -13,6 +13,7 @@ from trainables.events import (
     TrialEvent,
     TrialFailed,
     TrialFinished,
+    TrialMisplaced,
     TrialOutOfMemory,
     TrialProgress,
     TrialStarted,
@@ -24,6 +25,9 @@ OnTrial = Callable[[TrialEvent], None]
 
 _told: dict[Path, OnTrial] = {}
 """Run directory -> whom to tell. Not part of the listener, which Tune pickles."""
+
+_stopping: set[Path] = set()
+"""Run directories whose experiment is to end, because a node has to be left out of the next."""
 
 _TOLD_AT_THE_END = ("seconds", "epoch", "val_acc", "test_acc")
 
@@ -49,6 +53,7 @@ class TrialListener(tune.Callback):
             yield
         finally:
             del _told[self.run_dir]
+            _stopping.discard(self.run_dir)
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Tune's notice that a worker has a trial."""
@@ -81,8 +86,13 @@ class TrialListener(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Tune's notice that a trial is done."""
         result = trial.last_result or {}
-        starved = result.get("out_of_memory")
-        self._tell(TrialOutOfMemory(_key(trial)) if starved else _finished(trial))
+        if "misplaced" in result:
+            _stopping.add(self.run_dir)
+            self._tell(TrialMisplaced(_key(trial), *result["misplaced"]))
+        elif result.get("out_of_memory"):
+            self._tell(TrialOutOfMemory(_key(trial)))
+        else:
+            self._tell(_finished(trial))
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Tune's notice that a trial failed after its retries."""
@@ -97,6 +107,27 @@ class TrialListener(tune.Callback):
 
     def _tell(self, event: TrialEvent) -> None:
         _told[self.run_dir](event)
+
+
+class NodeStopper(tune.Stopper):
+    """Ends an experiment once a worker has found itself on a node of another kind than the run's.
+
+    Where an experiment's workers may be cannot be changed while it runs.
+
+    Arguments:
+        run_dir: the run directory.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No trial is stopped by its results."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the experiment ends."""
+        return self.run_dir in _stopping
 
 
 def _key(trial: Any) -> TrialKey:

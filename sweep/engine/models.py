@@ -132,7 +132,12 @@ def _run(
             pair, key = todo.popleft()
             if pair not in refused:
                 own = resources[pair]
-                options = {"num_cpus": own.cpus, "num_gpus": own.gpus, "num_returns": 2}
+                options = {
+                    "num_cpus": own.cpus,
+                    "num_gpus": own.gpus,
+                    "num_returns": 2,
+                    "label_selector": run.nodes.selector(),
+                }
                 kept, ended = start(fit_again, options, job, key)
                 fits[pair].append(kept)
                 running[ended] = pair

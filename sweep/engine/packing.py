@@ -25,38 +25,6 @@ class TrialResources:
     slots: int
 
 
-def available_resources() -> dict[str, float]:
-    """What the running Ray has in all, by name."""
-    import ray
-
-    return ray.cluster_resources()
-
-
-def gpu_memory() -> int | None:
-    """Bytes of memory of the smallest GPU of the running Ray; None where torch sees none."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    look = ray.remote(num_cpus=0, num_gpus=0.001)(_own_gpu_memory)
-    sizes = ray.get(
-        [
-            look.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote()
-            for node in ray.nodes()
-            if node["Alive"] and node["Resources"].get("GPU")
-        ]
-    )
-    return min((size for size in sizes if size), default=None)
-
-
-def _own_gpu_memory() -> int:
-    import torch
-
-    count = torch.cuda.device_count()
-    return min((torch.cuda.get_device_properties(i).total_memory for i in range(count)), default=0)
-
-
 def trial_resources(
     options: RuntimeOptions,
     available: dict[str, float],
@@ -70,7 +38,7 @@ def trial_resources(
     as there are cores to feed them, eight at most.
 
     Arguments:
-        available: from `available_resources`.
+        available: what the nodes that take part have in all, by name.
         trial_bytes: device memory that the largest trial needs.
         gpu_bytes: memory of a GPU; None: not known.
         most: how many fit into main memory; None: not known.

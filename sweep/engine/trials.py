@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from features.cache import CacheEntry, FeatureMatrix, feature_matrix
-from features.core.errors import UserError
 from features.core.files import DamagedFileError
 from features.dataset_matrix import DatasetMatrix, dataset_matrix
+from features.nodes import CPU, Kind
 from features.representations import Unit
 from trainables.classifiers.base import DataSize
 from trainables.events import (
@@ -22,6 +22,7 @@ from trainables.events import (
     TrialEvent,
     TrialFailed,
     TrialFinished,
+    TrialMisplaced,
     TrialOutOfMemory,
     TrialsProgress,
 )
@@ -37,13 +38,14 @@ from ..memory import largest_trial
 from ..spec import RuntimeOptions
 from .features import ensure_features
 from .fitted import ensure_fitted, fitted_matrix, keep_maps
+from .nodes import await_nodes, freeze_kinds
 
 if TYPE_CHECKING:
     from features.representations import Representation
 
     from .packing import TrialResources
 
-Ended = TrialFinished | TrialFailed | TrialOutOfMemory
+Ended = TrialFinished | TrialFailed | TrialOutOfMemory | TrialMisplaced
 
 
 @contextmanager
@@ -69,7 +71,8 @@ def engine(run: Invocation) -> Iterator[Path]:
         ):
             if dashboard:
                 run.stream.publish(DashboardUp(f"http://{dashboard}"))
-            _await_resources(run)
+            freeze_kinds(run)
+            await_nodes(run)
             make_folder(cache)
             check_shared([run.run_dir, cache], list(run.source.files))
             yield cache
@@ -90,24 +93,6 @@ def run_trials(
     if later and decide_layers(run):
         decided = run.sweep.fingerprints
         _train(run, cache, {key: decided[key] for key in later if decided[key]})
-
-
-def _await_resources(run: Invocation) -> None:
-    """Wait until a cluster has what a trial asks for: its nodes may be on their way.
-
-    Raises:
-        UserError: it has not after `cluster_wait`; or Ray is this machine's, and it has not.
-    """
-    from .packing import available_resources, trial_resources
-    from .session import Waiting
-
-    waiting = Waiting(run.options.cluster_wait if run.options.cluster else 0.0, run.stream.publish)
-    while True:
-        try:
-            trial_resources(run.options, available_resources())
-            return
-        except UserError as error:
-            waiting.once_more(error)
 
 
 @dataclass
@@ -132,7 +117,7 @@ def prepare_features(
     """Make sure the trials' features are cached; returns the trials that have theirs."""
     names = list(dict.fromkeys(key.representation for key in todo))
     wanted = [run.declared.inputs[name].representation for name in names]
-    _, report = ensure_features(run.source, run.scan, wanted, cache, run.stream)
+    _, report = ensure_features(run.source, run.scan, wanted, cache, run.stream, run.nodes)
     run.lock.check()
     run.feature_seconds = report.seconds
     ready = []
@@ -178,10 +163,8 @@ def _tell_mixed_features(
 
 def _train(run: Invocation, cache: Path, points: dict[TrialKey, str]) -> None:
     """Run what uses a GPU, then what does not, so that neither keeps the other's share waiting."""
-    from .packing import available_resources
-
     groups = [set(points)]
-    if available_resources().get("GPU"):
+    if run.nodes.resources().get("GPU"):
         alike = {replace(key, seed=0) for key in points}
         on_gpu = {key for key in alike if _device_bytes(run, key)}
         groups = [
@@ -194,18 +177,20 @@ def _train(run: Invocation, cache: Path, points: dict[TrialKey, str]) -> None:
 
 def _train_alike(run: Invocation, cache: Path, points: dict[TrialKey, str]) -> None:
     """Run Tune experiments until every trial has a record or has failed for good."""
-    from .packing import available_resources
-
     options = run.options
     while points:
         run.lock.check()
+        await_nodes(run)
         resources = resources_of(run, list(points), options)
         ended = _fit(run, cache, points, resources)
         failed = {key for key, event in ended.items() if isinstance(event, TrialFailed)}
         starved = {key for key, event in ended.items() if isinstance(event, TrialOutOfMemory)}
+        misplaced = {event for event in ended.values() if isinstance(event, TrialMisplaced)}
+        for event in misplaced:
+            run.nodes.refuse(event.node, Kind(event.device, event.instructions))
         if starved:
             share = min(2 * resources.gpus, 1.0)
-            if resources.gpus >= share or share > available_resources().get("GPU", 0.0):
+            if resources.gpus >= share or share > run.nodes.resources().get("GPU", 0.0):
                 failed |= _give_up(run, {key: points[key] for key in starved}, resources.gpus)
             else:
                 run.stream.warn(
@@ -218,7 +203,7 @@ def _train_alike(run: Invocation, cache: Path, points: dict[TrialKey, str]) -> N
             for key, fingerprint in points.items()
             if key not in failed and not has_record(run.run_dir, key, fingerprint)
         }
-        if len(left) == len(points) and not starved - failed:
+        if len(left) == len(points) and not misplaced and not starved - failed:
             break
         points = left
 
@@ -227,13 +212,13 @@ def resources_of(
     run: Invocation, keys: list[TrialKey], options: RuntimeOptions | None = None
 ) -> TrialResources:
     """What each of some trials asks for: enough for the largest of them."""
-    from .packing import available_resources, gpu_memory, trial_resources
+    from .packing import trial_resources
 
     options = options or run.options
-    available = available_resources()
+    available = run.nodes.resources()
     need, memory = 0, None
     if available.get("GPU") and options.gpus_per_trial is None:
-        memory = gpu_memory()
+        memory = run.nodes.gpu_bytes()
         need = max(_device_bytes(run, key) for key in {replace(key, seed=0) for key in keys})
         if not need:  # none of them uses a GPU
             options = replace(options, gpus_per_trial=0.0)
@@ -245,7 +230,9 @@ def resources_of(
 
 
 def _device_bytes(run: Invocation, key: TrialKey) -> int:
-    """GPU memory that a trial takes at most."""
+    """GPU memory that a trial takes at most; none where its like is done on the processor."""
+    if run.devices.get(key.classifier) == CPU:
+        return 0
     declared, scan = run.declared.classifiers[key.classifier], run.scan
     size = DataSize(
         scan.num_samples,
@@ -326,9 +313,15 @@ def _value_names(
 
 
 def make_job(
-    run: Invocation, cache: Path, points: Mapping[TrialKey, str], workers: int
+    run: Invocation, cache: Path, points: Mapping[TrialKey, str], workers: int, gpus: float = 0.0
 ) -> TrialJob:
-    """What the workers of some trials need to know."""
+    """What the workers of some trials, each with `gpus` of a GPU, need to know."""
+
+    def device(classifier: str) -> str:
+        """ "" where no record says, and nobody has asked the nodes."""
+        here = (run.nodes.gpu if gpus else CPU) if run.nodes.instructions else ""
+        return run.devices.get(classifier) or here
+
     return TrialJob(
         run_dir=run.run_dir,
         invocation=run.name,
@@ -337,11 +330,12 @@ def make_job(
         n_classes=len(run.scan.classes),
         split=run.declared.split,
         classifiers=[
-            ClassifierJob(name, config=_config(run, name), origin=_origin(run, name))
+            ClassifierJob(name, _config(run, name), _origin(run, name), device(name))
             for name in dict.fromkeys(key.classifier for key in points)
         ],
         threads=run.spec.threads,
         workers=workers,
+        instructions=run.nodes.instructions,
     )
 
 
@@ -354,7 +348,7 @@ def _fit(
     """Run one Tune experiment; returns what became of the trials that ended."""
     from .experiment import run_experiment
 
-    job = make_job(run, cache, points, min(resources.slots, len(points)))
+    job = make_job(run, cache, points, min(resources.slots, len(points)), resources.gpus)
     ended: dict[TrialKey, Ended] = {}
 
     def on_trial(event: TrialEvent) -> None:
@@ -368,6 +362,6 @@ def _fit(
     run.stream.publish(ExperimentStarted(job.workers, len(points), resources.gpus))
     run.stream.publish(TrialsProgress(0, len(points)))
     began = time.perf_counter()
-    run_experiment(job, points, resources, run.options, on_trial)
+    run_experiment(job, points, resources, run.nodes.selector(), run.options, on_trial)
     run.train_seconds += time.perf_counter() - began
     return ended

@@ -22,6 +22,7 @@ from trainables.events import (
     TrialEvent,
     TrialFailed,
     TrialFinished,
+    TrialMisplaced,
     TrialOutOfMemory,
     TrialProgress,
     TrialStarted,
@@ -247,6 +248,8 @@ class _EventFile:
                 if self.running is not None:
                     since = self.running.since
                     self.running = RunningTrial(key, since, epoch, accuracy, self._worker)
+            case TrialMisplaced():
+                self.running = None
             case TrialFinished(key) | TrialFailed(key) | TrialOutOfMemory(key):
                 self.running = None
                 self.ended[key] = max(self.ended.get(key, 0.0), at)

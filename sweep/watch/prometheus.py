@@ -34,6 +34,7 @@ from trainables.events import (
     TrialEvent,
     TrialFailed,
     TrialFinished,
+    TrialMisplaced,
     TrialOutOfMemory,
     TrialProgress,
     TrialStarted,
@@ -66,6 +67,7 @@ _AFTER: dict[type[TrialEvent], State] = {
     TrialFinished: "finished",
     TrialFailed: "failed",
     TrialOutOfMemory: "todo",
+    TrialMisplaced: "todo",
 }
 _OUTCOMES: dict[type[TrialEvent], str] = {
     TrialFinished: "finished",

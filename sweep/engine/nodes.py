@@ -1,0 +1,71 @@
+"""On which nodes a run's work is done: of one kind, that of the records it has."""
+
+from __future__ import annotations
+
+from features.core.errors import UserError
+from features.core.files import DamagedFileError
+from features.nodes import CPU, Kind
+from trainables.record import TrialKey, read_record
+
+from ..invocation import Invocation
+
+
+def await_nodes(run: Invocation) -> None:
+    """Wait until a cluster has what a trial asks for: its nodes may be on their way.
+
+    Raises:
+        UserError: it has not after `cluster_wait`; or Ray is this machine's, and it has not.
+    """
+    from .packing import trial_resources
+    from .session import Waiting
+
+    waiting = Waiting(run.options.cluster_wait if run.options.cluster else 0.0, run.stream.publish)
+    while True:
+        if run.options.cluster or run.nodes.resources().get("GPU"):
+            run.nodes.look()
+        try:
+            trial_resources(run.options, run.nodes.resources())
+            return
+        except UserError as error:
+            waiting.once_more(_of_another_kind(run) or error)
+
+
+def freeze_kinds(run: Invocation) -> None:
+    """Find out on what the run's records were made: what remains is done on the same.
+
+    A record that does not say it, as earlier versions' do not, binds nobody.
+    """
+    if run.options.any_device:
+        return
+    nodes = run.nodes
+    for key, fingerprint in run.sweep.fingerprints.items():
+        kind = None if key.classifier in run.devices else _kind_of_record(run, key, fingerprint)
+        if kind is not None:
+            run.devices[key.classifier] = kind.device
+            nodes.instructions = nodes.instructions or kind.instructions
+            if kind.device != CPU:
+                nodes.gpu = nodes.gpu or kind.device
+
+
+def _kind_of_record(run: Invocation, key: TrialKey, fingerprint: str) -> Kind | None:
+    """On what a trial was done, as far as its record says; None: it has none."""
+    try:
+        record = read_record(run.run_dir, key)
+    except (OSError, DamagedFileError):
+        return None
+    if record["fingerprint"] != fingerprint:
+        return None
+    made = record["environment"]
+    if "instructions" not in made:
+        return Kind()
+    return Kind(CPU if made["device"] == CPU else made["device_name"], made["instructions"])
+
+
+def _of_another_kind(run: Invocation) -> UserError | None:
+    if not run.nodes.refused:
+        return None
+    found = ", ".join(sorted({str(kind) for kind in run.nodes.refused.values()}))
+    return UserError(
+        f"this run's trials are done on {run.nodes.kind}, and here is {found}, where last bits "
+        "differ: go on where they began, or with --any-device"
+    )

@@ -1,0 +1,144 @@
+"""A run's work is done on one kind of device and processor."""
+
+import json
+import re
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from features.core.errors import UserError
+from features.core.files import sign, write_json
+from features.nodes import CPU, Kind, Node, Nodes
+from sweep import RuntimeOptions, SweepSpec, run_sweep
+from tests.chaos import Chaos, command, compare, undisturbed
+from trainables.run_dir import RunDir
+
+OPTIONS = ["--representations", "matrix_norms", "--configs", "all_layers", "--num-runs", "4"]
+EPOCHS = {"before the features": "500", "during the trials": "4000"}
+
+
+def test_a_kind_that_says_less_fits_more():
+    avx2 = Kind(CPU, "AVX2")
+    assert all(kind.fits(avx2) for kind in (Kind(), Kind(CPU), avx2))
+    assert not Kind(CPU, "AVX512").fits(avx2)
+    assert not Kind("NVIDIA H100", "AVX2").fits(avx2)
+
+
+@pytest.fixture
+def four_nodes(monkeypatch):
+    """Three nodes with GPUs, of them one of another kind, and one without."""
+    have = {
+        "a": (Kind("H100", "AVX512"), {"CPU": 8.0, "GPU": 2.0}),
+        "b": (Kind("A100", "AVX512"), {"CPU": 8.0, "GPU": 1.0}),
+        "c": (Kind("H100", "AVX2"), {"CPU": 8.0, "GPU": 4.0}),
+        "d": (Kind(CPU, "AVX512"), {"CPU": 16.0}),
+    }
+    alive = [
+        {"NodeID": name, "NodeManagerHostname": f"host-{name}", "Resources": resources}
+        for name, (_, resources) in have.items()
+    ]
+    monkeypatch.setattr("features.nodes._alive", lambda: alive)
+    monkeypatch.setattr(
+        "features.nodes._ask",
+        lambda nodes: {
+            node["NodeID"]: Node(have[node["NodeID"]][0], 80 if "GPU" in node["Resources"] else 0)
+            for node in nodes
+        },
+    )
+    return alive
+
+
+def test_work_goes_to_the_kind_that_most_nodes_have(four_nodes):
+    said = []
+    nodes = Nodes(said.append)
+    nodes.look()
+    assert (nodes.kind, set(nodes.refused)) == (Kind("H100", "AVX512"), {"b", "c"})
+    assert nodes.resources() == {"CPU": 24.0, "GPU": 2.0}
+    assert nodes.selector() == {"ray.io/node-id": "!in(b,c)"}
+    assert nodes.stage_kind(on_gpus=False) == Kind(CPU, "AVX512")
+    assert [re.findall(r"host-\w", line) for line in said] == [["host-b"], ["host-c"]]
+    nodes.look()
+    assert len(said) == 2
+
+
+def test_work_stays_with_the_kind_it_began_on(four_nodes):
+    nodes = Nodes(lambda line: None, instructions="AVX2", gpu="H100")
+    nodes.look()
+    assert set(nodes.refused) == {"a", "b", "d"}
+
+
+def test_any_kind_refuses_nobody(four_nodes):
+    nodes = Nodes(lambda line: None, any_kind=True)
+    nodes.look()
+    nodes.refuse("a", Kind("other", "other"))
+    assert (nodes.refused, nodes.selector(), nodes.stage_kind(on_gpus=True)) == ({}, {}, Kind())
+
+
+def test_a_run_goes_on_where_it_began_unless_told_otherwise(
+    sanity, sanity_cache, sanity_run, tmp_path
+):
+    shutil.copytree(sanity_run.run_dir, tmp_path / "run")
+    own = RunDir(tmp_path / "run")
+    for path in own.path.rglob("seed-*.json"):
+        record = json.loads(path.read_text())
+        record.pop("checksum")
+        record["environment"]["instructions"] = "of another processor"
+        write_json(path, sign(record))
+    spec = SweepSpec(
+        str(sanity),
+        representations=("stats", "matrix_norms"),
+        num_runs=3,
+        settings={"mlp": dict(hidden_dim=16, epochs=3)},
+    )
+    options = RuntimeOptions(tmp_path, name="run", cache_dir=sanity_cache, log_to="none")
+    with pytest.raises(UserError, match=r"of another processor.*--any-device"):
+        run_sweep(spec, options)
+    told = RuntimeOptions(
+        tmp_path, name="run", cache_dir=sanity_cache, log_to="none", any_device=True
+    )
+    assert run_sweep(spec, told).summary["failed"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("joins", EPOCHS)
+def test_nodes_of_another_kind_take_no_part(joins, sanity, tmp_path):
+    from ray.cluster_utils import Cluster
+
+    options = [*OPTIONS, "--epochs", EPOCHS[joins], "--patience", EPOCHS[joins]]
+    out = tmp_path / "undisturbed"
+    undisturbed(command(sanity, out, *options), out)
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
+    try:
+        cluster.add_node(num_cpus=1)
+        other = {"num_cpus": 1, "env_vars": {"ATEN_CPU_CAPABILITY": "default"}}
+        out = tmp_path / "mixed"
+        run_dir = out / "run"
+        if joins == "before the features":
+            cluster.add_node(**other)
+            # So that most are of the kind that the undisturbed run has.
+            cluster.add_node(num_cpus=1)
+        out.mkdir()
+        driver = subprocess.Popen(
+            [*command(sanity, out, *options), "--address", cluster.address],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=out,
+        )
+        if joins == "during the trials":
+            while not list(RunDir(run_dir).path.rglob("inflight/**/*.safetensors")):
+                assert driver.poll() is None
+                time.sleep(0.1)
+            cluster.add_node(**other)
+        said, _ = driver.communicate(timeout=300)
+    finally:
+        cluster.shutdown()
+    assert driver.returncode == 0, said
+    assert "takes no part" in said
+    chaos = Chaos()
+    compare(run_dir, tmp_path / "undisturbed" / "run", chaos)
+    assert (chaos.different, chaos.twice) == ([], 0)
