@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,7 @@ class Run:
     Attributes:
         seconds: wall time of the whole process.
         output: standard output.
-        driver_mb: (time, the command's own memory), twice a second.
+        driver_mb: (time, the driver's memory), twice a second.
         all_mb: the memory of it and all processes it started.
     """
 
@@ -50,7 +51,7 @@ def lorasweep(*arguments: object, watch: bool = False, one_core: bool = False) -
     )
     while watch and process.poll() is None:
         sizes = _memory_mb(_session(process.pid))
-        run.driver_mb.append((time.time(), sizes.get(process.pid, 0.0)))
+        run.driver_mb.append((time.time(), sizes.get(_driver(process.pid), 0.0)))
         run.all_mb.append(sum(sizes.values()))
         time.sleep(_EVERY_SECONDS)
     run.output, errors = process.communicate()
@@ -60,8 +61,28 @@ def lorasweep(*arguments: object, watch: bool = False, one_core: bool = False) -
     return run
 
 
+def _driver(command: int) -> int:
+    """A command that runs Ray is a parent, and the driver as its child; others are one process."""
+    own = Path("/proc", str(command), "cmdline").read_bytes()
+    for child in _children().get(command, []):
+        with suppress(OSError):
+            if Path("/proc", str(child), "cmdline").read_bytes() == own:
+                return child
+    return command
+
+
 def _session(root: int) -> list[int]:
     """A process and all that descend from it. Ray's start sessions of their own."""
+    children = _children()
+    found, todo = [], [root]
+    while todo:
+        process = todo.pop()
+        found.append(process)
+        todo += children.get(process, [])
+    return found
+
+
+def _children() -> dict[int, list[int]]:
     children: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -70,12 +91,7 @@ def _session(root: int) -> list[int]:
             except (OSError, IndexError):
                 continue
             children.setdefault(parent, []).append(int(entry))
-    found, todo = [], [root]
-    while todo:
-        process = todo.pop()
-        found.append(process)
-        todo += children.get(process, [])
-    return found
+    return children
 
 
 def _memory_mb(processes: Sequence[int]) -> dict[int, float]:
