@@ -19,7 +19,8 @@ from .trial import TrackedTrial, tracked_trial
 
 _PATIENCE_SECONDS = 30.0
 _PATIENCE_INTERRUPTED_SECONDS = 5.0
-_NOTE_SECONDS = 1.0
+_SHARE_OF_NOTES = 0.05
+"""Of the thread's time: a note names every trial told, and is written anew."""
 
 
 class Tracker(Protocol):
@@ -62,7 +63,7 @@ class TrackerFeed:
         # Its digest, since the address of a server may hold a password.
         self._place = digest(tracker.place)
         self._told = _read_note(self._path, self._place)
-        self._noted = time.monotonic()
+        self._next_note = 0.0
         self._failed = 0
         self._down = self._ending = self._abandoned = False
         self._queue: queue.Queue[TrialKey | None] = queue.Queue()
@@ -120,7 +121,7 @@ class TrackerFeed:
                 continue
             try:
                 self._log(key)
-                if self._queue.empty() or time.monotonic() - self._noted > _NOTE_SECONDS:
+                if time.monotonic() > self._next_note:
                     self._write_note()
             except Exception as error:
                 # A tracker may raise anything, and none of it may stop a sweep.
@@ -148,9 +149,11 @@ class TrackerFeed:
     def _write_note(self) -> None:
         if not self._told:
             return  # a place that takes nothing is no reason to forget another
+        began = time.monotonic()
         note = {"place": self._place, "told": self._told}
         write_json(self._path, note, indent=None, durable=False)
-        self._noted = time.monotonic()
+        now = time.monotonic()
+        self._next_note = now + (now - began) / _SHARE_OF_NOTES
 
 
 def _read_note(path: Path, place: str) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from trainables.record import TrialKey
 from trainables.run_dir import RunDir
@@ -20,21 +21,28 @@ class TensorBoard:
 
     def log(self, key: TrialKey, trial: TrackedTrial) -> None:
         """Write one trial's events; those of an earlier record of it are replaced."""
-        from tensorboardX import SummaryWriter
-        from tensorboardX.summary import hparams
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import hparams, scalar
 
         folder = self.root / key.path
+        folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
-        with SummaryWriter(str(folder), write_to_disk=True) as writer:
-            for name, values in trial.curves.items():
-                for epoch, value in enumerate(values, 1):
-                    writer.add_scalar(name, value, epoch)
-            # The table of the HParams tab. `add_hparams` would open a second file for it.
-            for summary in hparams(trial.parameters, trial.metrics):
-                writer.file_writer.add_summary(summary)
-            for name, value in trial.metrics.items():
-                writer.add_scalar(name, value, 0)
+        # A `SummaryWriter` would send every value through a pipe to a thread of its own.
+        writer = EventsWriter(str(folder / "events"))
+
+        def write(summary: Any, step: int | None = None) -> None:
+            writer.write_event(Event(wall_time=trial.ended, step=step, summary=summary))
+
+        for name, values in trial.curves.items():
+            for epoch, value in enumerate(values, 1):
+                write(scalar(name, value), epoch)
+        for summary in hparams(trial.parameters, trial.metrics):  # the table of the HParams tab
+            write(summary)
+        for name, value in trial.metrics.items():
+            write(scalar(name, value), 0)
+        writer.close()
 
     def close(self) -> None:
         """Nothing is held open."""
