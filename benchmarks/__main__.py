@@ -247,6 +247,40 @@ def layers(options: argparse.Namespace, work: Path) -> Iterator[Row]:
     yield _overhead_row(_events(work / "layers" / "layers"), 10)
 
 
+def marks(options: argparse.Namespace, work: Path) -> Iterator[Row]:
+    """Ray's own marks: a sweep that is interrupted over and over, and 10,000 trials that sleep."""
+    from benchmarks.marks import (
+        SECONDS,
+        STEPS,
+        TOGETHER,
+        TRIALS,
+        bookkeeping,
+        restore_lorasweep,
+        restore_tune,
+    )
+
+    dataset = work / "sanity"
+    if not dataset.exists():
+        lorasweep("data", "sanity", dataset)
+    asleep = TRIALS * STEPS * SECONDS / TOGETHER
+    for what, restore in (
+        ("bare Tune", restore_tune),
+        ("lorasweep", lambda *of: restore_lorasweep(of[0], dataset, of[1])),
+    ):
+        whole, cut = restore(work, None), restore(work, 0)
+        yield Row(
+            f"interrupted every 3 to 5 s: {what}",
+            cut.seconds / whole.seconds,
+            1.5,
+            "×",
+            f"{cut.seconds:.0f} s in {cut.starts} starts, {whole.seconds:.0f} s undisturbed, "
+            f"{asleep:.0f} s of them asleep",
+        )
+    cost = bookkeeping(work, dataset, options.sleepers, 1.0, 16)
+    yield Row(f"one of {options.sleepers:,} sleeping trials", cost.milliseconds, 17.5, "ms")
+    yield Row("by which the driver grows a trial", cost.kilobytes, 60, "kB")
+
+
 def _overhead_row(events: list[dict], bar: float) -> Row:
     finished = [event for event in events if event["event"] == "trial_finished"]
     began = min(event["time"] for event in events if event["event"] == "trial_started")
@@ -321,6 +355,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace, Path], Iterator[Row]]] = {
     "predict": predict,
     "overhead": overhead,
     "layers": layers,
+    "marks": marks,
     "scale": scale,
 }
 QUICK = ("sanity", "startup", "training", "features", "overhead")
@@ -335,6 +370,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=20_000, help="adapters (÷ rank)")
     parser.add_argument("--rows", type=int, default=35_000, help="training rows")
     parser.add_argument("--trials", type=int, default=1_000, help="trials for the overhead")
+    parser.add_argument("--sleepers", type=int, default=10_000, help="trials that sleep")
     parser.add_argument("--repeat", type=int, default=3, help="medians are of so many")
     parser.add_argument("--work", type=Path, help="folder for data; a temporary one by default")
     options = parser.parse_args()
