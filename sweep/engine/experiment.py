@@ -30,6 +30,10 @@ _PENDING_ON_CLUSTER = 16
 """Trials that wait for room on a cluster at least: so many workers start at once on a new node."""
 
 
+_MOST_VALUES = 25
+"""Of one grid search among those that make up an experiment's."""
+
+
 def new_experiment_dir(run_dir: Path) -> Path:
     """tune/<n> with the first n that is free."""
     root = RunDir(run_dir).tune
@@ -143,7 +147,7 @@ def _start(
     write_json(folder / "points.json", sign(note), indent=None)
     return tune.Tuner(
         _trainable(asked),
-        param_space={"point": tune.grid_search(grid), "job": str(folder / "job.json")},
+        param_space={"point": _nested_grid(grid), "job": str(folder / "job.json")},
         tune_config=tune.TuneConfig(
             reuse_actors=True, max_concurrent_trials=asked["max_concurrent"]
         ),
@@ -214,6 +218,21 @@ def _misfit(folder: Path, points: dict[TrialKey, str], asked: dict[str, Any]) ->
     if not any(point in own and point not in ended for point in wanted):
         return "it holds none of the trials that remain"
     return None
+
+
+def _nested_grid(points: list[dict[str, Any]]) -> dict[str, Any]:
+    """The same points in the same order as from one flat grid search.
+
+    Tune copies a grid's whole list for each of its values, deeply: of a flat one of 10,000 that
+    would take minutes.
+    """
+    from ray import tune
+
+    values = points
+    while len(values) > _MOST_VALUES:
+        parts = range(0, len(values), _MOST_VALUES)
+        values = [tune.grid_search(values[at : at + _MOST_VALUES]) for at in parts]
+    return tune.grid_search(values)
 
 
 def _points(points: dict[TrialKey, str]) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Several nodes: Ray's own local cluster, each node with processes of its own."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from sweep.engine.session import missing_paths
 from tests.chaos import Chaos, command, compare, read_events, undisturbed
+from tests.elastic import wait_for
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ["--representations", "matrix_norms", "--configs", "all_layers", "--num-runs", "2"]
@@ -72,3 +74,38 @@ def test_a_path_a_node_does_not_see_is_found(tmp_path):
     (tmp_path / "there").touch()
     paths = [str(tmp_path / "there"), str(tmp_path / "not-there")]
     assert missing_paths(paths) == paths[1:]
+
+
+@pytest.mark.slow
+def test_a_cluster_that_dies_and_comes_back_is_waited_for(sanity, tmp_path):
+    from ray.cluster_utils import Cluster
+
+    out = tmp_path / "undisturbed"
+    undisturbed(command(sanity, out, *OPTIONS), out)
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    node = {"num_cpus": 1, "port": port, "include_dashboard": False}
+    out = tmp_path / "died"
+    out.mkdir()
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    try:
+        with open(out / "log", "w") as log:
+            driver = subprocess.Popen(
+                [*command(sanity, out, *OPTIONS), "--address", cluster.address],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=out,
+            )
+        wait_for(lambda: list(out.rglob("inflight/**/seed-*.safetensors")), driver)
+        cluster.shutdown()
+        wait_for(lambda: "waiting " in (out / "log").read_text(), driver)
+        cluster = Cluster(initialize_head=True, head_node_args=node)
+        assert driver.wait(timeout=300) == 0, (out / "log").read_text()
+    finally:
+        driver.kill()
+        driver.wait()
+        cluster.shutdown()
+    chaos = Chaos()
+    compare(out / "run", tmp_path / "undisturbed" / "run", chaos)
+    assert (chaos.different, chaos.twice) == ([], 0)
