@@ -5,6 +5,7 @@ from __future__ import annotations
 from features.core.errors import UserError
 from features.core.files import DamagedFileError
 from features.nodes import CPU, Kind
+from trainables.classifiers.base import DataSize
 from trainables.record import TrialKey, read_record
 
 from ..invocation import Invocation
@@ -41,9 +42,10 @@ def freeze_kinds(run: Invocation) -> None:
     for key, fingerprint in run.sweep.fingerprints.items():
         kind = None if key.classifier in run.devices else _kind_of_record(run, key, fingerprint)
         if kind is not None:
-            run.devices[key.classifier] = kind.device
+            uses_gpu = bool(device_bytes(run, key))
+            run.devices[key.classifier] = kind.device if uses_gpu else ""
             nodes.instructions = nodes.instructions or kind.instructions
-            if kind.device != CPU:
+            if uses_gpu and kind.device != CPU:
                 nodes.gpu = nodes.gpu or kind.device
 
 
@@ -61,11 +63,25 @@ def _kind_of_record(run: Invocation, key: TrialKey, fingerprint: str) -> Kind | 
     return Kind(CPU if made["device"] == CPU else made["device_name"], made["instructions"])
 
 
+def device_bytes(run: Invocation, key: TrialKey) -> int:
+    """GPU memory that a trial takes at most, where it is given one; 0: it uses none."""
+    declared, scan = run.declared.classifiers[key.classifier], run.scan
+    size = DataSize(
+        scan.num_samples,
+        run.declared.features(key.config, key.label, scan),
+        len(scan.classes),
+        run.declared.layout(key.config, key.label, scan),
+    )
+    return declared.classifier.device_bytes(size, declared.config)
+
+
 def _of_another_kind(run: Invocation) -> UserError | None:
     if not run.nodes.refused:
         return None
-    found = ", ".join(sorted({str(kind) for kind in run.nodes.refused.values()}))
+    begun = {str(Kind(device, run.nodes.instructions)) for device in run.devices.values()}
+    found = {str(kind) for kind in run.nodes.refused.values()}
     return UserError(
-        f"this run's trials are done on {run.nodes.kind}, and here is {found}, where last bits "
+        f"this run's trials are done on {' and '.join(sorted(begun or {str(run.nodes.kind)}))}, "
+        f"and here is {' and '.join(sorted(found))}, where last bits "
         "differ: go on where they began, or with --any-device"
     )

@@ -15,7 +15,6 @@ from features.core.files import DamagedFileError
 from features.dataset_matrix import DatasetMatrix, dataset_matrix
 from features.nodes import CPU, Kind
 from features.representations import Unit
-from trainables.classifiers.base import DataSize
 from trainables.events import (
     DashboardUp,
     ExperimentStarted,
@@ -38,7 +37,7 @@ from ..memory import largest_trial
 from ..spec import RuntimeOptions
 from .features import ensure_features
 from .fitted import ensure_fitted, fitted_matrix, keep_maps
-from .nodes import await_nodes, freeze_kinds
+from .nodes import await_nodes, device_bytes, freeze_kinds
 
 if TYPE_CHECKING:
     from features.representations import Representation
@@ -166,13 +165,25 @@ def _train(run: Invocation, cache: Path, points: dict[TrialKey, str]) -> None:
     groups = [set(points)]
     if run.nodes.resources().get("GPU"):
         alike = {replace(key, seed=0) for key in points}
-        on_gpu = {key for key in alike if _device_bytes(run, key)}
+        on_gpu = {key for key in alike if _gpu_bytes(run, key)}
+        _say_what_stays(run, points)
         groups = [
             {key for key in points if (replace(key, seed=0) in on_gpu) is it}
             for it in (True, False)
         ]
     for group in groups:
         _train_alike(run, cache, {k: f for k, f in points.items() if k in group})
+
+
+def _say_what_stays(run: Invocation, points: Iterable[TrialKey]) -> None:
+    """Tell which trials could use a GPU and do not, since those before them did not."""
+    could = {key.classifier: device_bytes(run, key) for key in points}
+    stay = sorted(name for name in could if could[name] and run.devices.get(name) == CPU)
+    if stay:
+        run.stream.say(
+            f"trials of {', '.join(stay)} stay on the processor, where they began; with "
+            "--any-device the rest would use the GPU"
+        )
 
 
 def _train_alike(run: Invocation, cache: Path, points: dict[TrialKey, str]) -> None:
@@ -219,7 +230,7 @@ def resources_of(
     need, memory = 0, None
     if available.get("GPU") and options.gpus_per_trial is None:
         memory = run.nodes.gpu_bytes()
-        need = max(_device_bytes(run, key) for key in {replace(key, seed=0) for key in keys})
+        need = max(_gpu_bytes(run, key) for key in {replace(key, seed=0) for key in keys})
         if not need:  # none of them uses a GPU
             options = replace(options, gpus_per_trial=0.0)
     most = None
@@ -229,18 +240,9 @@ def resources_of(
     return trial_resources(options, available, need, memory, most)
 
 
-def _device_bytes(run: Invocation, key: TrialKey) -> int:
+def _gpu_bytes(run: Invocation, key: TrialKey) -> int:
     """GPU memory that a trial takes at most; none where its like is done on the processor."""
-    if run.devices.get(key.classifier) == CPU:
-        return 0
-    declared, scan = run.declared.classifiers[key.classifier], run.scan
-    size = DataSize(
-        scan.num_samples,
-        run.declared.features(key.config, key.label, scan),
-        len(scan.classes),
-        run.declared.layout(key.config, key.label, scan),
-    )
-    return declared.classifier.device_bytes(size, declared.config)
+    return 0 if run.devices.get(key.classifier) == CPU else device_bytes(run, key)
 
 
 def _config(run: Invocation, classifier: str) -> dict[str, Any]:
@@ -316,11 +318,11 @@ def make_job(
     run: Invocation, cache: Path, points: Mapping[TrialKey, str], workers: int, gpus: float = 0.0
 ) -> TrialJob:
     """What the workers of some trials, each with `gpus` of a GPU, need to know."""
+    here = (run.nodes.gpu if gpus else CPU) if run.nodes.instructions else ""
 
-    def device(classifier: str) -> str:
-        """ "" where no record says, and nobody has asked the nodes."""
-        here = (run.nodes.gpu if gpus else CPU) if run.nodes.instructions else ""
-        return run.devices.get(classifier) or here
+    def device(key: TrialKey) -> str:
+        """Any, where it does not matter, or no record says and nobody has asked the nodes."""
+        return (run.devices.get(key.classifier) or here) if device_bytes(run, key) else ""
 
     return TrialJob(
         run_dir=run.run_dir,
@@ -330,8 +332,8 @@ def make_job(
         n_classes=len(run.scan.classes),
         split=run.declared.split,
         classifiers=[
-            ClassifierJob(name, _config(run, name), _origin(run, name), device(name))
-            for name in dict.fromkeys(key.classifier for key in points)
+            ClassifierJob(name, _config(run, name), _origin(run, name), device(key))
+            for name, key in {key.classifier: key for key in points}.items()
         ],
         threads=run.spec.threads,
         workers=workers,
