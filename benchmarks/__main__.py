@@ -196,6 +196,16 @@ def imports(options: argparse.Namespace, work: Path) -> Iterator[Row]:
     )
 
 
+def inspect(options: argparse.Namespace, work: Path) -> Iterator[Row]:
+    """What one adapter file is: a whole process."""
+    from benchmarks.imports import write_adapters
+
+    folder = write_adapters(work / "one-adapter", 1)
+    (path,) = folder.rglob("*.safetensors")
+    times = [lorasweep("inspect", path, "--json").seconds for _ in range(5)]
+    yield Row("inspect: an SD 1.5 adapter of rank 1", statistics.median(times), 1, "s")
+
+
 def predict(options: argparse.Namespace, work: Path) -> Iterator[Row]:
     """Adapter files to verdicts: a whole process on one core, its start included."""
     from benchmarks.imports import write_adapters
@@ -352,6 +362,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace, Path], Iterator[Row]]] = {
     "updates": updates,
     "products": products,
     "import": imports,
+    "inspect": inspect,
     "predict": predict,
     "overhead": overhead,
     "layers": layers,
