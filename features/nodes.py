@@ -77,21 +77,21 @@ class Nodes:
         instructions: the work's; "": not known yet.
         gpu: the work's; "": not known yet, or none.
         any_kind: every node takes part.
+        wait: called after nodes were refused, before work is shared out anew; it may wait for
+            others, or raise.
     """
 
     say: Callable[[str], None] = print
     instructions: str = ""
     gpu: str = ""
     any_kind: bool = False
+    wait: Callable[[], None] | None = None
     refused: dict[str, Kind] = field(default_factory=dict)
     _known: dict[str, Node] = field(default_factory=dict)
 
-    def look(self, *, choose: bool = True) -> None:
-        """Ask the nodes that are not known yet, each with a task of its own.
-
-        Arguments:
-            choose: make what most of them have the work's kind, where that is not known.
-        """
+    def look(self) -> None:
+        """Ask the nodes that are not known yet, each with a task of its own. What most of all have
+        becomes the work's kind, where that is not known."""
         alive = _alive()
         self._known |= _ask([node for node in alive if node["NodeID"] not in self._known])
         if self.any_kind:
@@ -99,7 +99,7 @@ class Nodes:
         here = [
             (node, self._known[node["NodeID"]]) for node in alive if node["NodeID"] in self._known
         ]
-        if choose and here:
+        if here:
             self.instructions = self.instructions or _most(
                 {id_: self._known[id_].kind.instructions for id_ in self._known}, alive, "CPU"
             )

@@ -55,6 +55,8 @@ def run_on_workers(
             else:
                 yield result
         rows = again
+        if rows and nodes.wait:
+            nodes.wait()
 
 
 def _share_out(

@@ -24,7 +24,8 @@ class Invocation:
     """One call of `run_sweep`: what it works on and what it has done so far.
 
     Attributes:
-        nodes: the cluster's nodes that take part.
+        nodes: the cluster's nodes that take trials.
+        stage_nodes: those that compute features, which are always of one kind.
         devices: classifier -> on what device its trials are done, where there are records; "": they
             do not say.
     """
@@ -44,6 +45,7 @@ class Invocation:
     metrics: SweepMetrics
     lock: DriverLock
     nodes: Nodes
+    stage_nodes: Nodes
     devices: dict[str, str] = field(default_factory=dict)
     feature_seconds: float = 0.0
     train_seconds: float = 0.0

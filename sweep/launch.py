@@ -139,6 +139,7 @@ def opened_run(
             log = recorder(EventLog(run_dir, invocation))
             stream = Stream(log, metrics.take, reporter.take)
             stream.publish(Started(sweep.environment["command"]))
+            nodes = Nodes(stream.say, any_kind=options.any_device)
             yield Invocation(
                 run_dir,
                 spec,
@@ -154,7 +155,8 @@ def opened_run(
                 interruption,
                 metrics,
                 lock,
-                Nodes(stream.say, any_kind=options.any_device),
+                nodes,
+                Nodes(stream.say) if options.any_device else nodes,
             )
 
 

@@ -69,20 +69,26 @@ class FusedAdam(torch.optim.Adam):
         """Update every parameter from its gradient, and forget the gradients."""
         group = self.param_groups[0]
         self._count += 1
-        torch._fused_adam_(
-            self._own,
-            [parameter.grad for parameter in self._own],  # type: ignore[misc]
-            self._first,
-            self._second,
-            [],
-            [self._count] * len(self._own),
-            lr=group["lr"],
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            amsgrad=False,
-            maximize=False,
-        )
+        # The moments of a unit that gets no gradient any more fade into denormal numbers and stay
+        # there, on which a processor takes ten times as long; they count as zero.
+        torch.set_flush_denormal(True)
+        try:
+            torch._fused_adam_(
+                self._own,
+                [parameter.grad for parameter in self._own],  # type: ignore[misc]
+                self._first,
+                self._second,
+                [],
+                [self._count] * len(self._own),
+                lr=group["lr"],
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+            )
+        finally:
+            torch.set_flush_denormal(False)
         for parameter in self._own:
             parameter.grad = None

@@ -55,7 +55,7 @@ def _compute(run: Invocation, cache: Path, todo: list[Fitted]) -> None:
         run.scan,
         todo,
         cache,
-        nodes=run.nodes,
+        nodes=run.stage_nodes,
         on_progress=lambda done, total: run.stream.publish(FeaturesProgress(done, total)),
     )
     seconds = time.perf_counter() - began

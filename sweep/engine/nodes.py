@@ -24,6 +24,7 @@ def await_nodes(run: Invocation) -> None:
     while True:
         if run.options.cluster or run.nodes.resources().get("GPU"):
             run.nodes.look()
+            run.stage_nodes.look()
         try:
             trial_resources(run.options, run.nodes.resources())
             return

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,7 @@ def engine(run: Invocation) -> Iterator[Path]:
                 run.stream.publish(DashboardUp(f"http://{dashboard}"))
             freeze_kinds(run)
             await_nodes(run)
+            run.stage_nodes.wait = partial(await_nodes, run)
             make_folder(cache)
             check_shared([run.run_dir, cache], list(run.source.files))
             yield cache
@@ -116,7 +118,7 @@ def prepare_features(
     """Make sure the trials' features are cached; returns the trials that have theirs."""
     names = list(dict.fromkeys(key.representation for key in todo))
     wanted = [run.declared.inputs[name].representation for name in names]
-    _, report = ensure_features(run.source, run.scan, wanted, cache, run.stream, run.nodes)
+    _, report = ensure_features(run.source, run.scan, wanted, cache, run.stream, run.stage_nodes)
     run.lock.check()
     run.feature_seconds = report.seconds
     ready = []

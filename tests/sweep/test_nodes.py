@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -76,8 +77,9 @@ def test_any_kind_refuses_nobody(four_nodes):
     assert (nodes.refused, nodes.selector(), nodes.stage_kind(on_gpus=True)) == ({}, {}, Kind())
 
 
+@pytest.mark.parametrize("lacking", ["trials", "features and trials"])
 def test_a_run_goes_on_where_it_began_unless_told_otherwise(
-    sanity, sanity_cache, sanity_run, tmp_path
+    lacking, sanity, sanity_cache, sanity_run, tmp_path
 ):
     shutil.copytree(sanity_run.run_dir, tmp_path / "run")
     own = RunDir(tmp_path / "run")
@@ -92,13 +94,11 @@ def test_a_run_goes_on_where_it_began_unless_told_otherwise(
         num_runs=3,
         settings={"mlp": dict(hidden_dim=16, epochs=3)},
     )
-    options = RuntimeOptions(tmp_path, name="run", cache_dir=sanity_cache, log_to="none")
+    cache = tmp_path / "cache" if "features" in lacking else sanity_cache
+    options = RuntimeOptions(tmp_path, name="run", cache_dir=cache, log_to="none")
     with pytest.raises(UserError, match=r"of another processor.*--any-device"):
         run_sweep(spec, options)
-    told = RuntimeOptions(
-        tmp_path, name="run", cache_dir=sanity_cache, log_to="none", any_device=True
-    )
-    assert run_sweep(spec, told).summary["failed"] == 0
+    assert run_sweep(spec, replace(options, any_device=True)).summary["failed"] == 0
 
 
 @pytest.mark.slow

@@ -64,3 +64,17 @@ def test_adam_updates_as_torchs_adam_does():
     for a, b in zip(ours.parameters(), theirs.parameters()):
         assert torch.equal(a, b)
         assert a.grad is None
+
+
+def test_moments_that_fade_become_zero_and_not_denormal():
+    parameter = torch.nn.Parameter(torch.ones(64))
+    adam = FusedAdam([parameter], lr=1e-3, weight_decay=0.0)
+    parameter.grad = torch.ones(64)
+    adam.step()
+    for _ in range(1_200):  # 0.9 ** 900 is below the least normal float32
+        parameter.grad = torch.zeros(64)
+        adam.step()
+    assert not adam.tensors()["0.exp_avg"].any()
+    assert adam.tensors()["0.exp_avg_sq"].all()
+    tiny = torch.tensor(1e-20) * torch.tensor(1e-20)
+    assert tiny > 0, "other arithmetic keeps its denormal numbers"
