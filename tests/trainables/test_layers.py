@@ -66,6 +66,16 @@ def test_adam_updates_as_torchs_adam_does():
         assert a.grad is None
 
 
+@pytest.fixture
+def one_thread():
+    """As a trial has by default: how a processor rounds is set for a thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_moments_that_fade_become_zero_and_not_denormal():
     parameter = torch.nn.Parameter(torch.ones(64))
     adam = FusedAdam([parameter], lr=1e-3, weight_decay=0.0)
