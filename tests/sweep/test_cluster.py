@@ -85,7 +85,7 @@ def test_a_cluster_that_dies_and_comes_back_is_waited_for(sanity, tmp_path):
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
-    node = {"num_cpus": 1, "port": port, "include_dashboard": False}
+    node = {"num_cpus": 1, "gcs_server_port": port, "include_dashboard": False}
     out = tmp_path / "died"
     out.mkdir()
     cluster = Cluster(initialize_head=True, head_node_args=node)

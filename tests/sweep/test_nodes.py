@@ -17,7 +17,7 @@ from tests.chaos import Chaos, command, compare, undisturbed
 from trainables.run_dir import RunDir
 
 OPTIONS = ["--representations", "matrix_norms", "--configs", "all_layers", "--num-runs", "4"]
-EPOCHS = {"before the features": "500", "during the trials": "4000"}
+EPOCHS = {"before the features": "500", "during the trials": "2500"}
 
 
 def test_a_kind_that_says_less_fits_more():
