@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "deploy/slurm"
 SWEEP = (
     *("--representations", "stats,matrix_norms", "--configs", "all_layers", "--num-runs", "3"),
-    *("--epochs", "4000", "--patience", "4000", "--hidden-dim", "16", "--name", "run"),
+    *("--epochs", "9000", "--patience", "9000", "--hidden-dim", "16", "--name", "run"),
 )
-"""Six trials of half a minute in all: long enough to be disturbed in one."""
+"""Six trials of a minute in all: long enough to be disturbed in one."""
 
 pytestmark = pytest.mark.timeout(600)
 
