@@ -101,7 +101,7 @@ class Nodes:
         ]
         if here:
             self.instructions = self.instructions or _most(
-                {id_: self._known[id_].kind.instructions for id_ in self._known}, alive, "CPU"
+                {id_: own.kind.instructions for id_, own in self._known.items()}, alive, "CPU"
             )
             gpus = {
                 node["NodeID"]: own.kind.device
