@@ -83,29 +83,57 @@ def features16(options: argparse.Namespace, work: Path) -> Iterator[Row]:
 
 def updates(options: argparse.Namespace, work: Path) -> Iterator[Row]:
     """The stage with singular values and sketches of whole updates, against the nine alone."""
-    names = {"nine": "nine", "more": "nine,update_spectrum,update_sketch:128"}
+    more = "nine,update_spectrum,update_sketch:128"
     for rank in (1, 16):
         samples = max(16, options.samples // rank)
         dataset = _synthetic(options, work, samples, rank)
-        stages: dict[str, list[float]] = {key: [] for key in names}
-        for key in list(names) * options.repeat:
-            cache = work / "cache"
-            shutil.rmtree(cache, ignore_errors=True)
-            told = json.loads(
-                lorasweep(
-                    *("features", "--dataset", dataset, "--cache-dir", cache, "--json"),
-                    *("--representations", names[key]),
-                ).output
-            )
-            stages[key].append(told["seconds"] - told["waited"])
-        nine, more = (min(stages[key]) for key in names)
+        least = _least_stages(options, work, dataset, "nine", more)
         yield Row(
             f"update features: {samples:,} adapters of rank {rank}",
-            more / nine,
+            least[more] / least["nine"],
             1.5,
             "× nine",
-            f"{more:.1f} s, the nine alone {nine:.1f} s; least of {options.repeat} each",
+            f"{least[more]:.1f} s, the nine alone {least['nine']:.1f} s; least of {options.repeat} "
+            "each",
         )
+
+
+def wide(options: argparse.Namespace, work: Path) -> Iterator[Row]:
+    """What is as large as the adapters themselves: one and a half times the stage with the nine
+    alone, and writing as many bytes."""
+    from benchmarks.measure import disk_rate
+
+    for rank in (1, 16):
+        samples = max(16, options.samples // rank // 4)
+        dataset = _synthetic(options, work, samples, rank)
+        # Norms take (m + n)/r(m + n) of what the adapters take, canonical factors all of it.
+        size = sum(path.stat().st_size for path in dataset.rglob("*.arrow"))
+        names = {"channel_norms": size // rank, "canonical": size}
+        least = _least_stages(options, work, dataset, "nine", *(f"nine,{name}" for name in names))
+        rate = disk_rate(work / "written", size)
+        for name, written in names.items():
+            yield Row(
+                f"{name}: {samples:,} adapters of rank {rank}",
+                least[f"nine,{name}"],
+                1.5 * least["nine"] + written / rate,
+                "s",
+                f"the nine alone {least['nine']:.1f} s, {written / 1e9:.2f} GB at "
+                f"{rate / 1e9:.2f} GB/s",
+            )
+
+
+def _least_stages(
+    options: argparse.Namespace, work: Path, dataset: Path, *representations: str
+) -> dict[str, float]:
+    """Least seconds of the stage for each choice of representations, in turn."""
+    stages: dict[str, list[float]] = {names: [] for names in representations}
+    for names in list(stages) * options.repeat:
+        cache = work / "cache"
+        shutil.rmtree(cache, ignore_errors=True)
+        arguments = ("--dataset", dataset, "--cache-dir", cache, "--representations", names)
+        told = json.loads(lorasweep("features", *arguments, "--json").output)
+        stages[names].append(told["seconds"] - told["waited"])
+    return {names: min(seconds) for names, seconds in stages.items()}
 
 
 def products(options: argparse.Namespace, work: Path) -> Iterator[Row]:
@@ -360,6 +388,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace, Path], Iterator[Row]]] = {
     "features": features,
     "features16": features16,
     "updates": updates,
+    "wide": wide,
     "products": products,
     "import": imports,
     "inspect": inspect,
@@ -369,7 +398,10 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace, Path], Iterator[Row]]] = {
     "marks": marks,
     "scale": scale,
 }
-QUICK = ("sanity", "startup", "training", "features", "overhead")
+QUICK = (
+    *("sanity", "startup", "training", "overhead"),
+    *("features", "updates", "products", "import", "inspect", "predict"),
+)
 
 
 def main() -> None:

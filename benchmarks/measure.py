@@ -105,3 +105,17 @@ def _memory_mb(processes: Sequence[int]) -> dict[int, float]:
         kb = [int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon", "Pss_Shmem"))]
         sizes[process] = sum(kb) / 1024
     return sizes
+
+
+def disk_rate(path: Path, size: int) -> float:
+    """Bytes a second at which a file of `size` bytes is written and flushed, and removed again."""
+    block = os.urandom(1 << 24)
+    began = time.perf_counter()
+    with path.open("wb") as file:
+        for _ in range(-(-size // len(block))):
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+    seconds = time.perf_counter() - began
+    path.unlink()
+    return size / seconds

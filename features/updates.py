@@ -49,29 +49,23 @@ class UpdateBatch:
     @cached_property
     def gram_down(self) -> Tensor:
         """(batch, rank, rank) A·Aᵀ."""
-        if self.rank == 1:
-            return kernels.gram(self.down)
-        a = self.down.double()
-        return a @ a.mT
+        return _symmetric(kernels.gram(self.down))
 
     @cached_property
     def gram_up(self) -> Tensor:
         """(batch, rank, rank) Bᵀ·B."""
-        if self.rank == 1:
-            return kernels.gram(self.columns)
-        b = self.up.double()
-        return b.mT @ b
+        return _symmetric(kernels.gram(self.columns))
 
     @cached_property
     def singular_values(self) -> Tensor:
         """(batch, rank) of ΔW, descending; those beyond its size are 0."""
-        values = singular_values(self.up, self.down, self.gram_up, self.gram_down)
+        values = singular_values(self.columns, self.down, self.gram_up, self.gram_down)
         return values * self.scale.double().abs()[:, None]
 
     @cached_property
     def singular_triplets(self) -> Decomposition:
         """Singular values and vectors of ΔW."""
-        found = singular_triplets(self.up, self.down, self.gram_up, self.gram_down)
+        found = singular_triplets(self.columns, self.down, self.gram_up, self.gram_down)
         s = self.scale.double()
         sign = s.sign()[:, None, None]
         return Decomposition(
@@ -97,15 +91,20 @@ class UpdateBatch:
     @cached_property
     def output_norms(self) -> Tensor:
         """(batch, outputs) norms of the rows of ΔW."""
-        b = self.up.double()
-        return self._norms(((b @ self.gram_down) * b).sum(2))
+        return self._norms(self.columns, self.gram_down)
 
     @cached_property
     def input_norms(self) -> Tensor:
         """(batch, inputs) norms of the columns of ΔW."""
-        a = self.down.double()
-        return self._norms((a * (self.gram_up @ a)).sum(1))
+        return self._norms(self.down, self.gram_up)
 
-    def _norms(self, squares: Tensor) -> Tensor:
+    def _norms(self, rows: Tensor, gram: Tensor) -> Tensor:
+        """|s|·√diag(Rᵀ·G·R), R (batch, rank, channels)."""
+        doubled = rows.double()
+        squares = ((gram @ doubled) * doubled).sum(1)
         # Rounding may leave a square that is 0 a little below it.
         return squares.clamp(min=0).sqrt() * self.scale.double().abs()[:, None]
+
+
+def _symmetric(lower: Tensor) -> Tensor:
+    return lower.tril() + lower.tril(-1).mT

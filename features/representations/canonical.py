@@ -24,7 +24,7 @@ def _values(shape: Shape) -> Sequence[str]:
     ]
 
 
-@representation("canonical", version=1, values=_values, unit=Unit.LAYER, invariant=True)
+@representation("canonical", version=2, values=_values, unit=Unit.LAYER, invariant=True)
 def canonical(layer: UpdateBatch) -> Tensor:
     """Singular vectors of ΔW times the roots of their singular values: √σᵢ·uᵢ, then √σᵢ·vᵢ.
 
@@ -36,5 +36,5 @@ def canonical(layer: UpdateBatch) -> Tensor:
 
     found = layer.singular_triplets
     root = found.values.sqrt()[:, :, None]
-    sides = (found.left.mT * root, found.right.mT * root)
+    sides = (found.left * root, found.right * root)
     return torch.cat([side.reshape(layer.batch, -1) for side in sides], 1)

@@ -22,7 +22,7 @@ def _values(shape: Shape, size: int | None) -> Sequence[str]:
 
 @representation(
     "channel_norms",
-    version=1,
+    version=2,
     values=_values,
     unit=Unit.LAYER,
     sized="optional",

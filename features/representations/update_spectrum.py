@@ -24,7 +24,7 @@ _VALUES = (
 )
 
 
-@representation("update_spectrum", version=1, values=_VALUES, unit=Unit.LAYER, invariant=True)
+@representation("update_spectrum", version=2, values=_VALUES, unit=Unit.LAYER, invariant=True)
 def update_spectrum(layer: UpdateBatch) -> Tensor:
     """The 10 largest singular values of ΔW (zero-padded), norms, ranks and the mean entry.
 
