@@ -105,18 +105,15 @@ def prepare_data(
     factors of another update.
 
     Arguments:
-        features: (n_samples, n_features) float32.
+        features: (n_samples, n_features) float32; used up: a matrix may be gigabytes.
         labels: (n_samples,) class indices.
         transform: what comes after standardising; see `transforms`.
         layout: where the columns hold the layers' matrices, for a classifier that reads those.
     """
     mean, scale, components = np.zeros(features.shape[1]), np.ones(features.shape[1]), None
-    if layout:
-        parts = {name: features[index] for name, index in split.parts().items()}
-    else:
-        parts = _standardise(features, split, mean, scale)
+    parts = _take_apart(features, split, None if layout else (mean, scale))
     if transform:
-        count = transformed_width(transform, features.shape[1], len(split.train))
+        count = transformed_width(transform, len(mean), len(split.train))
         components = principal_components(parts["train"], count)
         parts = {name: part @ components for name, part in parts.items()}
     tensors = {
@@ -130,23 +127,32 @@ def prepare_data(
     return TrialData(tensors["train"], tensors["val"], tensors["test"], n_classes, layout, fitted)
 
 
-def _standardise(
-    features: np.ndarray, split: Split, mean: np.ndarray, scale: np.ndarray
+def _take_apart(
+    features: np.ndarray, split: Split, fitted: tuple[np.ndarray, np.ndarray] | None
 ) -> dict[str, np.ndarray]:
-    """The parts of a split by the training split's mean and deviation, which are filled in."""
-    parts = {
-        name: np.empty((len(index), features.shape[1]), dtype=np.float32)
-        for name, index in split.parts().items()
-    }
+    """The parts of a split. The first, the training split, is what the matrix itself becomes.
+
+    Arguments:
+        fitted: filled in with the training split's mean and deviation, by which everything is
+            standardised; None: nothing is.
+    """
+    n_features = features.shape[1]
+    (first, train), *others = split.parts().items()
+    parts = {name: np.empty((len(index), n_features), np.float32) for name, index in others}
     # In float64, since squares of features near float32's limits do not fit; a few columns at a
-    # time, since the matrix may be gigabytes.
-    for left in range(0, features.shape[1], _COLUMNS_AT_A_TIME):
+    # time.
+    for left in range(0, n_features, _COLUMNS_AT_A_TIME):
         columns = slice(left, left + _COLUMNS_AT_A_TIME)
-        block = features[:, columns].astype(np.float64)
-        train = block[split.train]
-        std = train.std(axis=0)
-        mean[columns], scale[columns] = train.mean(axis=0), np.where(std == 0, 1.0, std)
-        block = _standardised(block, mean[columns], scale[columns])
-        for name, index in split.parts().items():
+        block = features[:, columns]
+        if fitted:
+            mean, scale = fitted
+            block = block.astype(np.float64)
+            own = block[train]
+            std = own.std(axis=0)
+            mean[columns], scale[columns] = own.mean(axis=0), np.where(std == 0, 1.0, std)
+            block = _standardised(block, mean[columns], scale[columns])
+        for name, index in others:
             parts[name][:, columns] = block[index]
-    return parts
+        features[: len(train), columns] = block[train]
+    features.resize((len(train), n_features), refcheck=False)
+    return {first: features, **parts}

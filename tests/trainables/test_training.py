@@ -120,7 +120,7 @@ def test_standardised_with_training_statistics():
     features = rng.standard_normal((50, 4)).astype(np.float32) * [1, 1e-20, 1e30, 0] + [5, 0, 0, 3]
     features = features.astype(np.float32)
     split = SplitRule().split(50)
-    data = prepare_data(features, np.arange(50) % 2, split, 2, torch.device("cpu"))
+    data = prepare_data(features.copy(), np.arange(50) % 2, split, 2, torch.device("cpu"))
     x = data.train.x.double()
     assert torch.allclose(x.mean(0), torch.zeros(4, dtype=torch.float64), atol=1e-6)
     assert torch.allclose(
