@@ -257,6 +257,9 @@ def test_other_files_are_said_not_guessed(kept, files, tmp_path):
     judged(kept[2], good, "--fail-on", f"{other}:0.99")
     judged(kept[2], good, "--fail-on", f"{verdict['class']}:0.0", code=3)
     judged(kept[2], good, bad, "--fail-on", f"{other}:0.99", code=3)
+    several = ("--fail-on", f"{verdict['class']}:0.0", "--fail-on", f"{other}:0.99")
+    judged(kept[2], good, *several, code=3)
+    judged(kept[2], good, *several[2:], *several[:2], code=3)
     say("predict", kept[2], tmp_path, "--csv", tmp_path / "said.csv")
     rows = list(csv.DictReader((tmp_path / "said.csv").open()))
     assert len(rows) == 7
