@@ -562,11 +562,11 @@ def predict(
     ] = False,
     as_csv: Annotated[Path | None, typer.Option("--csv", help="Also write a CSV file.")] = None,
     fail_on: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="CLASS[:THRESHOLD]",
             help="Exit with code 3 if an adapter is of this class with at least this probability "
-            "(0.5), or cannot be judged.",
+            "(0.5), or cannot be judged. May be given several times, for several classes.",
         ),
     ] = None,
     run_plugins: Annotated[
@@ -583,7 +583,7 @@ def predict(
     from sweep.watch.terminal import Reporter
 
     chosen = models.choose_model(models.find_models(folder), config, representation, classifier)
-    threshold = models.Threshold.parse(fail_on, chosen.classes) if fail_on is not None else None
+    thresholds = [models.Threshold.parse(text, chosen.classes) for text in fail_on or ()]
     with Reporter(file=sys.stderr) as reporter:
         found = models.predict(
             folder,
@@ -598,7 +598,7 @@ def predict(
         write_text(as_csv, models.as_csv(found, chosen.classes))
     said = [verdict.to_json(chosen.classes) for verdict in found]
     typer.echo(json.dumps(said) if as_json else models.table(found, chosen.classes))
-    if threshold and any(map(threshold.fails, found)):
+    if any(threshold.fails(verdict) for threshold in thresholds for verdict in found):
         raise typer.Exit(3)
     if len(found) == 1 and found[0].problem:
         raise UserError(f"{found[0].adapter}: {found[0].problem}")

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from .adapter_files.adapter import LayerShape
-from .adapter_files.bases import guess_base
+from .adapter_files.bases import certainty, guess_base, is_other
+from .adapter_files.modules import LOKR_RANK
 from .adapter_files.stack import Stack
 from .batches import DatasetBatches
 from .core.errors import UserError
@@ -52,9 +53,12 @@ class ModelInput:
         scaled: the layers of which the training data had a scale s.
         ranks: of the training data's adapters.
         dora: whether the training data had adapters of DoRA.
-        base: the model they were trained on; see `guess_base`.
+        bases: the models they were trained on; see `guess_base`.
         padded: layers of which the training data had the ranks of before padding: tensors of other
             adapters are taken without padding, too.
+        lacking: layers that some of the training data's adapters lacked: they count as zero.
+        unread: what was ignored of the training data's layers, see `AdapterFile.unread`.
+        lokr_rank: most singular values of a LoKr layer that were kept.
     """
 
     columns: tuple[str, ...]
@@ -63,8 +67,11 @@ class ModelInput:
     scaled: tuple[str, ...]
     ranks: tuple[int, ...]
     dora: bool
-    base: str
+    bases: tuple[str, ...]
     padded: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    lokr_rank: int = LOKR_RANK
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -80,8 +87,11 @@ class ModelInput:
             tuple(value["scaled"]),
             tuple(value["ranks"]),
             value["dora"],
-            value["base"],
+            tuple(value["bases"] if "bases" in value else [value["base"]]),
             tuple(value.get("padded", ())),
+            tuple(value.get("lacking", ())),
+            tuple(value.get("unread", ())),
+            value.get("lokr_rank", LOKR_RANK),
         )
 
     # What does not fit
@@ -97,22 +107,27 @@ class ModelInput:
             base: the model it was trained on, as it seems.
             rank: the largest of its layers.
         """
-        missing = [name for name in self.layers if name not in shapes]
-        other = "" if base == self.base else f"; it seems to be of {base}, the model of {self.base}"
-        if len(missing) == len(self.layers):
-            there = ", ".join(dict.fromkeys(parse_layer(name).component for name in shapes))
-            return f"has none of the {len(missing)} layers that are read (it has {there}){other}"
+        there = [name for name in self.layers if name in shapes]
+        allowed = {*there, *self.lacking}
+        missing = [name for name in self.layers if name not in allowed]
+        seems = f"seems to be of {base}, the model of {some(self.bases)}"
+        other = "" if base in self.bases or not certainty(base) else f"; it {seems}"
+        if not there:
+            has = ", ".join(dict.fromkeys(parse_layer(name).component for name in shapes))
+            return f"has none of the {len(self.layers)} layers that are read (it has {has}){other}"
         if missing:
             shown = f"lacks {len(missing)} of {len(self.layers)} layers, like {missing[0]}"
             return shown + other
-        for name, (outputs, inputs, _) in self.layers.items():
-            own = shapes[name][:2]
+        for name in there:
+            own, (outputs, inputs) = shapes[name][:2], self.layers[name][:2]
             if own != (outputs, inputs):
                 return (
                     f"layer {name} is {own[0]} × {own[1]}, in training {outputs} × {inputs}: it is "
                     f"of another base model{other}"
                 )
-        return self._rank_problem(item, {name: shapes[name][2] for name in self.layers}, rank)
+        if is_other(base, self.bases):
+            return seems
+        return self._rank_problem(item, {name: shapes[name][2] for name in there}, rank)
 
     def _rank_problem(
         self, item: Representation, ranks: Mapping[str, int], rank: int
@@ -216,13 +231,17 @@ def model_input(
     ranks: Collection[int],
     *,
     dora: bool,
+    bases: Collection[str] = (),
+    lacking: Collection[str] = (),
+    unread: Collection[str] = (),
+    lokr_rank: int = LOKR_RANK,
 ) -> ModelInput:
     """What a representation reads, of a dataset's layers.
 
     Arguments:
         columns: the dataset's tensors or layers that features are of, in their order; of whole
             adapters, the layers.
-        ranks: of the dataset's adapters, where a column says so.
+        ranks: of the dataset's adapters, where a column says so; and so on, see `ModelInput`.
 
     Raises:
         UserError: it reads a tensor without its other half, whose layer's size is not known.
@@ -251,6 +270,9 @@ def model_input(
         tuple(name for name, layer in layers.items() if layer.scale),
         tuple(sorted(set(ranks) or {layer.shape[2] for layer in layers.values()})),
         dora,
-        guess_base(everything, {}, {}),
+        tuple(sorted(set(bases))) or (guess_base(everything, {}, {}),),
         tuple(n for n, x in layers.items() if is_tensor and rank_column(x.name) in scan.ranks),
+        tuple(sorted(layers.keys() & set(lacking))),
+        tuple(sorted(set(unread))),
+        lokr_rank,
     )

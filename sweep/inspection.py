@@ -13,7 +13,7 @@ import numpy as np
 from features.adapter_files.adapter import AdapterFile, open_adapter
 from features.adapter_files.errors import BadAdapterError
 from features.adapter_files.matrix import matrix_of
-from features.adapter_files.places import FOLDER_WEIGHTS, SUFFIXES, walk_weights
+from features.adapter_files.places import FOLDER_WEIGHTS, is_weights, walk_weights
 from features.core.errors import UserError
 from features.layer_names import COMPONENTS, parse_layer
 from features.layers import pair_layers, rank_column
@@ -23,6 +23,8 @@ Progress = Callable[[int, int], None]
 
 _SHOWN = 5
 _ONLY_JSON = ("shapes",)
+_FACTS = ("base", "format", "algorithm")
+"""Columns of an import that are counted."""
 _ROWS_AT_A_TIME = 256
 
 
@@ -31,7 +33,7 @@ class Inspection:
     """What something is.
 
     Attributes:
-        kind: adapter, adapters, dataset or run.
+        kind: adapter, adapters, dataset, run or models.
         facts: name -> what there is to say; plain JSON values.
         text: for people, where it is not just the facts.
     """
@@ -78,8 +80,8 @@ def inspect_path(
     """Look at whatever a path is.
 
     Arguments:
-        path: an adapter's file or folder, a folder of adapters, a run directory, or a dataset as
-            for `run`.
+        path: an adapter's file or folder, a folder of adapters, a run directory, an export, or a
+            dataset as for `run`.
         label_column: of a dataset.
         lora_rank: see `matrix_shape`.
         memo: folder of what is known of hub datasets.
@@ -89,12 +91,14 @@ def inspect_path(
         UserError: it is none of these, or damaged.
     """
     place = Path(path)
-    if matrix_of(place) or (place.is_file() and place.suffix in SUFFIXES):
+    if not place.is_dir() and (matrix_of(place) or is_weights(path)):
         return _adapter(open_adapter(place))
     if place.is_dir():
         if RunDir(place).sweep.exists():
             return _run(place)
-        if any((place / name).exists() for name in FOLDER_WEIGHTS):
+        if models := _models(place):
+            return models
+        if list(walk_weights(place)) in [[place / name] for name in FOLDER_WEIGHTS]:
             return _adapter(open_adapter(place))
         if not is_dataset(place):
             return _adapters(place, on_progress)
@@ -114,10 +118,14 @@ def is_dataset(folder: Path) -> bool:
 
 def _adapter(adapter: AdapterFile) -> Inspection:
     bad, lost, scales = _read(adapter)
+    weights = adapter.weights.absolute()
+    of = weights.parent if weights.name in FOLDER_WEIGHTS else weights
     return Inspection(
         "adapter",
         {
             "path": str(adapter.weights),
+            "folder": of.parent.name,
+            "metadata": _metadata(weights),
             "format": adapter.format,
             "algorithms": list(adapter.algorithms),
             "base": adapter.base,
@@ -137,6 +145,15 @@ def _adapter(adapter: AdapterFile) -> Inspection:
     )
 
 
+def _metadata(weights: Path) -> dict[str, Any]:
+    from .imports.labels import metadata_of
+
+    try:
+        return dict(metadata_of(weights))
+    except ValueError as error:
+        raise BadAdapterError(weights, str(error)) from error
+
+
 def _read(adapter: AdapterFile) -> tuple[list[str], float, list[float]]:
     """(layers with NaN or infinite numbers, largest share lost, scales)."""
     bad, lost, scales = [], 0.0, []
@@ -154,10 +171,18 @@ def _adapters(folder: Path, on_progress: Progress | None) -> Inspection:
     from .imports.survey import survey
 
     looked = survey([folder], label_source("folder"), ImportOptions().lokr_rank, on_progress)
+    if not looked.found:
+        path, reason = next(iter(looked.bad.items()))
+        raise UserError(f"none of {len(looked.bad)} files in {folder} is readable; {path} {reason}")
     bad = dict(looked.bad)
+    alphas: Counter[float | None] = Counter()
+    scales: Counter[float] = Counter()
     for done, item in enumerate(looked.found, 1):
         try:
-            layers, _, _ = _read(open_adapter(Path(item.weights)))
+            adapter = open_adapter(Path(item.weights))
+            layers, _, own = _read(adapter)
+            alphas.update(adapter.alphas.values())
+            scales.update(own)
             if layers:
                 bad[item.name] = f"NaN or infinite numbers in {len(layers)} layers"
         except BadAdapterError as error:
@@ -179,16 +204,19 @@ def _adapters(folder: Path, on_progress: Progress | None) -> Inspection:
             "ranks": _ordered(
                 max(rank for _, _, rank in item.shapes.values()) for item in looked.found
             ),
+            "alphas": _counts(alphas),
+            "scales": _counts(scales),
             "dtypes": _counts(item.facts["dtype"] for item in looked.found),
             "dora": sum(item.dora for item in looked.found),
             "folders": _counts(item.folder for item in looked.found),
             "metadata": sorted({key for item in looked.found for key in item.columns}),
             "bad": bad,
+            "passed_over": looked.aside,
         },
     )
 
 
-# Datasets and runs
+# Datasets, runs and models
 
 
 def _dataset(
@@ -207,6 +235,9 @@ def _dataset(
     source = find_dataset(DatasetRequest(path), memo)
     tensors, scales = read_shapes(source, lora_rank)
     reader = source.open()
+    facts = [name for name in _FACTS if name in reader.schema.names]
+    counts: dict[str, Counter[str]] = {name: Counter() for name in facts}
+    own_scales: Counter[float] = Counter()
     labels: Counter[str] = Counter()
     has_labels = label_column in reader.schema.names
     bad: list[int] = []
@@ -214,7 +245,7 @@ def _dataset(
     ranked = rank_columns(reader.schema.names, list(tensors))
     ranks: set[tuple[str, int]] = set()  # every one that a layer has once
     read = {*numeric, *ranked}
-    columns = [*numeric, *ranked, *([label_column] if has_labels else [])]
+    columns = list({*numeric, *ranked, *facts, *([label_column] if has_labels else [])})
     for start in range(0, reader.num_rows, _ROWS_AT_A_TIME):
         first = start
         for batch in reader.read(start, start + _ROWS_AT_A_TIME, columns):
@@ -225,8 +256,12 @@ def _dataset(
                 except (TypeError, ValueError) as error:
                     raise UserError(f"column {name!r} {error}") from error
                 fine &= np.isfinite(values.reshape(batch.num_rows, -1)).all(axis=1)
+                if name in scales:
+                    own_scales.update(values.tolist())
             for name in ranked:
                 ranks.update((name, rank) for rank in set(own_ranks(name, batch.column(name))))
+            for name in facts:
+                counts[name].update(map(str, batch.column(name).to_pylist()))
             bad += [first + int(i) for i in np.flatnonzero(~fine)]
             if has_labels:
                 labels.update(str(value) for value in batch.column(label_column).to_pylist())
@@ -244,12 +279,14 @@ def _dataset(
             "path": path,
             "adapters": reader.num_rows,
             "files": len(source.files),
-            "base": guess_base(shapes, {}, {}),
+            "bases": _counts(counts.get("base") or [guess_base(shapes, {}, {})]),
+            "formats": _counts(counts.get("format", ())),
+            "algorithms": _counts(counts.get("algorithm", ())),
             "components": _components(shapes),
             "tensors": len(tensors),
             "layers": len(shapes),
             "ranks": _ordered(int(rank) for _, rank in ranks),
-            "scales": len(scales),
+            "scales": _counts(own_scales),
             "dtypes": sorted({_number(dtype) for dtype in dtypes}),
             "labels": dict(labels.most_common()) if has_labels else {},
             "label_column": label_column if has_labels else None,
@@ -266,6 +303,29 @@ def _run(run_dir: Path) -> Inspection:
     return Inspection("run", status.to_json(), status.lines())
 
 
+def _models(folder: Path) -> Inspection | None:
+    """What an export holds; None: it is none."""
+    if next(RunDir(folder).models.glob("*/*.safetensors"), None) is None:
+        return None
+    from .models.predict import find_models
+
+    try:
+        models = find_models(folder)
+    except UserError:
+        return None
+    read = models[0].input
+    return Inspection(
+        "models",
+        {
+            "path": str(folder),
+            "models": {"/".join(m.pair): f"validation {m.val_acc:.1%}" for m in models},
+            "classes": models[0].classes,
+            "bases": list(read.bases),
+            "ranks": list(read.ranks),
+        },
+    )
+
+
 def _number(arrow_type: str) -> str:
     """The number inside a nested list type: `float`, `double` or `halffloat`."""
     names = ("halffloat", "double", "float")
@@ -278,10 +338,12 @@ def _components(names: Iterable[str]) -> dict[str, int]:
     return {component: counts[component] for component in COMPONENTS if counts[component]}
 
 
-def _counts(values: Iterable[Any]) -> dict[str, int]:
+def _counts(values: Iterable[Any] | Mapping[Any, int]) -> dict[str, int]:
     """Value, as a text -> how often, the most common first."""
-    shown = (f"{value:g}" if isinstance(value, float) else _text(value) for value in values)
-    return dict(Counter(shown).most_common())
+    counts: Counter[str] = Counter()
+    for value, count in Counter(values).items():
+        counts[f"{value:g}" if isinstance(value, float) else _text(value)] += count
+    return dict(counts.most_common())
 
 
 def _ordered(values: Iterable[int]) -> Mapping[str, int]:

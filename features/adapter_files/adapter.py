@@ -5,20 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ..layer_names import canonical_name
 from .bases import guess_base
-from .errors import BadAdapterError
+from .errors import blamed
 from .factors import UpdateShape, factors, update_shape
 from .matrix import MatrixRow, matrix_of
 from .modules import ALPHA, LOKR_RANK, MAGNITUDE, Module, group_modules, spelling
 from .places import find_weights
 from .scales import Scaling, read_scaling, scale
-from .splits import Part, is_swapped, part_factors, split, swap_halves
-from .tensors import PICKLES, PickledTensors, SafeTensors, Shape, TensorFile
+from .splits import Part, is_swapped, part_factors, part_names, split, swap_halves
+from .tensors import (
+    ALPHA_DTYPES,
+    PICKLES,
+    WEIGHT_DTYPES,
+    PickledTensors,
+    SafeTensors,
+    Shape,
+    TensorFile,
+)
 
 LayerShape = tuple[int, int, int]
 """(outputs, inputs, rank) of a layer's update."""
@@ -96,22 +106,40 @@ class AdapterFile:
             for part in parts
         )
 
+    @property
+    def unread(self) -> dict[str, set[str]]:
+        """Layer -> what is ignored of it, like `diff` or `lora_B.bias`; layers without factors are
+        there, too."""
+        return _unread(self.ignored)
+
+    def split_shapes(self) -> dict[str, LayerShape]:
+        """`shapes` with the ranks that parts of fused modules turn out to have; those are read."""
+        found = dict(self.shapes)
+        for name, layer in self.read(self.fused) if self.fused else ():
+            found[name] = (*found[name][:2], len(layer.down))
+        return found
+
     @cached_property
     def alphas(self) -> dict[str, float | None]:
         """Layer -> α; None: there is none, and s is 1."""
-        return {
-            part.name: alpha
-            for module, shape, parts in self._layout.modules
-            for alpha in [self._alpha(module, shape)[0]]
-            for part in parts
-        }
+        with blamed(self.weights):
+            return {
+                part.name: alpha
+                for module, shape, parts in self._layout.modules
+                for alpha in [self._alpha(module, shape)[0]]
+                for part in parts
+            }
 
     def read(self, only: frozenset[str] | None = None) -> Iterator[tuple[str, LayerFactors]]:
         """Every layer, or those of `only`, with its factors; one module in memory at a time.
 
         Raises:
-            BadAdapterError: a tensor has a dtype that is not read.
+            BadAdapterError: it is damaged, or has changed.
         """
+        with blamed(self.weights):
+            yield from self._read(only)
+
+    def _read(self, only: frozenset[str] | None) -> Iterator[tuple[str, LayerFactors]]:
         for module, shape, parts in self._layout.modules:
             if only is not None and not any(part.name in only for part in parts):
                 continue
@@ -151,13 +179,12 @@ def open_adapter(path: Path, lokr_rank: int = LOKR_RANK) -> AdapterFile:
         BadAdapterError: it is damaged, or of no format that is known.
     """
     weights = find_weights(path)
-    file = _open_tensors(weights)
-    try:
+    with blamed(weights):
+        file = _open_tensors(weights)
         layout = _layout(tuple(file.shapes.items()), lokr_rank)
         modules = [module for module, _, _ in layout.modules]
+        _check_dtypes(modules, file.dtypes)
         scaling = read_scaling(weights, file.metadata, modules)
-    except ValueError as error:
-        raise BadAdapterError(weights, str(error)) from error
     return AdapterFile(
         weights=weights,
         format=layout.format,
@@ -178,7 +205,17 @@ def open_adapter(path: Path, lokr_rank: int = LOKR_RANK) -> AdapterFile:
 def _open_tensors(path: Path) -> TensorFile:
     if matrix_of(path):
         return MatrixRow(path)
-    return PickledTensors(path) if path.suffix in PICKLES else SafeTensors(path)
+    return PickledTensors(path) if path.suffix.lower() in PICKLES else SafeTensors(path)
+
+
+def _check_dtypes(modules: list[Module], dtypes: dict[str, str]) -> None:
+    for module in modules:
+        for part, tensor in module.tensors.items():
+            if dtypes[tensor] not in (ALPHA_DTYPES if part == ALPHA else WEIGHT_DTYPES):
+                raise ValueError(
+                    f"tensor {tensor} has dtype {dtypes[tensor]}, which is not read: weights are "
+                    f"{', '.join(WEIGHT_DTYPES)}"
+                )
 
 
 @lru_cache(maxsize=256)  # many files of a set have the same tensors
@@ -202,6 +239,10 @@ def _layout(tensors: tuple[tuple[str, Shape], ...], lokr_rank: int) -> _Layout:
             raise ValueError(f"layer {module.spelled}: {error}") from error
         if not shape.outputs * shape.inputs * shape.rank:
             raise ValueError(f"layer {module.spelled} is empty")
+        if ALPHA in module.tensors and prod(shapes[module.tensors[ALPHA]]) != 1:
+            raise ValueError(f"layer {module.spelled}: its α is not one number")
+        if is_swapped(module.name, module.spelled) and shape.outputs % 2:
+            raise ValueError(f"layer {module.spelled} has no two halves")
         found.append((module, shape, split(module.name, shape.outputs, shape.inputs)))
     layers = {
         part.name: (part.stop - part.start, shape.inputs, shape.rank)
@@ -218,6 +259,18 @@ def _layout(tensors: tuple[tuple[str, Shape], ...], lokr_rank: int) -> _Layout:
         algorithms=tuple(sorted({module.algorithm for module in modules})),
         dora=any(MAGNITUDE in module.tensors for module in modules),
     )
+
+
+@lru_cache(maxsize=256)
+def _unread(ignored: tuple[str, ...]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for tensor in ignored:
+        words = tensor.split(".")
+        # Where the layer's name ends is not known: whoever asks knows its own layers.
+        for i in range(1, len(words)):
+            for layer in part_names(canonical_name(".".join(words[:i]))):
+                found.setdefault(layer, set()).add(".".join(words[i:]))
+    return found
 
 
 _WORDS = {"down": "A (down)", "up": "B (up)"}

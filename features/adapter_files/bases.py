@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..layer_names import LANGUAGE_MODEL, parse_layer
@@ -15,6 +15,23 @@ _TEXT_WIDTHS = {768: "sd-1", 1024: "sd-2", 2048: "sdxl", 1280: "sdxl-refiner"}
 # Inputs of a joint attention's queries -> base, where all blocks are double ones.
 _SD3_WIDTHS = {1536: "sd-3-medium", 2432: "sd-3.5-large"}
 _UNKNOWN = "unknown"
+_NOTHING = ("sd-1-or-2", "unet", "text-encoder", "transformer", "llm", _UNKNOWN)
+_WIDTH_ONLY = re.compile(r"(llm|transformer)-\d+|unet-of-\d+-channels")
+
+
+def certainty(base: str) -> int:
+    """How much the name of a base says: 2 a model, 1 only the width of its layers, which many
+    models have, 0 less."""
+    if base in _NOTHING:
+        return 0
+    return 1 if _WIDTH_ONLY.fullmatch(base) else 2
+
+
+def is_other(base: str, known: Collection[str]) -> bool:
+    """Whether a base is none of some others. As long as one side does not name a model it is not
+    said to be; shapes tell then."""
+    models = {name.casefold() for name in known if certainty(name) == 2}
+    return certainty(base) == 2 and bool(models) and base.casefold() not in models
 
 
 def guess_base(
@@ -24,7 +41,7 @@ def guess_base(
 ) -> str:
     """A short name: `sd-1`, `sd-2`, `sdxl`, `flux`, `sd-3-medium`, a language model's own name, or
     what can be said: `unet-32` for a UNet whose text embedding is 32 wide, `llm-64` for a language
-    model whose attention is 64 wide, `unknown`.
+    model whose attention is 64 wide, `transformer-64`, `unknown`. See `certainty`.
 
     Shapes come before what a header or a configuration claims; for language models, of which many
     have the same shapes, PEFT's `base_model_name_or_path` comes first.
@@ -56,9 +73,9 @@ def _unet(shapes: Mapping[str, tuple[int, int, int]], header: Mapping[str, str])
     # SDXL alone has several transformer blocks in a row, and none at its finest level.
     if any(re.search(r"\.transformer_blocks\.[1-9]", name) for name in shapes):
         return "sdxl"
+    # What a file of the base was called says nothing: `v2` is the second version of many.
     claimed = " ".join(
-        header.get(key, "")
-        for key in ("ss_base_model_version", "modelspec.architecture", "ss_sd_model_name")
+        header.get(key, "") for key in ("ss_base_model_version", "modelspec.architecture")
     ).lower()
     for word, base in (("sdxl", "sdxl"), ("xl-v1", "sdxl"), ("v2", "sd-2"), ("v1", "sd-1")):
         if word in claimed:

@@ -66,7 +66,7 @@ def update_shape(module: Module, shapes: Mapping[str, Shape], lokr_rank: int) ->
 
 
 def factors(module: Module, get: GetArray, rank: int) -> Factors:
-    """A module's factors, of the rank that `update_shape` says."""
+    """A module's factors, of the rank that `update_shape` says; NaN where they cannot be told."""
     if module.algorithm == LOHA:
         return _loha(module, get)
     if module.algorithm == LOKR:
@@ -119,7 +119,7 @@ def _loha_shape(own: Mapping[str, Shape]) -> UpdateShape:
     (outputs, inputs, first), (*others, second) = sizes
     if others != [outputs, inputs]:
         raise ValueError("the two factors of the Hadamard product differ in shape")
-    return UpdateShape(outputs, inputs, first * second, first)
+    return UpdateShape(outputs, inputs, min(first * second, outputs, inputs), first)
 
 
 def _loha(module: Module, get: GetArray) -> Factors:
@@ -128,7 +128,23 @@ def _loha(module: Module, get: GetArray) -> Factors:
     (down1, up1), (down2, up2) = (_loha_side(module, get, side) for side in "12")
     down = down1[:, None] * down2[None]
     up = up1[:, :, None] * up2[:, None, :]
-    return Factors(down.reshape(-1, down.shape[2]), up.reshape(len(up), -1))
+    return _no_larger(down.reshape(-1, down.shape[2]), up.reshape(len(up), -1))
+
+
+def _no_larger(down: Array, up: Array) -> Factors:
+    """The same product of the rank of its smaller side, where that is less; exactly, as far as
+    float32 goes: the larger factor's orthogonal one carries it, the other all else."""
+    outputs, inputs = len(up), down.shape[1]
+    if len(down) <= min(outputs, inputs):
+        return Factors(down, up)
+    down, up = down.astype(np.float64), up.astype(np.float64)
+    if inputs <= outputs:
+        q, r = np.linalg.qr(down.T)
+        down, up = q.T, up @ r.T
+    else:
+        q, r = np.linalg.qr(up)
+        down, up = r @ down, q
+    return Factors(down.astype(np.float32), up.astype(np.float32))
 
 
 def _loha_side(module: Module, get: GetArray, side: str) -> tuple[Array, Array]:
@@ -164,10 +180,14 @@ def _lokr(module: Module, get: GetArray, rank: int) -> Factors:
     """Truncated SVD of W₁ ⊗ W₂: its singular values are all products of one of W₁ with one of W₂,
     its singular vectors the Kronecker products of theirs (Van Loan, "The ubiquitous Kronecker
     product", 2000), so that only the small halves are decomposed."""
-    (u1, s1, v1), (u2, s2, v2) = (
-        np.linalg.svd(_half(module, get, side).astype(np.float64), full_matrices=False)
-        for side in "12"
-    )
+    halves = [_half(module, get, side).astype(np.float64) for side in "12"]
+    if not all(np.isfinite(half).all() for half in halves):
+        outputs, inputs = (a * b for a, b in zip(*(half.shape for half in halves)))
+        return Factors(
+            np.full((rank, inputs), np.nan, np.float32),
+            np.full((outputs, rank), np.nan, np.float32),
+        )
+    (u1, s1, v1), (u2, s2, v2) = (np.linalg.svd(half, full_matrices=False) for half in halves)
     values = np.multiply.outer(s1, s2).reshape(-1)
     order = np.argsort(-values, kind="stable")[:rank]
     first, second = np.divmod(order, len(s2))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import BadAdapterError
+from .errors import BadAdapterError, UnreadableAdapterError
 from .tensors import PICKLES, Shape, TensorFile, load_pickle, spelled_dtype
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _TENSOR = re.compile(r"(?:lora_unet_)?(?P<layer>.+?)[._]lora[._](?P<half>A|B|dow
 def matrix_of(path: Path) -> Path | None:
     """The file that an adapter is a row of; None: it is no row."""
     parent = path.parent
-    return parent if path.name.isdigit() and parent.suffix in PICKLES else None
+    return parent if path.name.isdigit() and parent.suffix.lower() in PICKLES else None
 
 
 def real_file(weights: Path) -> Path:
@@ -47,10 +47,12 @@ def matrix_rows(folder: Path, names: list[str]) -> list[Path]:
     """
     found = []
     for name in names:
-        if name == DIMENSIONS or Path(name).suffix not in PICKLES:
+        if name == DIMENSIONS or Path(name).suffix.lower() not in PICKLES:
             continue
         try:
             rows, _ = _open(folder / name)
+        except UnreadableAdapterError:
+            raise
         except BadAdapterError:
             continue
         found += [folder / name / str(row) for row in range(len(rows))]
@@ -95,7 +97,8 @@ def _open(matrix: Path) -> tuple[torch.Tensor, dict[str, Shape]]:
     try:
         stamps = [path.stat().st_mtime_ns for path in (matrix, matrix.with_name(DIMENSIONS))]
     except OSError as error:
-        raise BadAdapterError(matrix, f"{DIMENSIONS} and it are needed: {error}") from error
+        reason = f"{DIMENSIONS} and it are needed: {error}"
+        raise UnreadableAdapterError(matrix, reason) from error
     return _opened(matrix, *stamps)
 
 
@@ -105,10 +108,10 @@ def _opened(matrix: Path, *stamps: int) -> tuple[torch.Tensor, dict[str, Shape]]
 
     shapes = _dimensions(matrix.with_name(DIMENSIONS))
     width = sum(map(math.prod, shapes.values()))
-    rows = load_pickle(matrix, mapped=True)
+    rows = load_pickle(matrix)
     if not isinstance(rows, torch.Tensor) or rows.ndim != 2 or rows.shape[1] != width:
         raise BadAdapterError(matrix, f"is no matrix with rows of {width} values")
-    return rows, shapes
+    return rows.detach(), shapes
 
 
 def _dimensions(path: Path) -> dict[str, Shape]:

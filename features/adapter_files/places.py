@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from .errors import BadAdapterError
 from .matrix import DIMENSIONS, matrix_of, matrix_rows
@@ -19,10 +20,32 @@ FOLDER_WEIGHTS = (*PEFT_WEIGHTS, *DIFFUSERS_WEIGHTS)
 """Names of weights that stand for their folder, the better format first."""
 
 SUFFIXES = (".safetensors", *PICKLES)
-"""What files of adapters end with."""
+"""What files of adapters end with, in any case."""
 
 # What else lies in folders of adapters: states of optimisers and of training.
 _NO_ADAPTERS = ("optimizer", "scheduler", "training_args", "rng_state", "random_states", "scaler")
+_RUN = "sweep.json"
+"""A folder with it is a run directory: its tensors are models."""
+
+
+class Candidate(NamedTuple):
+    """Something that may be an adapter's weights.
+
+    Attributes:
+        path: a file, a row of a matrix, or a folder that cannot be looked into.
+        aside: why it is passed over where adapters are collected; "": it is not. Whoever screens
+            adapters opens it none the less.
+        problem: why it cannot be opened; "": it can.
+    """
+
+    path: Path
+    aside: str = ""
+    problem: str = ""
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file may be an adapter's, by its name."""
+    return name.lower().endswith(SUFFIXES)
 
 
 def find_weights(path: Path) -> Path:
@@ -32,8 +55,8 @@ def find_weights(path: Path) -> Path:
         BadAdapterError: there is none.
     """
     if not path.is_dir():
-        if not path.exists() and not matrix_of(path):
-            raise BadAdapterError(path, "does not exist")
+        if not path.is_file() and not matrix_of(path):
+            raise BadAdapterError(path, "is no file" if path.exists() else "does not exist")
         return path
     for name in FOLDER_WEIGHTS:
         if (path / name).exists():
@@ -41,30 +64,86 @@ def find_weights(path: Path) -> Path:
     raise BadAdapterError(path, f"holds none of {', '.join(FOLDER_WEIGHTS)}")
 
 
-def walk_weights(folder: Path) -> Iterator[Path]:
-    """Every file below a folder that may be an adapter's, in order of paths.
+def find_candidates(folder: Path, aside: str = "") -> Iterator[Candidate]:
+    """Everything below a folder that may be an adapter's weights, in order of paths.
 
-    Hidden files and folders are left out, and of two formats of the same weights the second. Of a
-    folder with matrices of adapters, see `matrix_rows`, it is every row.
+    Of a folder with matrices of adapters, see `matrix_rows`, it is every row.
+
+    Arguments:
+        aside: of the folder itself; what is inside has it, too.
+    """
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        reason = f"cannot be listed: {error.strerror}"
+        yield Candidate(folder, aside or reason, reason)
+        return
+    folders = [entry for entry in entries if _is_folder(entry)]
+    names = [entry.name for entry in entries if not _is_folder(entry)]
+    aside = aside or ("lies in a run directory" if _RUN in names else "")
+    yield from _in_folder(folder, names, aside)
+    for entry in folders:
+        own = aside or ("is hidden" if entry.name[0] == "." else "")
+        if entry.is_symlink():
+            reason = "is a link to a folder, and not followed"
+            yield Candidate(folder / entry.name, own or reason, reason)
+        else:
+            yield from find_candidates(folder / entry.name, own)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _in_folder(folder: Path, names: Sequence[str], aside: str) -> Iterator[Candidate]:
+    weights = [name for name in names if is_weights(name)]
+    if DIMENSIONS in weights:
+        weights.remove(DIMENSIONS)
+        rows: list[Path] = []
+        try:
+            rows = matrix_rows(folder, weights)
+        except BadAdapterError as error:
+            yield Candidate(folder / DIMENSIONS, aside, error.reason)
+        yield from (Candidate(row, aside) for row in rows)
+        matrices = {row.parent.name for row in rows}
+        weights = [name for name in weights if name not in matrices]
+        aside = aside or f"lies beside {DIMENSIONS}, and is no matrix of adapters"
+    taken: dict[str, str] = {}
+    for name in sorted(weights, key=lambda name: (name.lower().endswith(PICKLES), name)):
+        stem = os.path.splitext(name)[0]
+        own = aside or _aside(name, taken.get(stem, ""))
+        if not own:
+            taken[stem] = name
+        yield Candidate(folder / name, own)
+
+
+def _aside(name: str, better: str) -> str:
+    """Why a file is passed over.
+
+    Arguments:
+        better: one of the same name in a better format; "": there is none.
+    """
+    if name[0] == ".":
+        return "is hidden"
+    if name.lower().endswith(".ckpt"):
+        return "is a checkpoint of a training, by its suffix"
+    if name.lower().endswith(PICKLES) and name.startswith(_NO_ADAPTERS):
+        return "is a state of a training, by its name"
+    return f"is {better} in another format, by its name" if better else ""
+
+
+def walk_weights(folder: Path) -> Iterator[Path]:
+    """Every file below a folder that is collected as an adapter's, in order of paths.
 
     Raises:
-        BadAdapterError: such a folder's matrices cannot be read.
+        BadAdapterError: a folder's matrices cannot be read.
     """
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name[0] != ".")
-        if DIMENSIONS in names:
-            yield from matrix_rows(Path(place), sorted(names))
+    for candidate in find_candidates(folder):
+        if candidate.aside:
             continue
-        taken: set[str] = set()
-        for name in sorted(names, key=lambda name: (not name.endswith(".safetensors"), name)):
-            stem, suffix = os.path.splitext(name)
-            if suffix not in SUFFIXES or name[0] == "." or name.startswith(_NO_ADAPTERS):
-                continue
-            if stem not in taken:
-                taken.add(stem)
-                yield Path(place, name)
-
-
-def adapter_place(weights: Path) -> Path:
-    """What an adapter is called: its file, or the folder that the file stands for."""
-    return weights.parent if weights.name in FOLDER_WEIGHTS else weights
+        if candidate.problem:
+            raise BadAdapterError(candidate.path, candidate.problem)
+        yield candidate.path

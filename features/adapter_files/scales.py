@@ -20,6 +20,11 @@ from .places import PEFT_CONFIG
 
 _DIFFUSERS_HEADER = "lora_adapter_metadata"
 _READ_TYPES = ("LORA", "LOHA", "LOKR")
+_OTHER_UPDATES = (
+    *("target_parameters", "use_qalora", "use_bdlora"),
+    *("kasa_config", "monteclora_config", "arrow_config"),
+)
+"""Settings of PEFT's LORA with which the update is not s·B·A, or not of the module's weight."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise ValueError(f"has no {PEFT_CONFIG} beside it, which says how PEFT scales it") from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"its {PEFT_CONFIG} is damaged") from error
     if not _is_config(config):
         raise ValueError(f"its {PEFT_CONFIG} is damaged")
@@ -96,7 +101,14 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"is a PEFT adapter of type {kind}: only {', '.join(_READ_TYPES)} are read"
         )
+    _refuse_other_updates(config)
     return config
+
+
+def _refuse_other_updates(config: Mapping[str, Any]) -> None:
+    found = [name for name in _OTHER_UPDATES if config.get(name)]
+    if found:
+        raise ValueError(f"is a PEFT adapter with {found[0]}, whose update is not s·B·A")
 
 
 def _components(text: str) -> dict[str, dict[str, Any]]:
@@ -110,6 +122,8 @@ def _components(text: str) -> dict[str, dict[str, Any]]:
         raise ValueError(f"its header's {_DIFFUSERS_HEADER} is damaged") from error
     if not all(map(_is_config, found.values())):
         raise ValueError(f"its header's {_DIFFUSERS_HEADER} is damaged")
+    for config in found.values():
+        _refuse_other_updates(config)
     return found
 
 

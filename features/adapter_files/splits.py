@@ -52,6 +52,14 @@ def split(name: str, outputs: int, inputs: int) -> tuple[Part, ...]:
     )
 
 
+def part_names(name: str) -> tuple[str, ...]:
+    """The layers that a module of this name may be split into, and itself."""
+    fused = next((f for f in _FUSED if name.endswith(f".{f}")), None)
+    if fused is None:
+        return (name,)
+    return (name, *(name.removesuffix(fused) + own for own in _FUSED[fused]))
+
+
 def is_swapped(name: str, spelled: str) -> bool:
     """Whether the halves of a module's rows are the other way round than diffusers has them."""
     return name == _SWAPPED and spelled.endswith(_SWAPPED_SPELLINGS)

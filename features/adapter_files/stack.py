@@ -49,6 +49,8 @@ class Stack:
             missing.discard(name)
             down, up = self.down[name][row], self.up[name][row]
             own = len(layer.down)
+            if own > len(down) or (len(layer.up), layer.down.shape[1]) != (len(up), down.shape[1]):
+                raise BadAdapterError(adapter.weights, f"layer {name} has another shape by now")
             down[:own], down[own:] = layer.down, 0.0
             up[:, :own], up[:, own:] = layer.up, 0.0
             self.scale[name][row], self.ranks[name][row] = layer.scale, own

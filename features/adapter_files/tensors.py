@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import BadAdapterError
+from .errors import BadAdapterError, UnreadableAdapterError
 
 if TYPE_CHECKING:
     import torch
@@ -34,10 +34,17 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
+WEIGHT_DTYPES = ("F64", "F32", "F16", "BF16")
+"""What weights are read from. Whole numbers are those of a quantised file: without its scales they
+are none."""
+ALPHA_DTYPES = (*WEIGHT_DTYPES, "I64", "I32", "I16", "I8", "U8")
+
 _MAPPED_BYTES = 1 << 25
 """Files from this size on are mapped: reading a smaller one at once is faster."""
 
-PICKLES = (".pt", ".pth", ".bin")
+PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+_ZIP = b"PK\x03\x04"
+"""What `torch.save` begins with since torch 1.6; only such a file can be mapped."""
 
 
 class TensorFile:
@@ -70,16 +77,13 @@ class SafeTensors(TensorFile):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._data: Any = None
-        try:
-            with open(path, "rb") as file:
-                size = file.seek(0, 2)
-                file.seek(0)
-                length = int.from_bytes(file.read(8), "little")
-                if size < 8 or length > size - 8:
-                    raise BadAdapterError(path, "is no whole safetensors file: its header is cut")
-                header = file.read(length)
-        except OSError as error:
-            raise BadAdapterError(path, f"cannot be read: {error.strerror}") from error
+        with open(path, "rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > size - 8:
+                raise BadAdapterError(path, "is no whole safetensors file: its header is cut")
+            header = file.read(length)
         self._start = 8 + length
         self._parse(header, size - self._start)
 
@@ -89,8 +93,8 @@ class SafeTensors(TensorFile):
             strings = entries.pop("__metadata__", None) or {}
             self.metadata = {name: str(value) for name, value in strings.items()}
             self.shapes = {name: _shape(entry["shape"]) for name, entry in entries.items()}
-            self.dtypes = {name: entry["dtype"] for name, entry in entries.items()}
-            self._offsets = {name: tuple(entry["data_offsets"]) for name, entry in entries.items()}
+            self.dtypes = {name: str(entry["dtype"]) for name, entry in entries.items()}
+            self._offsets = {name: _shape(entry["data_offsets"]) for name, entry in entries.items()}
             self._check_offsets(data_bytes)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BadAdapterError(self.path, "is no safetensors file: bad header") from error
@@ -102,7 +106,7 @@ class SafeTensors(TensorFile):
             expected = (
                 stop - start if dtype is None else dtype.itemsize * math.prod(self.shapes[name])
             )
-            if start < 0 or stop - start != expected:
+            if stop < start or stop - start != expected:
                 raise BadAdapterError(self.path, f"tensor {name} is not of the size it claims")
             end = max(end, stop)
         if end > data_bytes:
@@ -117,7 +121,7 @@ class SafeTensors(TensorFile):
         if dtype is None:
             raise BadAdapterError(self.path, f"tensor {name} has dtype {kind}, which is not read")
         if self._data is None:
-            self._data = self._read()
+            self._data = self._content()
         shape = self.shapes[name]
         values = np.frombuffer(
             self._data, dtype, math.prod(shape), self._start + self._offsets[name][0]
@@ -129,12 +133,6 @@ class SafeTensors(TensorFile):
         with np.errstate(over="ignore"):  # an infinity is found where bad numbers are looked for
             return values.astype(np.float32)
 
-    def _read(self) -> Any:
-        try:
-            return self._content()
-        except OSError as error:
-            raise BadAdapterError(self.path, f"cannot be read: {error.strerror}") from error
-
     def _content(self) -> Any:
         with open(self.path, "rb") as file:
             if self.path.stat().st_size >= _MAPPED_BYTES:
@@ -143,7 +141,8 @@ class SafeTensors(TensorFile):
 
 
 def _shape(sizes: list[int]) -> Shape:
-    if not all(isinstance(size, int) and size >= 0 for size in sizes):
+    """Whole numbers that are not negative, as a tuple."""
+    if not all(type(size) is int and size >= 0 for size in sizes):
         raise ValueError(sizes)
     return tuple(sizes)
 
@@ -159,22 +158,25 @@ class PickledTensors(TensorFile):
         if not isinstance(content, dict):
             raise BadAdapterError(path, f"holds a {type(content).__name__}, no tensors by name")
         self._tensors = {
-            name: value for name, value in content.items() if isinstance(value, torch.Tensor)
+            name: value
+            for name, value in content.items()
+            if isinstance(name, str) and isinstance(value, torch.Tensor)
         }
+        sparse = [n for n, value in self._tensors.items() if value.layout is not torch.strided]
+        if sparse:
+            raise BadAdapterError(path, f"tensor {sparse[0]} is sparse, which is not read")
         self.shapes = {name: tuple(value.shape) for name, value in self._tensors.items()}
         self.dtypes = {name: spelled_dtype(value.dtype) for name, value in self._tensors.items()}
         self.metadata = {}
 
     def array(self, name: str) -> np.ndarray:
         """A tensor as float32."""
-        return self._tensors[name].float().numpy()
+        return self._tensors[name].detach().float().numpy()
 
 
-def load_pickle(path: Path, *, mapped: bool = False) -> Any:
-    """What a pickle holds, if that is tensors and plain values: no code is run.
-
-    Arguments:
-        mapped: tensors are mapped, and read where they are looked at.
+def load_pickle(path: Path) -> Any:
+    """What a pickle holds, if that is tensors and plain values: no code is run. Tensors are mapped
+    where the file allows it, and read where they are looked at.
 
     Raises:
         BadAdapterError: it holds more, or is damaged.
@@ -184,12 +186,16 @@ def load_pickle(path: Path, *, mapped: bool = False) -> Any:
     import torch
 
     try:
+        with open(path, "rb") as file:
+            mapped = file.read(len(_ZIP)) == _ZIP
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except OSError as error:
+        raise UnreadableAdapterError(path, f"cannot be read: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:
         raise BadAdapterError(
             path, "is a pickle of more than tensors: it could run code, and is not loaded"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # torch has no list of what it raises for damage
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BadAdapterError(path, f"torch cannot load it: {reason}") from error
 
@@ -198,5 +204,9 @@ def spelled_dtype(dtype: torch.dtype) -> str:
     """A dtype as safetensors spells it."""
     import torch
 
-    short = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+    short = {
+        **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16"},
+        **{torch.bfloat16: "BF16", torch.int64: "I64", torch.int32: "I32"},
+        **{torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"},
+    }
     return short.get(dtype, str(dtype).removeprefix("torch.").upper())

@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from features.adapter_files.modules import LOKR_RANK
 from features.cache import CacheEntry
 from features.core.errors import UserError
 from features.core.plugins import Origin
 from features.fitted.projection import FILE as PROJECTION
 from features.model_input import ModelInput, model_input
+from features.representations import Representation
 from trainables.keeping import FitOnDataset, NoModelError, fit_again, write_pair
 from trainables.record import TrialKey
 from trainables.run_dir import RunDir
@@ -204,9 +206,7 @@ def _about(run: Invocation, pair: Pair) -> dict[str, Any]:
     classifier = run.declared.classifiers[entry.classifier]
     representation = item.representation
     columns = run.declared.columns(config, label, scan)
-    ranks = optional_column(run.source, "rank", scan)
-    dora = any(optional_column(run.source, "dora", scan))
-    read: ModelInput = model_input(representation, columns, scan, ranks, dora=dora)
+    read = _model_input(run, representation, columns)
     frozen = run.sweep.frozen
     return {
         "config": config,
@@ -228,6 +228,28 @@ def _about(run: Invocation, pair: Pair) -> dict[str, Any]:
         "packages": run.sweep.environment["packages"],
         "trials": run.sweep.pair_digest(pair),
     }
+
+
+def _model_input(
+    run: Invocation, representation: Representation, columns: Sequence[str]
+) -> ModelInput:
+    """What is read of adapters, with what the columns of an import say about those of training."""
+
+    def known(name: str) -> list[Any]:
+        values = optional_column(run.source, name, run.scan)
+        return [value for value in values if value is not None]
+
+    return model_input(
+        representation,
+        columns,
+        run.scan,
+        known("rank"),
+        dora=any(known("dora")),
+        bases=list(map(str, known("base"))),
+        lacking=[layer for layers in known("lacking_layers") for layer in layers],
+        unread=[kind for kinds in known("unread_tensors") for kind in kinds],
+        lokr_rank=max(known("lokr_rank"), default=LOKR_RANK),
+    )
 
 
 def _plugin(origin: Origin | None) -> dict[str, str] | None:

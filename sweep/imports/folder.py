@@ -21,7 +21,7 @@ from .plan import VERSION
 from .request import ImportOptions
 from .run import RECORD, import_adapters
 
-_KEYS = 2
+_KEYS = 3
 """Of the names of imports in the cache. Raised when some sets are written otherwise than before."""
 
 

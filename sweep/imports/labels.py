@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from features.core.errors import UserError
 from features.shapes import some
@@ -21,6 +22,22 @@ _KEYS = ("path", "file", "file_name", "filename", "name", "adapter", "adapter_id
 _LABELS = (LABEL, "label", "class")
 _LONGEST = 200
 """Characters of a text that is still a column's; headers hold whole lists of tags, too."""
+_MISSING = ("", "na", "n/a", "nan", "null")
+"""Texts, in any case, of cells without a value."""
+
+
+class Told(NamedTuple):
+    """What is known of an adapter besides its weights.
+
+    Attributes:
+        columns: values of its header, its metadata.json and its row.
+        label: None: it has none.
+        row: the key of its row; None: there is none.
+    """
+
+    columns: Row
+    label: Value | None
+    row: str | None
 
 
 @dataclass(frozen=True)
@@ -31,32 +48,56 @@ class LabelSource:
         kind: "folder", "metadata", "header" or "table".
         key: key in metadata.json or the header; the label's column of the table.
         rows: of a table: value of the key column -> its other columns.
+        table: where the rows are from.
     """
 
     kind: str
     key: str = ""
     rows: Mapping[str, Row] = field(default_factory=dict)
+    table: str = ""
 
-    def columns(self, names: Sequence[str], weights: Path, header: Mapping[str, str]) -> Row:
-        """Everything that is known of an adapter besides its weights, without its label.
+    def look(
+        self, names: Sequence[str], weights: Path, folder: str, header: Mapping[str, str]
+    ) -> Told:
+        """What is known of an adapter; only the source that was asked for gives its label.
 
         Arguments:
             names: what a table may call it, the surest first.
             weights: its file.
+            folder: name of the folder above it.
             header: the strings of its safetensors header.
 
         Raises:
             ValueError: its metadata.json is damaged.
         """
-        row: Row = next((self.rows[name] for name in names if name in self.rows), {})
-        of_header = {key: value for key, value in header.items() if len(value) <= _LONGEST}
-        return {**of_header, **_metadata(weights), **row}
+        row = next((name for name in names if name in self.rows), None)
+        told: dict[str, Row] = {
+            "header": _values(header),
+            "metadata": metadata_of(weights),
+            "table": {} if row is None else self.rows[row],
+        }
+        label = folder if self.kind == "folder" else told[self.kind].get(self.key)
+        return Told({**told["header"], **told["metadata"], **told["table"]}, label, row)
 
-    def label(self, columns: Row, folder: str, header: Mapping[str, str]) -> Value | None:
-        """The label of an adapter; None: it has none."""
-        if self.kind == "folder":
-            return folder
-        return header.get(self.key) if self.kind == "header" else columns.get(self.key)
+    def unused(self, adapters: Iterable[tuple[str, str | None]]) -> list[str]:
+        """The keys of a table's rows that fit no adapter.
+
+        Arguments:
+            adapters: (name, key of its row).
+
+        Raises:
+            UserError: a row fits several, which its label cannot be meant for.
+        """
+        of_row = [(row, name) for name, row in adapters if row is not None]
+        counts = Counter(row for row, _ in of_row)
+        for row, count in counts.items():
+            if count > 1:
+                fitting = some([name for own, name in of_row if own == row])
+                raise UserError(
+                    f"{self.table}: the row {row!r} fits {count} adapters ({fitting}): name them by"
+                    " their paths"
+                )
+        return [row for row in self.rows if row not in counts]
 
 
 def label_source(text: str) -> LabelSource:
@@ -84,25 +125,34 @@ def metadata_places(weights: Path) -> tuple[Path, Path]:
     return weights.with_suffix(".json"), weights.with_name("metadata.json")
 
 
-def _metadata(weights: Path) -> dict[str, Value]:
-    """Plain values of the JSON file beside an adapter."""
+def metadata_of(weights: Path) -> dict[str, Value]:
+    """Plain values of the JSON file beside an adapter.
+
+    Raises:
+        ValueError: it is damaged.
+    """
     for path in metadata_places(weights):
         try:
             content = json.loads(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             continue
-        except (OSError, ValueError) as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"its {path.name} is damaged") from error
         if isinstance(content, dict):
-            return {key: value for key, value in content.items() if _is_value(value)}
+            return _values(content)
     return {}
 
 
+def _values(row: Mapping[str, Any]) -> dict[str, Value]:
+    """What a column can have: finite numbers, and texts that are not too long and say something."""
+    return {key: value for key, value in row.items() if _is_value(value)}
+
+
 def _is_value(value: Any) -> bool:
-    """Whether a column can have it: a finite number, or a text that is not too long."""
     if isinstance(value, str):
-        return len(value) <= _LONGEST
-    return isinstance(value, int | float) and math.isfinite(value) and abs(value) < 2**63
+        return len(value) <= _LONGEST and value.strip().casefold() not in _MISSING
+    # Nor infinity or NaN; `math.isfinite` would fail for whole numbers of 400 digits.
+    return isinstance(value, int | float) and abs(value) < 2**63
 
 
 def _read_table(path: Path) -> LabelSource:
@@ -112,7 +162,10 @@ def _read_table(path: Path) -> LabelSource:
         if path.suffix == ".csv":
             from pyarrow import csv
 
-            table = csv.read_csv(path)
+            # A key is a text: as a number, 00001 would be 1, which is no file's name.
+            key = _key_column(csv.open_csv(path).schema.names)
+            options = csv.ConvertOptions(column_types={key: pa.string()})
+            table = csv.read_csv(path, convert_options=options)
         elif path.suffix == ".jsonl":
             from pyarrow import json as arrow_json
 
@@ -123,10 +176,10 @@ def _read_table(path: Path) -> LabelSource:
             table = parquet.read_table(path)
     except FileNotFoundError as error:
         raise UserError(f"--labels {path}: there is no such file") from error
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
     names = table.column_names
-    key = next((name for name in _KEYS if name in names), names[0] if names else "")
+    key = _key_column(names)
     others = [name for name in names if name != key]
     if not others:
         raise UserError(f"{path} needs a column of paths or file names, and one of labels")
@@ -134,10 +187,15 @@ def _read_table(path: Path) -> LabelSource:
     rows: dict[str, Row] = {}
     for row in table.to_pylist():
         name = str(row.pop(key))
+        name = name and os.path.normpath(name)
         if name in rows:
             raise UserError(f"{path} has two rows for {name!r} in its column {key!r}")
-        rows[name] = {k: v for k, v in row.items() if _is_value(v)}
-    return LabelSource("table", label, rows)
+        rows[name] = _values(row)
+    return LabelSource("table", label, rows, str(path))
+
+
+def _key_column(names: Sequence[str]) -> str:
+    return next((name for name in _KEYS if name in names), names[0] if names else "")
 
 
 # Columns of a dataset

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from features.adapter_files.adapter import LayerShape
+from features.adapter_files.modules import LOKR
 from features.core.errors import UserError
 from features.core.files import digest
 from features.layers import is_layer_tensor, rank_column, scale_column
@@ -86,7 +87,7 @@ def make_plan(adapters: Sequence[Found], min_coverage: float, lokr_rank: int) ->
         UserError: no layer is common enough, or adapters do not fit each other.
     """
     layers, dropped = _layers(adapters, min_coverage)
-    columns = _columns(adapters, layers)
+    columns = _columns(adapters, layers, lokr_rank)
     padded = _padded(adapters, layers)
     return ImportPlan(list(adapters), layers, padded, dropped, columns, lokr_rank)
 
@@ -131,7 +132,9 @@ def _padded(adapters: Sequence[Found], layers: Mapping[str, LayerShape]) -> tupl
     return tuple(name for name in layers if name in found)
 
 
-def _columns(adapters: Sequence[Found], layers: Mapping[str, LayerShape]) -> dict[str, list[Any]]:
+def _columns(
+    adapters: Sequence[Found], layers: Mapping[str, LayerShape], lokr_rank: int
+) -> dict[str, list[Any]]:
     own: dict[str, list[Value | None]] = {
         LABEL: [item.label for item in adapters],
         "path": [item.name for item in adapters],
@@ -142,6 +145,7 @@ def _columns(adapters: Sequence[Found], layers: Mapping[str, LayerShape]) -> dic
     columns = {name: list(values) for name, values in own.items()}
     columns[LABEL] = as_column("the label", columns[LABEL])
     columns["dora"] = [item.dora for item in adapters]
+    columns |= _what_models_ask(adapters, layers, lokr_rank)
     of_layers = (column(layer) for layer in layers for column in (scale_column, rank_column))
     taken = {*columns, *DERIVED, *of_layers}
     others = sorted({key for item in adapters for key in item.columns} - taken)
@@ -154,6 +158,24 @@ def _columns(adapters: Sequence[Found], layers: Mapping[str, LayerShape]) -> dic
         except UserError:
             columns[name] = [None if value is None else str(value) for value in values]
     return columns
+
+
+def _what_models_ask(
+    adapters: Sequence[Found], layers: Mapping[str, LayerShape], lokr_rank: int
+) -> dict[str, list[Any]]:
+    """What a model must know of its training data to judge files as their rows; nothing for most
+    sets."""
+    lacking = [sorted(layers.keys() - item.shapes.keys()) for item in adapters]
+    unread = [
+        sorted(set[str]().union(*(item.unread[layer] for layer in layers.keys() & item.unread)))
+        for item in adapters
+    ]
+    is_lokr = any(LOKR in item.facts["algorithm"].split("+") for item in adapters)
+    return {
+        **({"lacking_layers": lacking} if any(lacking) else {}),
+        **({"unread_tensors": unread} if any(unread) else {}),
+        **({"lokr_rank": [lokr_rank] * len(adapters)} if is_lokr else {}),
+    }
 
 
 def require_labels(adapters: Sequence[Found], labels: str) -> tuple[list[Found], list[str]]:

@@ -52,9 +52,13 @@ class ImportOptions:
 
 
 def check_places(folders: list[Path], out: Path) -> None:
-    """Raise a `UserError` if one of the folders is none, or holds the one to make."""
+    """Raise a `UserError` if one of the folders is none, or the one to make would be among its
+    adapters; below a hidden folder it is not."""
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder")
-        if out.resolve().is_relative_to(folder.resolve()):
+        inside = out.resolve().is_relative_to(folder.resolve())
+        if inside and not any(
+            part.startswith(".") for part in out.resolve().relative_to(folder.resolve()).parts
+        ):
             raise UserError(f"{out} lies in {folder}, whose adapters are read: give another folder")

@@ -48,6 +48,8 @@ class ImportReport:
         layers: layers of it.
         dropped: layers that too few adapters have -> how many do.
         bad: adapter -> why it was left out.
+        aside: file that may be an adapter's -> why it was passed over.
+        unused: rows of the table of labels that fit no adapter.
         unlabelled: adapters that were left out because they have no label.
         lost: largest share of a layer's ‖ΔW‖² that was left out.
         seconds: reading and writing, without Ray's start; 0 if all was there already.
@@ -58,6 +60,8 @@ class ImportReport:
     layers: int
     dropped: dict[str, int]
     bad: dict[str, str]
+    aside: dict[str, str]
+    unused: list[str]
     unlabelled: list[str]
     lost: float
     seconds: float
@@ -75,6 +79,13 @@ class ImportReport:
         lines += [f"left out {name}: {reason}" for name, reason in list(self.bad.items())[:20]]
         if len(self.bad) > 20:
             lines.append(f"left out {len(self.bad) - 20} more, named in {self.out / RECORD}")
+        if self.aside:
+            shown = some([f"{path} {reason}" for path, reason in self.aside.items()], 3)
+            lines.append(f"passed over {len(self.aside)} that may be adapters: {shown}")
+        if self.unused:
+            lines.append(
+                f"{len(self.unused)} rows of the table fit no adapter: {some(self.unused)}"
+            )
         if self.lost > 1e-6:
             lines.append(f"lost     up to {self.lost:.2%} of a layer's ‖ΔW‖² (--lokr-rank)")
         return lines
@@ -106,12 +117,19 @@ def import_adapters(
     _refuse_bad(looked.bad, options)
     if not looked.found:
         raise UserError("no file is an adapter that can be read")
+    unused = source.unused((item.name, item.row) for item in looked.found)
     labelled, unlabelled = require_labels(looked.of_base(options.base), options.labels)
     plan = make_plan(labelled, options.min_coverage, options.lokr_rank)
     if any(item.dora for item in labelled):
         count = sum(item.dora for item in labelled)
         reporter.warn(
             f"{count} adapters are DoRA's: their update is more than B·A; see column dora"
+        )
+    unread = [kinds for kinds in plan.columns.get("unread_tensors", []) if kinds]
+    if unread:
+        reporter.warn(
+            f"{len(unread)} adapters have tensors of these layers that are not read, like "
+            f"{unread[0][0]}: see column unread_tensors"
         )
     make_folder(out.parent)
     with locked(
@@ -127,6 +145,8 @@ def import_adapters(
         layers=len(plan.layers),
         dropped=plan.dropped,
         bad=bad,
+        aside=looked.aside,
+        unused=unused,
         unlabelled=unlabelled,
         lost=max(result["lost"] for result in results),
         seconds=seconds,
@@ -252,6 +272,11 @@ def _write(
         check_shared([work], [Path(plan.adapters[0].weights)])
         began = time.perf_counter()
         for result in _run(plan, work, missing):
+            if result["changed"]:
+                raise UserError(
+                    f"{result['changed']} has changed while it was imported: give the same command "
+                    "again"
+                )
             done += result["adapters"]
             reporter.progress("importing", done, len(plan.adapters), "adapters")
         return time.perf_counter() - began

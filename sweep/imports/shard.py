@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from features.adapter_files.adapter import open_adapter
-from features.adapter_files.errors import BadAdapterError
+from features.adapter_files.errors import BadAdapterError, UnreadableAdapterError
 from features.adapter_files.stack import Stack
 from features.columns import matrix_type
 from features.core.files import DamagedFileError, read_signed_json, sign, write_json
@@ -17,6 +17,9 @@ from features.hf_folder import shard_name, write_shard
 from features.layers import rank_column, scale_column, tensor_names
 
 from .plan import ImportPlan
+from .survey import Found
+
+_CHANGED = "has changed"
 
 
 @dataclass(frozen=True)
@@ -55,19 +58,29 @@ class ShardWriter:
         self.wanted = frozenset(plan.layers)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Write shard number `row["index"]`, and then what came of it."""
+        """Write shard number `row["index"]`, and then what came of it.
+
+        Returns:
+            index, how many adapters it is of, and the one, if any, whose files are not any more
+            what was looked at: then nothing is written.
+
+        Raises:
+            OSError: a file cannot be read. That passes, so it is not noted of the adapter.
+        """
         index = int(row["index"])
         start, stop = self.plan.bounds[index : index + 2]
         stack = Stack(self.plan.layers, stop - start)
         kept: list[int] = []
         bad: dict[str, str] = {}
         for i in range(start, stop):
-            path = Path(self.plan.adapters[i].weights)
-            try:
-                stack.read(len(kept), open_adapter(path, self.plan.lokr_rank), self.wanted)
+            item = self.plan.adapters[i]
+            reason = self._read(item, stack, len(kept))
+            if reason == _CHANGED:
+                return {"index": index, "adapters": stop - start, "changed": item.name}
+            if reason:
+                bad[item.name] = reason
+            else:
                 kept.append(i)
-            except BadAdapterError as error:
-                bad[self.plan.adapters[i].name] = error.reason
         arrays = stack.columns(len(kept))
         arrays["rank"] = pa.array(stack.rank[: len(kept)])
         arrays["lost"] = pa.array(stack.lost[: len(kept)])
@@ -85,7 +98,24 @@ class ShardWriter:
             "lost": float(stack.lost[: len(kept)].max(initial=0.0)),
         }
         write_json(files.done, sign(result))
-        return {"index": index, "adapters": stop - start}
+        return {"index": index, "adapters": stop - start, "changed": ""}
+
+    def _read(self, item: Found, stack: Stack, row: int) -> str:
+        """Put an adapter into a row; why that cannot be, or nothing."""
+        reason = ""
+        passing: BaseException | None = None
+        try:
+            stack.read(row, open_adapter(Path(item.weights), self.plan.lokr_rank), self.wanted)
+        except UnreadableAdapterError as error:
+            passing = error.__cause__ or error
+        except BadAdapterError as error:
+            reason = error.reason
+        # Looked at last, so that it holds for all that was read.
+        if item.has_changed():
+            return _CHANGED
+        if passing:
+            raise passing
+        return reason
 
 
 def dataset_schema(plan: ImportPlan) -> pa.Schema:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from features.adapter_files.adapter import AdapterFile, open_adapter
+from features.adapter_files.adapter import LayerShape, open_adapter
 from features.adapter_files.bases import guess_base
 from features.adapter_files.errors import BadAdapterError
 from features.adapter_files.matrix import matrix_of
-from features.adapter_files.places import FOLDER_WEIGHTS, SUFFIXES, adapter_place, walk_weights
+from features.adapter_files.places import find_candidates, is_weights
 from features.adapter_files.stack import Stack
 from features.columns import to_matrices
 from features.core.errors import UserError
@@ -21,7 +21,7 @@ from features.layers import pair_layers, rank_column
 from features.model_input import ModelInput, canonical_layers
 from features.ranks import own_ranks
 from features.representations import Representation
-from features.shapes import rank_columns, read_shapes
+from features.shapes import rank_columns, read_shapes, some
 from features.sources import DatasetRequest, Source, find_dataset
 
 from ..inspection import is_dataset
@@ -29,7 +29,6 @@ from ..inspection import is_dataset
 _MOST_ROWS = 256
 _MOST_NUMBERS = 1 << 24
 """Of the adapters that are looked at together: 64 MB."""
-_DORA = "is of DoRA, whose update is more than B·A, and the training data had none"
 
 
 class Adapter(NamedTuple):
@@ -65,19 +64,25 @@ class Given:
     Attributes:
         files: of adapters.
         datasets: of several adapters each, with what they were called.
+        closed: what may hold adapters and cannot be looked into -> why.
     """
 
     files: list[Path]
     datasets: list[tuple[str, Source]]
+    closed: dict[str, str] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
         """Adapters in all."""
-        return len(self.files) + sum(source.open().num_rows for _, source in self.datasets)
+        rows = sum(source.open().num_rows for _, source in self.datasets)
+        return len(self.files) + len(self.closed) + rows
 
 
 def find_adapters(given: Sequence[str], memo: Path) -> Given:
-    """Adapter files, folders of PEFT or diffusers, folders of many, and datasets.
+    """Adapter files, folders of them, and datasets.
+
+    Of a folder it is every file that may be an adapter's, also what an import passes over: whoever
+    screens uploads must not miss one that has an odd name or place.
 
     Raises:
         UserError: one is nothing of this.
@@ -85,16 +90,15 @@ def find_adapters(given: Sequence[str], memo: Path) -> Given:
     found = Given([], [])
     for name in given:
         place = Path(name)
-        is_adapter = place.is_dir() and any((place / file).exists() for file in FOLDER_WEIGHTS)
-        if is_adapter or place.suffix in SUFFIXES or matrix_of(place):
+        inside = list(find_candidates(place)) if place.is_dir() else []
+        found.files.extend(candidate.path for candidate in inside if not candidate.problem)
+        found.closed.update((str(path), problem) for path, _, problem in inside if problem)
+        if not place.is_dir() and (is_weights(name) or matrix_of(place)):
             found.files.append(place)
-        elif place.is_dir() and not is_dataset(place):
-            inside = [adapter_place(weights) for weights in walk_weights(place)]
-            if not inside:
-                raise UserError(f"{place} holds no adapter")
-            found.files.extend(inside)
-        else:
+        elif not place.is_dir() or is_dataset(place):
             found.datasets.append((name, find_dataset(DatasetRequest(name), memo)))
+        elif not inside:
+            raise UserError(f"{place} holds no adapter")
     return found
 
 
@@ -109,7 +113,9 @@ def read_adapters(
         lora_rank: see `matrix_shape`, of datasets.
     """
     yield from _Files(read, item).read(given.files)
-    first = len(given.files)
+    for place, (path, reason) in enumerate(given.closed.items(), len(given.files)):
+        yield Problem(Adapter(place, path), reason)
+    first = len(given.files) + len(given.closed)
     for name, source in given.datasets:
         yield from _Rows(name, source, read, item, lora_rank).read(first)
         first += source.open().num_rows
@@ -148,14 +154,15 @@ class _Files:
         Raises:
             BadAdapterError: it cannot be judged.
         """
-        adapter = open_adapter(path)
-        largest = max(rank for _, _, rank in adapter.shapes.values())
-        reason = self._read.problem(self._item, adapter.shapes, adapter.base, largest)
-        if reason is None and adapter.dora and not self._read.dora:
-            reason = _DORA
+        adapter = open_adapter(path, self._read.lokr_rank)
+        shapes = adapter.split_shapes()
+        largest = max(rank for _, _, rank in shapes.values())
+        unread = {k for layer in self._read.layers for k in adapter.unread.get(layer, ())}
+        reason = self._read.problem(self._item, shapes, adapter.base, largest)
+        reason = reason or _more_than_product(self._read, unread, dora=adapter.dora)
         if reason:
             raise BadAdapterError(path, reason)
-        rank = _rank_above(self._read, adapter)
+        rank = _rank_above(self._read, shapes)
         most = _most_rows(self._read, rank)
         if rank not in self._open:
             self._open[rank] = self._read.stack(most, rank), []
@@ -168,9 +175,27 @@ class _Files:
         return rank, len(adapters) == most
 
 
-def _rank_above(read: ModelInput, adapter: AdapterFile) -> int:
+def _more_than_product(read: ModelInput, unread: Collection[str], *, dora: bool) -> str | None:
+    """Why B·A is not an adapter's whole update, if that was not so in training.
+
+    Arguments:
+        unread: what was ignored of the layers that are read, see `AdapterFile.unread`.
+    """
+    if dora and not read.dora:
+        return "is of DoRA, whose update is more than B·A, and the training data had none"
+    strange = sorted(set(unread) - set(read.unread))
+    if strange:
+        return (
+            f"changes layers by more than B·A ({some(strange)}), and the training data had none "
+            "of that"
+        )
+    return None
+
+
+def _rank_above(read: ModelInput, shapes: Mapping[str, LayerShape]) -> int:
     """The largest rank of an adapter's layers, if one is larger than in training; else 0."""
-    pairs = [(adapter.shapes[name][2], own) for name, (_, _, own) in read.layers.items()]
+    there = read.layers.keys() & shapes.keys()
+    pairs = [(shapes[name][2], read.layers[name][2]) for name in there]
     return max(rank for rank, _ in pairs) if any(rank > own for rank, own in pairs) else 0
 
 
@@ -204,9 +229,15 @@ class _Rows:
             names = self._values("path", rows) or [f"{self._name}[{row}]" for row in rows]
             adapters = [Adapter(first + row, name) for row, name in zip(rows, names)]
             ranks = self._values("rank", rows) or [largest] * len(rows)
-            dora = self._values("dora", rows) or [False] * len(rows)
+            bases = self._values("base", rows) or [self._base] * len(rows)
             of_layers = self._own_ranks(read, rows)
-            reasons = self._problems(of_layers, ranks, dora)
+            reasons = self._problems(of_layers, ranks, bases)
+            dora = self._values("dora", rows) or [False] * len(rows)
+            unread = self._values("unread_tensors", rows) or [()] * len(rows)
+            reasons = [
+                reason or _more_than_product(self._read, kinds or (), dora=bool(of_dora))
+                for reason, kinds, of_dora in zip(reasons, unread, dora)
+            ]
             if None in reasons:
                 fits = [i for i, reason in enumerate(reasons) if reason is None]
                 beyond = any(
@@ -245,25 +276,26 @@ class _Rows:
         return found
 
     def _problems(
-        self, own: dict[str, np.ndarray], largest: Sequence[int], dora: Sequence[bool]
+        self, own: dict[str, np.ndarray], largest: Sequence[int], bases: Sequence[Any]
     ) -> list[str | None]:
         """Of every row; looked up once for rows that are alike."""
-        known: dict[tuple[int, ...], str | None] = {}
+        known: dict[tuple[Any, ...], str | None] = {}
         reasons = []
-        for i, rank in enumerate(largest):
+        for i, (rank, base) in enumerate(zip(largest, bases)):
             ranks = [int(values[i]) for values in own.values()]
-            key = (rank, *ranks)
+            key = (rank, base, *ranks)
             if key not in known:
                 shapes = dict(self._shapes)
                 shapes.update((n, (*shapes[n][:2], r)) for n, r in zip(own, ranks))
-                known[key] = self._read.problem(self._item, shapes, self._base, rank)
-            reasons.append(_DORA if dora[i] and not self._read.dora else known[key])
+                of = self._base if base is None else str(base)
+                known[key] = self._read.problem(self._item, shapes, of, rank)
+            reasons.append(known[key])
         return reasons
 
     def _fill(self, stack: Stack, rows: range) -> np.ndarray:
         """Copy the layers that are read; returns which rows are finite."""
         fine = np.ones(len(rows), bool)
-        for name in self._read.layers:
+        for name in self._read.layers.keys() & self._layers.keys():
             layer = self._layers[name]
             outputs, inputs, rank = layer.shape
             down = self._matrices(layer.down, rows, (rank, inputs))

@@ -141,9 +141,10 @@ def _confusions(run: RunData, pair: tuple[str, str]) -> list[str]:
 def _limits(run: RunData, best: ModelFile) -> list[str]:
     read = best.input
     ranks = ", ".join(map(str, read.ranks))
+    bases = ", ".join(f"`{base}`" for base in read.bases)
     return [
-        f"- Adapters of another base model than the training data's (`{read.base}`), or without "
-        f"the {len(read.layers)} layers that are read: `predict` says so and judges none of them.",
+        f"- Adapters of another base model than the training data's ({bases}), or without the "
+        f"{len(read.layers)} layers that are read: `predict` says so and judges none of them.",
         f"- Other ranks than those of the training data ({ranks}), where a representation "
         "depends on the rank.",
         f"- Anything that is none of the {run.n_classes} classes: some class is always named. "

@@ -1,6 +1,8 @@
 """Adapter files of every format, compared with what the libraries that write them make of them."""
 
 import json
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from features.adapter_files.adapter import open_adapter
+from features.adapter_files.bases import certainty, is_other
 from features.adapter_files.errors import BadAdapterError
+from features.adapter_files.places import find_candidates
+from features.adapter_files.stack import Stack
 
 from .adapters import (
     ALPHA,
@@ -50,11 +55,14 @@ def test_every_spelling_gives_the_same_update(spelled, sd_adapter, name):
     check_same(deltas(spelled[name]), sd_adapter[2])
 
 
-def test_every_spelling_gives_the_same_features(spelled):
+@pytest.mark.parametrize(
+    "representation", ["channel_norms", "update_spectrum", "update_sketch:32", "canonical"]
+)
+def test_every_spelling_gives_the_same_features(spelled, representation):
     from features.representations import get_representation
     from features.updates import UpdateBatch
 
-    channel_norms = get_representation("channel_norms").compute
+    compute = get_representation(representation).compute
     rows = {}
     for name, path in spelled.items():
         for layer, f in open_adapter(path).read():
@@ -64,11 +72,12 @@ def test_every_spelling_gives_the_same_features(spelled):
                 torch.from_numpy(f.up.copy())[None],
                 torch.tensor([f.scale]),
             )
-            rows.setdefault(layer, {})[name] = channel_norms(batch).numpy()
+            rows.setdefault(layer, {})[name] = compute(batch).numpy()
     for values in rows.values():
         assert len(values) == len(spelled)
+        expected = values["diffusers"]
         for value in values.values():
-            np.testing.assert_allclose(value, values["diffusers"], rtol=1e-5)
+            np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5 * abs(expected).max())
 
 
 def test_without_an_alpha_the_scale_is_one(sd_adapter, tmp_path):
@@ -113,6 +122,19 @@ def test_pickles_of_tensors_are_read_and_others_refused(spelled, sd_adapter, tmp
     torch.save({"a": SimpleNamespace()}, path)
     with pytest.raises(BadAdapterError, match="could run code"):
         open_adapter(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickles_of_trainers_hold_parameters_and_more(spelled, sd_adapter, tmp_path, zipped):
+    path = tmp_path / "adapter.pt"
+    content = {name: torch.nn.Parameter(v) for name, v in load_file(spelled["kohya"]).items()}
+    torch.save(
+        {**content, 7: torch.ones(2), "step": 3}, path, _use_new_zipfile_serialization=zipped
+    )
+    found = open_adapter(path)
+    assert (str(path) in Path("/proc/self/maps").read_text()) == zipped
+    assert found.dtypes == ("F32",)
+    check_same(deltas(path), sd_adapter[2])
 
 
 # Language models
@@ -213,6 +235,17 @@ def test_dora_is_marked(tmp_path):
     assert not found.ignored
 
 
+def test_dora_of_kohya_is_marked(spelled, tmp_path):
+    content = load_file(spelled["kohya"])
+    assert not open_adapter(spelled["kohya"]).dora
+    layer = next(name for name in content if "attn1_to_q" in name).partition(".")[0]
+    content[f"{layer}.dora_scale"] = torch.ones(8, 1)
+    save_file(content, tmp_path / "dora.safetensors")
+    found = open_adapter(tmp_path / "dora.safetensors")
+    assert found.dora
+    assert not found.ignored
+
+
 # Larger diffusion models
 
 
@@ -285,7 +318,22 @@ def test_flux_in_its_spellings(tmp_path):
     assert "transformer.single_transformer_blocks.1.proj_mlp" in expected
     for path in others:
         check_same(probed(path), expected)
-        assert open_adapter(path).base.startswith("flux")
+        assert open_adapter(path).base == "flux-32"
+
+
+def test_double_blocks_alone_do_not_show_whose_they_are(tmp_path):
+    layers = {name: size for name, size in FLUX.items() if name.startswith("double_blocks")}
+    first, *others = flux_spellings(tmp_path, random_pairs(layers), alpha=1.0)
+    for path in (first, *others):
+        base = open_adapter(path).base
+        assert (base, certainty(base)) == ("transformer-32", 1)
+    assert not is_other("transformer-3072", {"flux"})
+    assert not is_other("flux", {"transformer-3072"})
+    assert is_other("sd-2", {"sd-1"})
+    assert is_other("sd-2", {"sd-1", "unet"})
+    assert not is_other("SD-1", {"sd-1"})
+    assert not is_other("llm-4096", {"Llama-2-7b"})
+    assert is_other("Mistral-7B", {"Llama-2-7b", "llm-4096"})
 
 
 def test_fused_blocks_that_were_trained_apart_keep_their_ranks(tmp_path):
@@ -297,6 +345,8 @@ def test_fused_blocks_that_were_trained_apart_keep_their_ranks(tmp_path):
         check_same(deltas(path), deltas(first))
         ranks = {layer.down.shape[0] for _, layer in open_adapter(path).read()}
         assert ranks == {2}
+        assert {rank for _, _, rank in open_adapter(path).shapes.values()} == {6}
+        assert {rank for _, _, rank in open_adapter(path).split_shapes().values()} == {2}
 
 
 def test_flux_of_xlabs(tmp_path):
@@ -318,6 +368,7 @@ def test_flux_of_xlabs(tmp_path):
     save_file({k: v.clone() for k, v in converted.items()}, tmp_path / "diffusers.safetensors")
     check_same(deltas(tmp_path / "xlabs.safetensors"), deltas(tmp_path / "diffusers.safetensors"))
     assert open_adapter(tmp_path / "xlabs.safetensors").format == "xlabs"
+    assert open_adapter(tmp_path / "xlabs.safetensors").base == "flux-32"
 
 
 def test_the_last_modulation_of_flux_has_its_halves_swapped(tmp_path):
@@ -401,6 +452,15 @@ def pair(layer="unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"):
         ),
         ({"x.lora.down.weight": torch.ones(4), "x.lora.up.weight": torch.ones(4)}, "does not fit"),
         ({f"x.hada_w{s}": torch.ones(4) for s in ("1_a", "1_b", "2_a", "2_b")}, "too few axes"),
+        ({**pair("a"), "a.alpha": torch.ones(0)}, "its α is not one number"),
+        ({k: v.char() for k, v in pair("a").items()}, r"a\.lora\.down.* has dtype I8"),
+        (
+            {
+                "lora_unet_final_layer_adaLN_modulation_1.lora_down.weight": torch.ones(1, 4),
+                "lora_unet_final_layer_adaLN_modulation_1.lora_up.weight": torch.ones(3, 1),
+            },
+            "has no two halves",
+        ),
     ],
 )
 def test_a_file_that_is_none_is_refused_in_one_line(tmp_path, content, reason):
@@ -424,21 +484,113 @@ def test_damaged_files_are_refused(tmp_path):
         open_adapter(tmp_path)
 
 
-def test_a_dtype_that_is_not_read_is_named(tmp_path):
-    path = tmp_path / "a.safetensors"
-    save_file({k: v.to(torch.float8_e4m3fn) for k, v in pair().items()}, path)
-    with pytest.raises(BadAdapterError, match="F8_E4M3"):
-        list(open_adapter(path).read())
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize(
+    "dtype", [torch.float8_e4m3fn, torch.int8, torch.complex64, torch.int64, torch.bool]
+)
+def test_a_dtype_that_is_not_read_is_named(tmp_path, suffix, dtype):
+    path = tmp_path / f"a{suffix}"
+    save = save_file if suffix == ".safetensors" else torch.save
+    save({k: v.to(dtype) for k, v in pair().items()}, path)
+    with pytest.raises(BadAdapterError, match=r"has dtype \w+, which is not read"):
+        open_adapter(path)
 
 
-def test_whatever_is_damaged_is_refused_in_one_line_or_read(tmp_path):
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_an_alpha_may_be_a_whole_number(tmp_path, suffix):
+    save = save_file if suffix == ".safetensors" else torch.save
+    save({**pair("a"), "a.alpha": torch.tensor(3)}, tmp_path / f"a{suffix}")
+    assert open_adapter(tmp_path / f"a{suffix}").alphas == {"a": 3.0}
+
+
+def test_sparse_tensors_are_refused(tmp_path):
+    torch.save({k: v.to_sparse() for k, v in pair().items()}, tmp_path / "a.pt")
+    with pytest.raises(BadAdapterError, match="sparse"):
+        open_adapter(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"dtype": 5}, {"data_offsets": [0.0, 16.0]}, {"data_offsets": [0]}, {"shape": [True, 4]}],
+)
+def test_a_header_of_other_types_is_refused(tmp_path, change):
     path = tmp_path / "a.safetensors"
+    save_file(pair("a"), path)
+    data = path.read_bytes()
+    size = 8 + int.from_bytes(data[:8], "little")
+    entries = json.loads(data[8:size])
+    entries["a.lora.down.weight"] |= change
+    header = json.dumps(entries).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[size:])
+    with pytest.raises(BadAdapterError):
+        open_adapter(path)
+
+
+LOKR = {
+    "x.lokr_w1": torch.ones(2, 2),
+    "x.lokr_w2_a": torch.ones(2, 1),
+    "x.lokr_w2_b": torch.ones(1, 2),
+}
+
+
+def test_bad_numbers_of_a_lokr_are_told_as_those_of_others(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file({**LOKR, "x.lokr_w1": torch.full((2, 2), torch.nan)}, path)
+    ((_, layer),) = open_adapter(path).read()
+    assert (layer.up.shape, layer.down.shape) == ((4, 2), (2, 4))
+    stack = Stack({"x": (4, 4, 2)}, 1)
+    with pytest.raises(BadAdapterError, match="NaN or infinite numbers in 1 layers, like x"):
+        stack.read(0, open_adapter(path), frozenset("x"))
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(6, 9), (9, 6)])
+def test_a_loha_of_more_rank_than_its_matrix_is_of_the_matrix_rank(tmp_path, outputs, inputs):
+    rng = torch.Generator().manual_seed(0)
+    sizes = {"w1_a": (outputs, 4), "w1_b": (4, inputs), "w2_a": (outputs, 4), "w2_b": (4, inputs)}
+    parts = {name: torch.randn(size, generator=rng) for name, size in sizes.items()}
+    save_file({f"x.hada_{name}": v for name, v in parts.items()}, tmp_path / "a.safetensors")
+    assert open_adapter(tmp_path / "a.safetensors").shapes == {"x": (outputs, inputs, 6)}
+    expected = (parts["w1_a"] @ parts["w1_b"]) * (parts["w2_a"] @ parts["w2_b"])
+    check_same(deltas(tmp_path / "a.safetensors"), {"x": expected})
+
+
+def test_what_is_ignored_of_a_layer_is_told(tmp_path):
+    fused = "lora_unet_double_blocks_0_img_attn_qkv"
+    layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    content = {
+        **pair(layer),
+        f"{layer}.lora_B.bias": torch.ones(4),
+        "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_k.diff": torch.ones(4, 4),
+        f"{fused}.diff_b": torch.ones(12),
+    }
+    save_file(content, tmp_path / "a.safetensors")
+    unread = open_adapter(tmp_path / "a.safetensors").unread
+    assert unread[layer] == {"lora_B.bias"}
+    assert unread[layer.replace("to_q", "to_k")] == {"diff"}
+    assert unread["transformer.transformer_blocks.0.attn.to_v"] == {"diff_b"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rounds"),
+    [
+        ("a.safetensors", pair(), 1000),
+        ("a.safetensors", {**pair("a"), "a.alpha": torch.tensor(3)}, 500),
+        ("a.safetensors", {**LOKR, "x.alpha": torch.tensor(2.0)}, 500),
+        ("a.pt", {**LOKR, **pair("a"), "x.alpha": torch.tensor(2.0)}, 300),
+        ("legacy.pt", {**LOKR, **pair("a"), "x.alpha": torch.tensor(2.0)}, 300),
+    ],
+)
+def test_whatever_is_damaged_is_refused_in_one_line_or_read(tmp_path, name, content, rounds):
+    path = tmp_path / name
     config = json.dumps({"unet.r": 1, "unet.lora_alpha": 2, "unet.alpha_pattern": {"to_q": 3}})
-    save_file(pair(), path, {"lora_adapter_metadata": config})
+    if path.suffix == ".pt":
+        torch.save(content, path, _use_new_zipfile_serialization=name != "legacy.pt")
+    else:
+        save_file(content, path, {"lora_adapter_metadata": config})
     whole = path.read_bytes()
     rng = np.random.default_rng(0)
     refused = []
-    for _ in range(1000):
+    for _ in range(rounds):
         damaged = bytearray(whole)
         for at in rng.integers(len(whole), size=rng.integers(1, 4)):
             damaged[at] = rng.choice([rng.integers(256), *b'"{}[],:-0189'])
@@ -451,7 +603,7 @@ def test_whatever_is_damaged_is_refused_in_one_line_or_read(tmp_path):
             assert found.alphas
         except BadAdapterError as error:
             refused.append(str(error))
-    assert len(refused) > 100
+    assert len(refused) > rounds / 10
     assert all(len(message.splitlines()) == 1 for message in refused)
 
 
@@ -473,3 +625,69 @@ def test_a_damaged_configuration_is_refused(tmp_path, change):
     config.write_text(json.dumps({"r": 1, "lora_alpha": 2, **change}))
     with pytest.raises(BadAdapterError, match="damaged"):
         open_adapter(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"target_parameters": ["experts.gate_up_proj"]},
+        {"use_qalora": True},
+        {"use_bdlora": {"nblocks": 2}},
+        {"kasa_config": {"beta": 1e-4}},
+    ],
+)
+def test_variants_of_lora_that_are_no_product_are_refused(tmp_path, change):
+    content = {f"base_model.model.{name}": value for name, value in pair("model.q").items()}
+    save_file(content, tmp_path / "adapter_model.safetensors")
+    config = {"r": 1, "lora_alpha": 2, "peft_type": "LORA", **dict.fromkeys(change)}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    open_adapter(tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(BadAdapterError, match=rf"with {next(iter(change))}, whose update is not"):
+        open_adapter(tmp_path)
+
+
+# Where adapters lie
+
+
+def test_what_may_be_an_adapter_is_found_and_what_is_passed_over_is_said(tmp_path):
+    inside = {
+        "a.safetensors": "",
+        "b/pytorch_lora_weights.safetensors": "",
+        "b/other.SAFETENSORS": "",
+        "b/optimizer.safetensors": "",
+        "a.pt": "in another format",
+        "last.ckpt": "checkpoint",
+        "b/optimizer.bin": "state of a training",
+        "b/.hidden.safetensors": "is hidden",
+        ".trash/c/a.pt": "is hidden",
+        "run/models/m.safetensors": "run directory",
+    }
+    for name in inside:
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "in" / "run" / "sweep.json").touch()
+    (tmp_path / "in" / "readme.txt").touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
+    found = {
+        path.relative_to(tmp_path / "in").as_posix(): (aside, problem)
+        for path, aside, problem in find_candidates(tmp_path / "in")
+    }
+    assert "not followed" in found.pop("link")[1]
+    assert found.keys() == inside.keys()
+    for name, words in inside.items():
+        aside, problem = found[name]
+        assert problem == ""
+        assert words in aside
+        assert bool(words) == bool(aside)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look into every folder")
+def test_a_folder_that_cannot_be_looked_into_is_said(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o000)
+    ((path, aside, problem),) = find_candidates(tmp_path)
+    assert path == tmp_path / "closed"
+    assert aside == problem
+    assert problem.startswith("cannot be listed")

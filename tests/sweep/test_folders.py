@@ -73,6 +73,20 @@ def test_labels_are_those_asked_for(folder, tmp_path):
     assert scan.num_rows == 6
 
 
+def test_a_folder_that_holds_cache_and_runs(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    cache = Path(".feature_cache")
+    source, scan = opened(Path("."), cache)
+    assert (source.label, scan.num_rows) == ("in", 6)
+    run_dir = folder / "ray_results" / "in"
+    (run_dir / "models").mkdir(parents=True)
+    (run_dir / "sweep.json").touch()
+    (run_dir / "models" / "model.safetensors").touch()
+    again, _ = opened(Path("."), cache)
+    assert again.stamps == source.stamps
+    assert len(imports(cache)) == 1
+
+
 def test_layers_without_a_dataset(folder, tmp_path):
     with Reporter() as reporter:
         options = RuntimeOptions(cache_dir=tmp_path / "cache")

@@ -1,6 +1,7 @@
 """`lorasweep data import`: folders of adapters to a dataset that a sweep can read."""
 
 import csv
+import errno
 import json
 import shutil
 import threading
@@ -10,18 +11,24 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 import cli
+from features.adapter_files.errors import UnreadableAdapterError
 from features.core.errors import UserError
 from features.core.files import locked
+from features.model_input import model_input
+from features.representations import get_representation
+from features.scan import scan_dataset
+from features.sources import DatasetRequest, find_dataset
 from sweep.imports.labels import label_source
 from sweep.imports.plan import make_plan
 from sweep.imports.request import ImportOptions
 from sweep.imports.run import import_adapters
 from sweep.imports.shard import ShardWriter
 from sweep.imports.survey import survey
+from sweep.models.adapters import Given, Problem, Stacked, read_adapters
 from sweep.spec import RuntimeOptions
 from sweep.watch.terminal import Reporter
 from tests.features.adapters import (
@@ -246,6 +253,106 @@ def test_labels_that_are_not_there(tmp_path, labels, message):
         run(tmp_path / "in", out=tmp_path / "out", labels=labels)
 
 
+def table_of(path, *rows, header="path,label"):
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return label_source(str(path))
+
+
+def labels_of(root, source):
+    """Name -> label of the adapters below a folder."""
+    return {item.name: item.label for item in survey([root], source, 64).found}
+
+
+def test_only_the_source_that_was_asked_for_gives_a_label(tmp_path):
+    root = tmp_path / "in"
+    for i in range(3):
+        adapter(root / f"a{i}" / WEIGHTS, header={"label": "header"}, label="metadata")
+    source = table_of(tmp_path / "labels.csv", "a0,x", "a1,")
+    assert labels_of(root, source) == {"a0": "x", "a1": None, "a2": None}
+    assert set(labels_of(root, label_source("metadata:label")).values()) == {"metadata"}
+    assert set(labels_of(root, label_source("header:label")).values()) == {"header"}
+    for path in root.rglob("metadata.json"):
+        path.unlink()
+    assert set(labels_of(root, label_source("metadata:label")).values()) == {None}
+
+
+@pytest.mark.parametrize("missing", ["", " ", "NA", "nan", '"n/a"', "null"])
+def test_a_cell_without_a_value_is_no_class(tmp_path, missing):
+    for i in range(2):
+        adapter(tmp_path / "in" / f"a{i}" / WEIGHTS)
+    source = table_of(tmp_path / "labels.csv", "a0,x", f"a1,{missing}")
+    assert labels_of(tmp_path / "in", source) == {"a0": "x", "a1": None}
+
+
+def test_keys_of_a_table_are_texts(tmp_path):
+    for name in ("00001", "00002"):
+        adapter(tmp_path / "in" / f"{name}.safetensors")
+    source = table_of(tmp_path / "labels.csv", "00001,x", "00002,y", header="id,label")
+    assert list(labels_of(tmp_path / "in", source).values()) == ["x", "y"]
+
+
+def test_a_number_too_long_for_a_column_is_left_out(tmp_path):
+    adapter(tmp_path / "in" / "a" / WEIGHTS, huge=10**400, small=3)
+    (found,) = survey([tmp_path / "in"], label_source("folder"), 64).found
+    assert found.columns == {"small": 3}
+
+
+def test_paths_of_a_table_may_be_written_as_find_prints_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "in"
+    for name in "abcd":
+        adapter(root / name / WEIGHTS)
+    rows = [f"./in/a/{WEIGHTS},1", "in/b,2", f"./c/{WEIGHTS},3", f"{root / 'd'},4"]
+    source = table_of(tmp_path / "labels.csv", *rows)
+    assert list(labels_of(root, source).values()) == [1, 2, 3, 4]
+
+
+def test_a_row_that_fits_several_adapters_is_refused(tmp_path):
+    root = tmp_path / "in"
+    for name in ("cats", "dogs"):
+        adapter(root / name / "x.safetensors")
+    table_of(tmp_path / "labels.csv", "x.safetensors,1")
+    with pytest.raises(UserError, match=r"'x\.safetensors' fits 2 adapters \(cats/x.*, dogs/x"):
+        run(root, out=tmp_path / "out", labels=str(tmp_path / "labels.csv"))
+    table_of(tmp_path / "labels.csv", "x.safetensors,1", "dogs/x.safetensors,2", "fish/y,3")
+    report = run(root, out=tmp_path / "out", labels=str(tmp_path / "labels.csv"))
+    assert report.unused == ["fish/y"]
+    found = {name: row["category_label"] for name, row in rows(tmp_path / "out").items()}
+    assert found == {"cats/x.safetensors": 1, "dogs/x.safetensors": 2}
+
+
+# What lies in folders
+
+
+def test_two_adapters_in_one_folder_are_two(tmp_path):
+    root = tmp_path / "in"
+    adapter(root / "cats" / WEIGHTS, seed=1)
+    adapter(root / "cats" / "other.safetensors", seed=2)
+    adapter(root / "dogs" / "rex" / WEIGHTS, seed=3)
+    (root / "dogs" / "rex" / "optimizer.pt").touch()
+    found = survey([root], label_source("folder"), 64)
+    assert {item.name: item.label for item in found.found} == {
+        f"cats/{WEIGHTS}": "cats", "cats/other.safetensors": "cats", "dogs/rex": "dogs",
+    }  # fmt: skip
+    assert found.aside.keys() == {str(root / "dogs" / "rex" / "optimizer.pt")}
+
+
+def test_an_adapter_is_there_once_and_has_a_name_of_its_own(tmp_path):
+    for i, folder in enumerate(("x/in", "y/in")):
+        adapter(tmp_path / folder / "cats" / "a.safetensors", seed=i)
+    (tmp_path / "y" / "in" / "link.safetensors").symlink_to("cats/a.safetensors")
+    folders = [tmp_path / name for name in ("x/in", "y/in", "y/in/cats", "x/in")]
+    found = survey(folders, label_source("folder"), 64)
+    names = ["x/in/cats/a.safetensors", "y/in/cats/a.safetensors"]
+    assert [item.name for item in found.found] == [names[0], "y/in/link.safetensors"]
+    ((_, reason),) = found.aside.items()
+    assert "is the same file as" in reason
+    (tmp_path / "y" / "in" / "link.safetensors").unlink()
+    found = survey(folders, label_source("folder"), 64)
+    assert [item.name for item in found.found] == names
+    assert list(found.aside.values()) == ["lies in several of the folders"]
+
+
 # What is refused
 
 
@@ -274,6 +381,36 @@ def test_damaged_adapters_are_named_or_left_out(tmp_path):
     assert found.keys() == expected.keys() - missing
     for path, row in found.items():
         check_updates(row, expected[path])
+
+
+def test_what_no_model_may_overlook_is_in_columns(tmp_path):
+    root = tmp_path / "in"
+    first, second = LAYERS
+    adapter(root / "cats" / "part" / WEIGHTS, layers={first: LAYERS[first]})
+    adapter(root / "cats" / "biased" / WEIGHTS)
+    tensors = load_file(root / "cats" / "biased" / WEIGHTS)
+    save_file({**tensors, f"{first}.diff_b": np.ones(8, "f4")}, root / "cats" / "biased" / WEIGHTS)
+    kron = {f"{first}.lokr_w1": np.eye(4, dtype="f4"), f"{first}.lokr_w2": np.eye(2, dtype="f4")}
+    save_file(kron, root / "cats" / "kron.safetensors")
+    run(root, out=tmp_path / "out", lokr_rank=3, min_coverage=0.0)
+    found = rows(tmp_path / "out")
+    assert [found[name]["lacking_layers"] for name in sorted(found)] == [[], [second], [second]]
+    assert [found[name]["unread_tensors"] for name in sorted(found)] == [["diff_b"], [], []]
+    assert {row["lokr_rank"] for row in found.values()} == {3}
+
+    source = find_dataset(DatasetRequest(str(tmp_path / "out")), tmp_path)
+    scan = scan_dataset(source, "category_label", None, tmp_path)
+    item = get_representation("channel_norms")
+    names = [row["path"] for row in datasets.load_from_disk(str(tmp_path / "out"))]
+    for unread, judged in ((), [n for n in names if n != "cats/biased"]), (["diff_b"], names):
+        read = model_input(item, [first], scan, (), dora=False, unread=unread)
+        for given in Given([root / "cats" / "biased" / WEIGHTS], []), Given([], [("x", source)]):
+            parts = list(read_adapters(given, read, item, None))
+            problems = [part.reason for part in parts if isinstance(part, Problem)]
+            assert len(problems) == (not unread)
+            assert all("more than B·A (diff_b)" in reason for reason in problems)
+        (stacked,) = [part for part in parts if isinstance(part, Stacked)]
+        assert [one.name for one in stacked.adapters] == judged
 
 
 def test_several_bases_need_a_choice(tmp_path):
@@ -306,6 +443,7 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path):
         (["nowhere", "out"], "is no folder"),
         (["empty", "out"], "no .safetensors"),
         (["in", "in/out"], "lies in"),
+        (["in", "in/.cache/../out"], "lies in"),
         (["in", "full"], "is not empty"),
         (["in", "out", "--min-coverage", "2"], "from 0 to 1"),
         (["in", "out", "--min-coverage", "x"], "need a number"),
@@ -356,6 +494,59 @@ def test_an_interrupted_import_goes_on(tmp_path, monkeypatch, ranks):
         check_updates(row, expected[path])
         own = {row.get(f"{layer}.rank") for layer in LAYERS}
         assert own == ({None} if len(ranks) == 1 else {rank_of[path]})
+
+
+def planned(root):
+    """A plan of one shard."""
+    return make_plan(survey([root], label_source("folder"), 64).found, 0.9, 64)
+
+
+def test_a_shard_whose_files_have_changed_since_is_not_written(tmp_path):
+    root, work = tmp_path / "in", tmp_path / "work"
+    classes(root)
+    plan = planned(root)
+    changed = root / "cats" / "adapter-3" / WEIGHTS
+    for change in (lambda: adapter(changed, rank=7), lambda: changed.write_bytes(b"x")):
+        change()
+        assert ShardWriter(plan, work)({"index": 0})["changed"] == "cats/adapter-3"
+    changed.unlink()
+    assert ShardWriter(plan, work)({"index": 0})["changed"] == "cats/adapter-3"
+    assert not list(work.rglob("*"))
+
+
+def test_a_file_that_the_disk_does_not_give_is_not_noted_as_damaged(tmp_path, monkeypatch):
+    root, work = tmp_path / "in", tmp_path / "work"
+    classes(root)
+    plan = planned(root)
+
+    def fails(path, lokr_rank):
+        raise UnreadableAdapterError(path, "x") from OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("sweep.imports.shard.open_adapter", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        ShardWriter(plan, work)({"index": 0})
+    assert not list(work.rglob("*"))
+
+
+def test_an_interrupted_import_whose_files_have_changed_begins_anew(tmp_path, monkeypatch):
+    root, out = tmp_path / "in", tmp_path / "out"
+    expected = classes(root)
+
+    def changes(plan, work, missing):
+        yield ShardWriter(plan, work)({"index": 0})
+        expected["dogs/adapter-0"] = adapter(root / "dogs" / "adapter-0" / WEIGHTS, seed=9)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sweep.imports.run._run", changes)
+    with pytest.raises(KeyboardInterrupt):
+        run(root, out=out)
+    monkeypatch.setattr(
+        "sweep.imports.run._run",
+        lambda plan, work, missing: (ShardWriter(plan, work)({"index": i}) for i in missing),
+    )
+    run(root, out=out)
+    for path, row in rows(out).items():
+        check_updates(row, expected[path])
 
 
 def test_an_import_waits_for_another_into_the_same_folder(tmp_path, capsys):

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import cli
 
-from .test_imports import BLOCK, WEIGHTS, adapter, classes, damaged
+from .test_imports import BLOCK, WEIGHTS, adapter, classes, damaged, run
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,10 +38,22 @@ def test_an_adapter_file(tmp_path):
         assert found["shapes"][f"{BLOCK}.attn2.to_k"] == [8, 768, 2]
 
 
+def test_what_lies_beside_an_adapter_file(tmp_path):
+    adapter(tmp_path / "cats" / "a" / WEIGHTS, leaf_id=3)
+    for path in (tmp_path / "cats" / "a", tmp_path / "cats" / "a" / WEIGHTS):
+        found = inspect(path)
+        assert (found["folder"], found["metadata"]) == ("cats", {"leaf_id": 3})
+    adapter(tmp_path / "cats" / "a" / "checkpoint-1" / WEIGHTS)
+    assert inspect(tmp_path / "cats" / "a")["adapters"] == 2
+
+
 def test_a_folder_of_adapters(tmp_path):
     classes(tmp_path)
     names = damaged(tmp_path)
+    (tmp_path / "cats" / "optimizer.pt").touch()
     found = inspect(tmp_path)
+    assert (found["alphas"], found["scales"]) == ({"3": 10}, {"1.5": 10})
+    assert list(found["passed_over"]) == [str(tmp_path / "cats" / "optimizer.pt")]
     assert (found["kind"], found["adapters"], found["bases"]) == ("adapters", 5, {"sd-1": 5})
     assert found["folders"] == {"dogs": 3, "cats": 2}
     assert len(found["bad"]) == len(names)
@@ -54,6 +66,15 @@ def test_a_dataset_and_one_without_labels(make_dataset):
     assert found["ranks"] == {"2": 2}
     assert found["bad_rows"] == []
     assert inspect(make_dataset("b"), "--label-column", "x")["label_column"] is None
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_dataset_of_adapter_files(tmp_path):
+    classes(tmp_path / "in")
+    run(tmp_path / "in", out=tmp_path / "out")
+    found = inspect(tmp_path / "out")
+    assert (found["bases"], found["formats"]) == ({"sd-1": 6}, {"diffusers": 6})
+    assert (found["algorithms"], found["scales"]) == ({"lora": 6}, {"1.5": 12})
 
 
 def test_a_run_directory(tmp_path):
@@ -72,10 +93,14 @@ def test_what_is_nothing_is_refused_in_one_line(tmp_path, content):
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
     (tmp_path / "empty").mkdir()
-    for given in (path, tmp_path / "empty", tmp_path / "nowhere"):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.safetensors").write_bytes(content)
+    nowhere = tmp_path / "nowhere.safetensors"
+    for given in (path, tmp_path / "empty", tmp_path / "bad", tmp_path / "nowhere", nowhere):
         result = CliRunner().invoke(cli.app, ["inspect", str(given)])
         assert result.exit_code == 2, result.output
-        assert len(result.stderr.strip().splitlines()) == 1
+        (line,) = result.stderr.strip().splitlines()
+    assert "does not exist" in line
 
 
 def test_a_file_is_looked_at_without_torch_or_ray(tmp_path):

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from features.core.errors import UserError
 from features.core.files import sign, write_json
 from features.sources import DatasetRequest, find_dataset
 from sweep import RuntimeOptions, SweepSpec, run_sweep
-from sweep.models.adapters import Given, Stacked, read_adapters
+from sweep.models.adapters import Given, Stacked, find_adapters, read_adapters
 from sweep.models.choice import best_pairs, chosen_pairs, refusal
 from sweep.models.predict import Threshold, Verdict, find_models
 from sweep.sweep_file import read_sweep_file
@@ -60,10 +61,11 @@ def judged(*arguments, code=0):
 def kept(local_ray, tmp_path_factory):
     """(spec, options, run directory) of a run that kept all its models; not to be changed."""
     root = tmp_path_factory.mktemp("models")
+    spec = replace(SPEC, dataset=str(shutil.copytree(ZOO, root / ZOO.name)))
     options = RuntimeOptions(
         root / "results", "run", cache_dir=root / "cache", log_to="none", save_models="all"
     )
-    return SPEC, options, run_sweep(SPEC, options).run_dir
+    return spec, options, run_sweep(spec, options).run_dir
 
 
 @pytest.fixture(scope="module")
@@ -174,12 +176,28 @@ def test_the_best_by_validation_are_kept_by_default(kept):
     assert best_pairs(equal, ["a", "b", "c"]) == [("a", "x"), ("b", "x")]
 
 
+@contextmanager
+def away(*places):
+    """Files and folders are elsewhere for a while."""
+    for place in places:
+        place.rename(place.with_name(f"{place.name}-away"))
+    try:
+        yield
+    finally:
+        for place in places:
+            place.with_name(f"{place.name}-away").rename(place)
+
+
 def test_an_export_needs_neither_run_nor_dataset(kept, files, tmp_path):
     out = tmp_path / "out"
     say("export", kept[2], out, "--representation", "simple_stats", "--classifier", "mlp")
     asked = ("--classifier", "mlp", *files[:5])
-    own = judged(out, *asked)
-    assert own == judged(kept[2], *asked)
+    expected = judged(kept[2], *asked)
+    with away(kept[2], Path(kept[0].dataset), kept[1].cache_dir):
+        own = judged(out, *asked)
+    assert own == expected
+    found = json.loads(say("inspect", out, "--json"))
+    assert (found["kind"], list(found["models"])) == ("models", ["visual_only/simple_stats"])
     assert [set(item) for item in own] == [
         {"adapter", "class", "probability", "unlike", "problem"}
     ] * 5
@@ -196,7 +214,7 @@ def test_an_export_needs_neither_run_nor_dataset(kept, files, tmp_path):
     (metric,) = front["model-index"][0]["results"][0]["metrics"]
     assert metric["value"] == pytest.approx(accuracy["test_acc_mean"], abs=1e-4)
     assert read_sweep_file(kept[2]).frozen["decides"]["dataset"] in card
-    assert str(ZOO) not in card
+    assert kept[0].dataset not in card
     with pytest.raises(UserError, match="no models"):
         find_models(tmp_path)
     assert "is not empty" in CliRunner().invoke(app, ["export", str(kept[2]), str(out)]).output
@@ -230,6 +248,11 @@ def test_other_files_are_said_not_guessed(kept, files, tmp_path):
             },
         },
     )
+    layer = next(n for n in half if ".lora.down." in n).removesuffix(".lora.down.weight")
+    write("dora.safetensors", {**tensors, f"{layer}.dora_scale": np.ones((1, 1), "f4")})
+    write("whole.safetensors", {**tensors, f"{layer}.diff": np.ones((2, 2), "f4")})
+    keys = {n for n in names if ".attn2.to_k.lora.down." in n}
+    write("sd2.safetensors", {**tensors, **dict.fromkeys(keys, np.ones((1, 1024), "f4"))})
     (tmp_path / "cut.safetensors").write_bytes(files[0].read_bytes()[:1000])
     shutil.copy(files[0], tmp_path / "good.safetensors")
     said = {
@@ -240,6 +263,7 @@ def test_other_files_are_said_not_guessed(kept, files, tmp_path):
     expected = {
         "nan": "NaN", "missing": "lacks 1 of 32 layers", "base": "another base model",
         "text": "it has text_encoder", "scaled": "has a scale of 0.5", "cut": "cut",
+        "dora": "is of DoRA", "whole": "by more than B·A (diff)", "sd2": "seems to be of sd-2",
     }  # fmt: skip
     assert said.keys() == expected.keys()
     for name, words in expected.items():
@@ -257,10 +281,39 @@ def test_other_files_are_said_not_guessed(kept, files, tmp_path):
     judged(kept[2], good, "--fail-on", f"{other}:0.99")
     judged(kept[2], good, "--fail-on", f"{verdict['class']}:0.0", code=3)
     judged(kept[2], good, bad, "--fail-on", f"{other}:0.99", code=3)
+    several = ("--fail-on", f"{verdict['class']}:0.0", "--fail-on", f"{other}:0.99")
+    judged(kept[2], good, *several, code=3)
+    judged(kept[2], good, *several[2:], *several[:2], code=3)
     say("predict", kept[2], tmp_path, "--csv", tmp_path / "said.csv")
     rows = list(csv.DictReader((tmp_path / "said.csv").open()))
-    assert len(rows) == 7
-    assert sum(bool(row["problem"]) for row in rows) == 6
+    assert len(rows) == len(expected) + 1
+    assert sum(bool(row["problem"]) for row in rows) == len(expected)
+
+
+def test_a_folder_is_screened_whole(tmp_path):
+    """Whatever an import passes over may be what somebody wants to pass over, too."""
+    names = (
+        "a.safetensors", "a.pt", "b.SAFETENSORS", "c.ckpt", "optimizer.bin", ".d.safetensors",
+        "adapter_model.safetensors", "pytorch_lora_weights.safetensors", "weight_dimensions.pt",
+        ".hidden/e.pt", "run/sweep.json", "run/models/f.safetensors", "state.json",
+    )  # fmt: skip
+    for name in names:
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "state.json").unlink()
+    found = find_adapters([str(tmp_path / "in")], tmp_path)
+    judged = {path.relative_to(tmp_path / "in").as_posix() for path in found.files}
+    assert judged == {name for name in names if "json" not in name} - {"weight_dimensions.pt"}
+    closed = {Path(path).name for path in found.closed}
+    assert closed == {"link", "weight_dimensions.pt"}
+    assert found.count == len(judged) + 2
+    # A folder that says it is a dataset is not taken at its word.
+    (tmp_path / "in" / "state.json").touch()
+    with pytest.raises(UserError):
+        find_adapters([str(tmp_path / "in")], tmp_path)
 
 
 def test_another_rank_where_the_representation_allows_it(kept, files, tmp_path):
