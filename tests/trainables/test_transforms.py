@@ -47,7 +47,8 @@ def test_only_the_training_split_is_looked_at():
     other = features.copy()
     other[split.test] = rng.standard_normal((len(split.test), 12)) * 100
     first, second = (
-        prepare_data(f.copy(), labels, split, 3, torch.device("cpu"), "pca:4") for f in (features, other)
+        prepare_data(f.copy(), labels, split, 3, torch.device("cpu"), "pca:4")
+        for f in (features, other)
     )
     assert first.n_features == 4
     assert torch.equal(first.train.x, second.train.x)
