@@ -2,8 +2,8 @@
 
 With the Gram cores G_A = A·Aᵀ and G_B = Bᵀ·B = H·Hᵀ, B is Q·Hᵀ, where Q has orthonormal columns;
 so the squares of the singular values are the eigenvalues of Hᵀ·G_A·H. H is the Cholesky factor of
-G_B, or V·D^½ of its eigenvectors where vectors are wanted. Squaring doubles the digits that a small
-value lacks. Where they run out, the triangular factors of B and Aᵀ are used instead.
+G_B. Squaring doubles the digits that a small value lacks. Where they run out, the triangular
+factors of B and Aᵀ are used instead.
 
 A row of A or column of B that is zero adds nothing to ΔW: what is opposite is left out, too, so
 that an update padded to a higher rank is as well conditioned as without.
@@ -29,22 +29,6 @@ _NOISE = 1e-12
 
 
 @dataclass(frozen=True)
-class Decomposition:
-    """Singular triplets, zero-padded to the rank.
-
-    Attributes:
-        values: (batch, rank) float64 σ, descending.
-        left: (batch, rank, outputs) float64, u in rows, its entry of the largest magnitude
-            positive; 0 where σ is.
-        right: (batch, rank, inputs) float64, v in rows.
-    """
-
-    values: Tensor
-    left: Tensor
-    right: Tensor
-
-
-@dataclass(frozen=True)
 class _Cores:
     """G_A and G_B without what adds nothing, each divided by its largest diagonal entry.
 
@@ -61,9 +45,14 @@ class _Cores:
     unit: Tensor
     live: Tensor
 
-    def are_poor(self, up_values: Tensor) -> Tensor:
-        """(batch,) whether G_A or G_B, of the eigenvalues given, is ill-conditioned."""
-        return self.are_spread(up_values) | self.are_spread(kernels.eigenvalues(self.down))
+    def root(self) -> tuple[Tensor, Tensor]:
+        """H, (batch, r, r), and (batch,) whether G_A or G_B is ill-conditioned and H is of no use.
+        It has a one on the diagonal where that is dead."""
+        up, down = (kernels.eigenvalues(gram) for gram in (self.up, self.down))
+        poor = self.are_spread(up) | self.are_spread(down)
+        ones = torch.diag_embed((~self.live | poor[:, None]).to(self.up.dtype))
+        h, _ = torch.linalg.cholesky_ex(torch.where(poor[:, None, None], ones, self.up + ones))
+        return h, poor
 
     def are_spread(self, descending: Tensor) -> Tensor:
         """(batch,) whether the last eigenvalue, as many as are live, is too small a part of the
@@ -98,10 +87,7 @@ def singular_values(columns: Tensor, down: Tensor, gram_up: Tensor, gram_down: T
     if down.shape[1] == 1:
         return (gram_up * gram_down).sqrt()[:, :, 0]
     cores = _cores(gram_up, gram_down)
-    poor = cores.are_poor(kernels.eigenvalues(cores.up))
-    # Ones where the diagonal is dead, and for all of a poor core, let every factor exist.
-    ones = torch.diag_embed((~cores.live | poor[:, None]).to(cores.up.dtype))
-    h, _ = torch.linalg.cholesky_ex(torch.where(poor[:, None, None], ones, cores.up + ones))
+    h, poor = cores.root()
     squares = kernels.eigenvalues(h.mT @ cores.down @ h)
     values = squares.clamp(min=0).sqrt() * cores.unit[:, None]
     again = poor | cores.are_spread(squares)
@@ -111,36 +97,38 @@ def singular_values(columns: Tensor, down: Tensor, gram_up: Tensor, gram_down: T
     return _without_noise(values)
 
 
-def singular_triplets(
-    columns: Tensor, down: Tensor, gram_up: Tensor, gram_down: Tensor
-) -> Decomposition:
-    """Those of B·A, with the arguments of `singular_values`.
+def canonical_factors(
+    columns: Tensor, down: Tensor, gram_up: Tensor, gram_down: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Of s·B·A, with s (batch,) and else the arguments of `singular_values`: singular vectors times
+    the roots of their values.
 
-    U = B·V·D^-½·Û and V = Aᵀ·H·Û/σ with Û the eigenvectors of Hᵀ·G_A·H; or Q_B·Û and Q_A·V̂ from
-    the QR factors where these are used.
+    U = B·H⁻ᵀ·Û and V = Aᵀ·H·Û/σ with Û the eigenvectors of Hᵀ·G_A·H; or Q_B·Û and Q_A·V̂ from the
+    QR factors where these are used.
+
+    Returns:
+        (batch, r, outputs) and (batch, r, inputs) float64, √σᵢ·uᵢ and √σᵢ·vᵢ in rows, σ descending,
+        the entry of uᵢ with the largest magnitude positive; 0 where σᵢ is.
     """
     rank = down.shape[1]
     cores = _cores(gram_up, gram_down)
-    up_values, vectors = torch.linalg.eigh(cores.up)
-    up_values, vectors = up_values.clamp(min=0), vectors * cores.live[:, :, None]
-    d = up_values.sqrt()
-    h = vectors * d[:, None, :]
+    h, poor = cores.root()
     squares, turned = (part.flip(-1) for part in torch.linalg.eigh(h.mT @ cores.down @ h))
-    root = squares.clamp(min=0).sqrt()
-    values = _without_noise(root * cores.unit[:, None])
-    d = d * cores.up_unit.sqrt()[:, None]
-    left = (vectors * _inverse(d)[:, None, :] @ turned).mT
-    right = (vectors * d[:, None, :] @ turned * _inverse(values)[:, None, :]).mT
-    u, v = left @ columns.double(), right @ down.double()
-    again = cores.are_poor(up_values.flip(1)) | cores.are_spread(squares)
+    values = _without_noise(squares.clamp(min=0).sqrt() * cores.unit[:, None])
+    s = scale.double()[:, None, None]
+    unit, live = cores.up_unit.sqrt()[:, None, None], cores.live[:, :, None]
+    weight, s_root = values.sqrt()[:, None, :], s.abs().sqrt()
+    left = torch.linalg.solve_triangular(h.mT, turned, upper=True) * live * (weight * s_root / unit)
+    right = h @ turned * live * (_inverse(weight) * s.sign() * s_root * unit)
+    u, v = left.mT @ columns.double(), right.mT @ down.double()
+    again = poor | cores.are_spread(squares)
     for rows, qr_b, qr_a in _triangular(columns, down, cores.live, again):
         inner, found, outer = torch.linalg.svd(qr_b.R @ qr_a.R.mT, full_matrices=False)
-        values[rows] = _without_noise(_padded(found, rank))
-        u[rows] = _padded(qr_b.Q @ inner, rank).mT
-        v[rows] = _padded(qr_a.Q @ outer.mT, rank).mT
-    largest = u.gather(2, u.abs().argmax(2, keepdim=True))
-    sign = torch.where(values > 0, torch.where(largest < 0, -1.0, 1.0)[:, :, 0], 0.0)[:, :, None]
-    return Decomposition(values, u * sign, v * sign)
+        own = _without_noise(found).sqrt()[:, None, :] * s_root[rows]
+        u[rows] = _padded(qr_b.Q @ inner * own, rank).mT
+        v[rows] = _padded(qr_a.Q @ outer.mT * (own * s[rows].sign()), rank).mT
+    sign = torch.where(u.amax(2) < -u.amin(2), -1.0, 1.0)[:, :, None]
+    return u.mul_(sign), v.mul_(sign)
 
 
 def _triangular(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import kernels
-from .decomposition import Decomposition, singular_triplets, singular_values
+from .decomposition import canonical_factors, singular_values
 from .sketches import count_sketch, row_sums, tensor_sketch
 
 
@@ -62,15 +62,12 @@ class UpdateBatch:
         values = singular_values(self.columns, self.down, self.gram_up, self.gram_down)
         return values * self.scale.double().abs()[:, None]
 
-    @cached_property
-    def singular_triplets(self) -> Decomposition:
-        """Singular values and vectors of ΔW."""
-        found = singular_triplets(self.columns, self.down, self.gram_up, self.gram_down)
-        s = self.scale.double()
-        sign = s.sign()[:, None, None]
-        return Decomposition(
-            found.values * s.abs()[:, None], found.left * sign.abs(), found.right * sign
-        )
+    @property
+    def canonical_factors(self) -> tuple[Tensor, Tensor]:
+        """(batch, rank, outputs) and (batch, rank, inputs): singular vectors of ΔW in rows, times
+        the roots of their singular values."""
+        grams = self.gram_up, self.gram_down
+        return canonical_factors(self.columns, self.down, *grams, self.scale)
 
     @cached_property
     def mean_entry(self) -> Tensor:

@@ -34,7 +34,4 @@ def canonical(layer: UpdateBatch) -> Tensor:
     """
     import torch
 
-    found = layer.singular_triplets
-    root = found.values.sqrt()[:, :, None]
-    sides = (found.left * root, found.right * root)
-    return torch.cat([side.reshape(layer.batch, -1) for side in sides], 1)
+    return torch.cat([side.flatten(1) for side in layer.canonical_factors], 1)
