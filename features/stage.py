@@ -121,8 +121,7 @@ def run_stage(
         return report
     entries = {item.name: CacheEntry(root, scan.weights, item) for item in plan.computed}
     for entry in entries.values():
-        if entry.exists:
-            entry.discard()
+        entry.discard_damaged(scan.num_samples)
 
     from .shard import ShardTask
 

@@ -130,8 +130,7 @@ def _finish(
     here = origin_here()
     for one in sizes:
         entry = CacheEntry(root, scan.weights, one.stored)
-        if entry.exists:
-            entry.discard()
+        entry.discard_damaged(scan.num_samples)
         entry.begin(1)
         values = np.ascontiguousarray(coordinates[:, : one.item.size])
         entry.write_shard(0, 1, {COLUMN: values}, here)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from features.cache import CacheEntry, exclusive
 from features.core.errors import UserError
+from features.core.lock import LockFile
 from features.nodes import Nodes
 from features.representations import Representation, stored_representations
 from features.scan import DatasetScan
@@ -52,9 +53,9 @@ def ensure_features(
     def on_wait() -> None:
         stream.say("features  another run is computing them: waiting")
 
-    with exclusive(cache, scan.weights, on_wait):
+    with exclusive(cache, scan.weights, on_wait) as lock:
         plan = _plan_features(scan, wanted, cache)
-        return plan, _compute_features(source, scan, plan, cache, stream, nodes)
+        return plan, _compute_features(source, scan, plan, cache, stream, nodes, lock)
 
 
 def _compute_features(
@@ -64,6 +65,7 @@ def _compute_features(
     cache: Path,
     stream: Stream,
     nodes: Nodes,
+    lock: LockFile,
 ) -> StageReport:
     from features.stage import run_stage
 
@@ -71,6 +73,7 @@ def _compute_features(
         stream.warn(f"cached features of {name} are damaged ({damage}): computed again")
 
     def tell(done: int, total: int) -> None:
+        lock.check()
         stream.publish(FeaturesProgress(done, total))
 
     report = run_stage(source, scan, plan, cache, nodes=nodes, on_progress=tell)

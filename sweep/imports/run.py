@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from features.core.errors import UserError
-from features.core.files import DamagedFileError, locked, read_signed_json, sign, write_json
+from features.core.files import DamagedFileError, read_signed_json, sign, write_json
+from features.core.lock import locked
 from features.hf_folder import finish_folder
 from features.pool import run_on_workers
 from features.shapes import some
