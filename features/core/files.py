@@ -9,10 +9,14 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import IO, Any
 
 import xxhash
+
+_flushed: set[Path] = set()
+"""Folders whose names this process has made durable, with those of all above."""
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object], *, durable: bool = True) -> None:
@@ -51,17 +55,23 @@ def remove_unfinished(folder: Path) -> None:
 def make_folders(folders: Iterable[Path]) -> None:
     """Make folders and those above them, where missing, so that they survive a power cut.
 
-    What a folder's own flush promises is worth nothing while its name is not on disk.
+    What a folder's own flush promises is worth nothing while its name is not on disk. So each is
+    flushed into the one above it, up to the root of its file system; also where it was there, whose
+    maker may have been killed before it came to that, but once in a process.
     """
-    grown = set()
     for folder in folders:
-        missing = folder
-        while not missing.exists():
-            missing = missing.parent
-            grown.add(missing)
+        chain = [folder.absolute(), *folder.absolute().parents]
+        made = set(takewhile(lambda path: not path.exists(), chain))
         folder.mkdir(parents=True, exist_ok=True)
-    for folder in grown:
-        fsync_path(folder)
+        known = _flushed - made
+        new = list(takewhile(lambda path: path not in known and not path.is_mount(), chain))
+        for path in reversed(new):
+            try:
+                fsync_path(path.parent)
+            except PermissionError:  # somebody else's, who made what is in it
+                if path in made:
+                    raise
+            _flushed.add(path)
 
 
 def fsync_path(path: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from features.core.errors import UserError
-from features.core.files import DamagedFileError, read_signed_json, sign, write_json
+from features.core.files import DamagedFileError, fsync_path, read_signed_json, sign, write_json
 from features.core.lock import locked
 from features.hf_folder import finish_folder
 from features.pool import run_on_workers
@@ -232,6 +232,7 @@ def _finish(
     finish_folder(folder, dataset_schema(plan), [file.name for file in files])
     write_json(folder / RECORD, sign({"digest": plan.digest, "shards": results, **left_out}))
     os.replace(folder, out)
+    fsync_path(out.parent)  # before what it could be made of again is gone
     shutil.rmtree(work, ignore_errors=True)
 
 
