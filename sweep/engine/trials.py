@@ -27,7 +27,7 @@ from trainables.events import (
     TrialsProgress,
 )
 from trainables.job import ClassifierJob, PairMatrix, TrialJob
-from trainables.record import TrialKey, has_record, read_record, write_failure
+from trainables.record import TrialKey, await_records, has_record, read_record, write_failure
 from trainables.run_dir import RunDir
 
 from ..dataset import make_folder
@@ -204,6 +204,7 @@ def _train_alike(run: Invocation, cache: Path, points: dict[TrialKey, str]) -> N
         if starved:
             share = min(2 * resources.gpus, 1.0)
             if resources.gpus >= share or share > run.nodes.resources().get("GPU", 0.0):
+                run.lock.check()
                 failed |= _give_up(run, {key: points[key] for key in starved}, resources.gpus)
             else:
                 run.stream.warn(
@@ -211,6 +212,8 @@ def _train_alike(run: Invocation, cache: Path, points: dict[TrialKey, str]) -> N
                     f"GPU: again with {share:g}"
                 )
                 options = replace(options, gpus_per_trial=share)
+        finished = [key for key, event in ended.items() if isinstance(event, TrialFinished)]
+        await_records(run.run_dir, finished)
         left = {
             key: fingerprint
             for key, fingerprint in points.items()
@@ -356,6 +359,8 @@ def _fit(
     ended: dict[TrialKey, Ended] = {}
 
     def on_trial(event: TrialEvent) -> None:
+        if isinstance(event, TrialFailed):
+            run.lock.check()  # its failure will be written
         if run.lock.lost.is_set():  # the main thread is interrupted; another is stopped here
             raise run.lock.error()
         run.stream.publish(event)
