@@ -35,6 +35,7 @@ from .core.files import (
 )
 from .core.lock import LockFile, locked
 from .hf_folder import finish_folder, shard_name, write_shard
+from .nodes import same_origin
 from .reader import TableReader
 from .representations.base import Representation, Shape, shape_name
 
@@ -132,7 +133,7 @@ class CacheEntry:
         path = self.partial / shard_name(index, count)
         try:
             note = read_signed_json(path.with_suffix(".json"))
-            mine = note["rows"] == rows and note.get("origin") == origin
+            mine = note["rows"] == rows and same_origin(note.get("origin", {}), origin)
             return mine and note["file"] == file_checksum(path)
         except (OSError, DamagedFileError, KeyError):
             return False

@@ -97,7 +97,8 @@ def _compute_products(
     )
     done = 0
     with flushing_shards() as flush:
-        for result in run_spans(task, spans, nodes):
+        seen = [folder, *(entry.partial for entry in entries.values()), *source.files]
+        for result in run_spans(task, spans, nodes, seen):
             for entry in entries.values():
                 flush(entry, result["shard"], len(spans))
             done += result["rows"]

@@ -15,6 +15,7 @@ import torch
 
 from features.cache import CacheEntry, exclusive, feature_matrix
 from features.hf_folder import write_dataset
+from features.nodes import kind_of
 from features.representations import (
     DEFAULT_REPRESENTATIONS,
     REPRESENTATIONS,
@@ -215,7 +216,7 @@ def test_an_interrupted_stage_keeps_its_finished_shards(adapters, computed, mend
     """Those that are intact and of this device: the others are computed again."""
     scan, item = adapters[1], REPRESENTATIONS[INTERRUPTED]
     entry = CacheEntry(mended.root, scan.weights, item)
-    assert entry.origin()["instructions"] == torch.backends.cpu.get_cpu_capability()
+    assert entry.origin()["instructions"] == kind_of(torch.device("cpu")).instructions
     assert (entry.folder / "data-00000-of-00003.arrow").stat().st_ino == mended.kept_shard
     assert not entry.partial.exists()
     np.testing.assert_array_equal(load(mended.root, scan, item), load(computed[0], scan, item))
