@@ -1,6 +1,7 @@
 """Several nodes: Ray's own local cluster, each node with processes of its own."""
 
 import json
+import random
 import socket
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from sweep import RuntimeOptions
 from sweep.engine.room import require_cpu, room
 from sweep.interrupt import interruptible
 from tests.chaos import Chaos, command, compare, read_events, undisturbed
-from tests.elastic import wait_for
+from tests.elastic import OPTIONS as ELASTIC
+from tests.elastic import change_nodes, wait_for
 from trainables.record import TrialKey
 
 ROOT = Path(__file__).parents[2]
@@ -196,6 +198,18 @@ def test_a_sweep_whose_nodes_have_all_left_ends_after_a_while(during, sanity, tm
     text = (tmp_path / "log").read_text()
     assert "waiting   up to 10 s, since --cpus-per-trial 1: Ray has only 0 CPUs" in text
     assert "error: --cpus-per-trial 1: Ray has only 0 CPUs" in text.splitlines()[-1]
+
+
+@pytest.mark.long
+def test_nodes_that_join_and_leave_change_no_number(sanity, tmp_path):
+    out = tmp_path / "undisturbed"
+    undisturbed(command(sanity, out, *ELASTIC), out)
+    sweep = command(sanity, tmp_path / "changed", *ELASTIC)
+    changes = change_nodes(sweep, tmp_path / "changed", random.Random(0), most=5, mean=4.0)
+    assert sum(changes.values()) >= 1
+    chaos = Chaos()
+    compare(tmp_path / "changed/run", out / "run", chaos)
+    assert (chaos.different, chaos.twice) == ([], 0)
 
 
 @pytest.mark.slow
