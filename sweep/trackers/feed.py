@@ -136,8 +136,7 @@ class TrackerFeed:
                 if self._failed == 1:
                     self._warn(f"{self._name}: cannot log {key}: {error!r}")
         with contextlib.suppress(Exception):
-            if self._may_write():
-                self._write_note()
+            self._write_note()
         with contextlib.suppress(Exception):
             self._tracker.close()
 
@@ -155,7 +154,7 @@ class TrackerFeed:
         self._told[str(key)] = {"checksum": record["checksum"], "file": stamp}
 
     def _write_note(self) -> None:
-        if not self._told:
+        if not self._told or not self._may_write():
             return  # a place that takes nothing is no reason to forget another
         began = time.monotonic()
         note = {"place": self._place, "told": self._told}

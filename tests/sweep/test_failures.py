@@ -37,7 +37,8 @@ def test_a_trial_that_got_further_has_its_retries_back(tmp_path):
     assert fails(), "the same place over and over"
 
 
-def test_a_failure_in_a_run_directory_that_is_anothers_is_not_written(tmp_path):
+def test_a_failure_in_a_run_directory_that_is_anothers_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("sweep.engine.listener._reason", lambda trial: "it broke")
     key = TrialKey("all_layers", "stats", 42)
     trial = Trial("any", config={"point": {**key.to_json(), "fingerprint": "f"}}, stub=True)
     listener = TrialListener(tmp_path)
