@@ -26,14 +26,16 @@ from .core.files import (
     DamagedFileError,
     file_checksum,
     fsync_path,
-    lock_open_file,
     make_folders,
     path_name,
     read_signed_json,
+    remove_unfinished,
     sign,
     write_json,
 )
+from .core.lock import LockFile, locked
 from .hf_folder import finish_folder, shard_name, write_shard
+from .nodes import same_origin
 from .reader import TableReader
 from .representations.base import Representation, Shape, shape_name
 
@@ -100,6 +102,11 @@ class CacheEntry:
         os.replace(self.folder, doomed)
         shutil.rmtree(doomed, ignore_errors=True)
 
+    def discard_damaged(self, num_rows: int) -> None:
+        """Delete the finished folder if there is one and it is damaged; see `damage`."""
+        if self.exists and self.damage(num_rows) is not None:
+            self.discard()
+
     def origin(self) -> dict[str, Any]:
         """On what a finished folder was computed; empty if it does not say."""
         manifest = read_signed_json(self.folder / "manifest.json")
@@ -108,8 +115,10 @@ class CacheEntry:
     # Computing
 
     def begin(self, count: int) -> None:
-        """Make the partial folder; what it has of another number of shards is removed."""
+        """Make the partial folder; what it has of another number of shards is removed, and what
+        killed workers did not finish."""
         make_folders([self.partial])
+        remove_unfinished(self.partial)
         own = {Path(shard_name(index, count)).stem for index in range(count)}
         for path in self.partial.glob("data-*"):
             if path.stem not in own:
@@ -124,7 +133,7 @@ class CacheEntry:
         path = self.partial / shard_name(index, count)
         try:
             note = read_signed_json(path.with_suffix(".json"))
-            mine = note["rows"] == rows and note.get("origin") == origin
+            mine = note["rows"] == rows and same_origin(note.get("origin", {}), origin)
             return mine and note["file"] == file_checksum(path)
         except (OSError, DamagedFileError, KeyError):
             return False
@@ -197,24 +206,25 @@ class CacheEntry:
         write_json(self.partial / "manifest.json", sign(manifest))
         for name in names:
             (self.partial / name).with_suffix(".json").unlink()
+        self.discard_damaged(sum(shards))
+        if self.exists:  # another process, which heard nothing of this one, was faster
+            shutil.rmtree(self.partial)
+            return
         os.replace(self.partial, self.folder)
         fsync_path(self.folder.parent)
 
 
 @contextmanager
-def exclusive(root: Path, weights: str, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Be the only process that computes features of this dataset content into this cache, where
-    its file system has locks. Where it has none, two that do so at once may stop each other; what
-    is read from a cache is checked all the same.
+def exclusive(root: Path, weights: str, on_wait: Callable[[], None]) -> Iterator[LockFile]:
+    """Be the only process that computes features of this dataset content into this cache.
 
     Arguments:
         on_wait: called if another process has to be waited for.
     """
     folder = root / weights
     make_folders([folder])
-    with open(folder / ".lock", "w") as file:
-        lock_open_file(file.fileno(), on_wait)
-        yield
+    with locked(folder / ".computing", on_wait, f"the feature cache {folder}") as lock:
+        yield lock
 
 
 OpenedFolders = dict[Path, TableReader]

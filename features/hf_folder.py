@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from .core.files import digest, write_atomic, write_json
+from .core.files import digest, remove_unfinished, write_atomic, write_json
 
 
 def shard_name(index: int, count: int) -> str:
@@ -57,7 +57,8 @@ def write_shard(
 
 
 def finish_folder(folder: Path, schema: pa.Schema, shards: list[str]) -> None:
-    """Write the two JSON files that make a folder of shards a dataset."""
+    """Write the two JSON files that make a folder of shards a dataset; all shards are written."""
+    remove_unfinished(folder)
     features = {field.name: feature_of(field.type) for field in schema}
     info = {"citation": "", "description": "", "features": features, "homepage": "", "license": ""}
     write_json(folder / "dataset_info.json", info)

@@ -19,7 +19,8 @@ from threading import Event, Lock
 from typing import IO, Any
 
 from .core.errors import UserError
-from .core.files import digest, locked_folder, make_folders, write_atomic
+from .core.files import digest, make_folders, remove_unfinished, write_atomic
+from .core.lock import locked
 
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs"}
@@ -139,14 +140,21 @@ class Objects:
             raise UserError(f"cannot make {folder}: {error.strerror}") from error
         stamps = [self.stamps[place.path] for place in chosen]
         copies = [folder / f"{digest(s)}{p.suffix}" for p, s in zip(chosen, stamps)]
-        with locked_folder(folder):
-            missing = [
+
+        def lacking() -> list[tuple[ObjectPath, Path]]:
+            return [
                 (place, copy)
                 for place, copy, stamp in zip(chosen, copies, stamps)
                 if not copy.exists() or copy.stat().st_size != stamp[1]
             ]
-            if missing and not os.access(folder, os.W_OK):
-                raise UserError(f"cannot write to {folder}: permission denied")
+
+        if not lacking():
+            return copies
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"cannot write to {folder}: permission denied")
+        with locked(folder / ".copying", lambda: None, str(folder)) as held:
+            remove_unfinished(folder)
+            missing = lacking()
             total = sum(self.stamps[place.path][1] for place, _ in missing)
             done, lock, stopped = 0, Lock(), Event()
 
@@ -164,6 +172,7 @@ class Objects:
                 try:
                     for future in futures:
                         future.result()
+                        held.check()
                 except BaseException:
                     stopped.set()
                     pool.shutdown(wait=False, cancel_futures=True)

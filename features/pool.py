@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from .core.files import is_disk_error
-from .nodes import Kind, Nodes, assigned_device, kind_of
+from .nodes import Kind, Nodes, assigned_device, first_unseen, kind_of, misplacement
 
 Row = dict[str, Any]
 
@@ -14,7 +15,7 @@ _DISK = "disk_error"
 """In a worker's result: the number, text and file of the error it met."""
 
 _MISPLACED = "misplaced"
-"""In a worker's result, beside the row: its node, and of what kind that is."""
+"""In a worker's result, beside the row: why its node takes no part; see `misplacement`."""
 
 _INIT_DEATHS = 10
 """How many workers in a row may die before they are ready; nodes that leave take theirs along."""
@@ -27,6 +28,7 @@ def run_on_workers(
     name: str,
     nodes: Nodes | None = None,
     *,
+    seen: Sequence[Path] = (),
     on_gpus: bool = False,
 ) -> Iterator[Row]:
     """Share rows out to workers; yields their results as they arrive.
@@ -34,8 +36,9 @@ def run_on_workers(
     Arguments:
         make_worker: makes a worker, in a process of its own, of `arguments`.
         name: what Ray's dashboard and its metrics call it.
-        nodes: those that take part, where not all do; one that turns out to be of another kind is
-            left out.
+        nodes: those that take part, where not all do; one that turns out to be of another kind, or
+            not to see the work's files, is left out.
+        seen: what workers must see: a node may have joined since the others were asked.
         on_gpus: two workers have a GPU, where there are some.
 
     Raises:
@@ -44,10 +47,10 @@ def run_on_workers(
     nodes = nodes or Nodes(any_kind=True)
     while rows:
         again = []
-        for result in _share_out(make_worker, arguments, rows, name, nodes, on_gpus):
+        paths = [str(path) for path in seen]
+        for result in _share_out(make_worker, arguments, rows, name, nodes, paths, on_gpus):
             if _MISPLACED in result:
-                node, *kind = result.pop(_MISPLACED)
-                nodes.refuse(node, Kind(*kind))
+                nodes.misplaced(*result.pop(_MISPLACED))
                 again.append(result)
             elif _DISK in result:
                 number, text, path = result[_DISK]
@@ -65,6 +68,7 @@ def _share_out(
     rows: list[Row],
     name: str,
     nodes: Nodes,
+    paths: list[str],
     on_gpus: bool,
 ) -> Iterator[Row]:
     import ray.data
@@ -81,7 +85,7 @@ def _share_out(
     # at hand while the driver does other things.
     dataset = inputs.map(
         PoolWorker,  # type: ignore[arg-type]  # Ray's stubs know functions only
-        fn_constructor_args=[nodes.stage_kind(on_gpus=gpus > 0), make_worker, *arguments],
+        fn_constructor_args=[nodes.stage_kind(on_gpus=gpus > 0), paths, make_worker, *arguments],
         num_cpus=1,
         num_gpus=1 / per_gpu if gpus else 0,
         # Nodes of a cluster may join, and leave for good.
@@ -100,26 +104,26 @@ def _share_out(
 class PoolWorker:
     """What `make` makes, as a class that Ray Data makes an actor of.
 
-    On a node of another kind than the work's it hands every row back.
+    On a node of another kind than the work's, or on one that does not see its files, it hands every
+    row back.
     """
 
     def __init__(
-        self, wanted: Kind, make: Callable[..., Callable[[Row], Row]], *arguments: Any
+        self,
+        wanted: Kind,
+        paths: list[str],
+        make: Callable[..., Callable[[Row], Row]],
+        *arguments: Any,
     ) -> None:
-        self.misplaced: list[str] | None = None
-        if wanted != Kind():
-            own = kind_of(assigned_device())
-            if not wanted.fits(own):
-                import ray
-
-                node = ray.get_runtime_context().get_node_id()
-                self.misplaced = [node, own.device, own.instructions]
-                return
-        self.work = make(*arguments)
+        unseen = first_unseen(paths)
+        own = kind_of(assigned_device()) if wanted != Kind() else wanted
+        self.misplaced = misplacement(own, unseen) if unseen or not wanted.fits(own) else None
+        if not self.misplaced:
+            self.work = make(*arguments)
 
     def __call__(self, row: Row) -> Row:
         if self.misplaced:
-            return {**row, _MISPLACED: self.misplaced}
+            return {**row, _MISPLACED: list(self.misplaced)}
         try:
             return self.work(row)
         except OSError as error:

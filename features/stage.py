@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -121,8 +121,7 @@ def run_stage(
         return report
     entries = {item.name: CacheEntry(root, scan.weights, item) for item in plan.computed}
     for entry in entries.values():
-        if entry.exists:
-            entry.discard()
+        entry.discard_damaged(scan.num_samples)
 
     from .shard import ShardTask
 
@@ -145,7 +144,8 @@ def run_stage(
     done = 0
     origin: dict[str, Any] = {}
     with flushing_shards() as flush:
-        for result in run_spans(task, spans, nodes):
+        seen = [*(entry.partial for entry in entries.values()), *source.files]
+        for result in run_spans(task, spans, nodes, seen):
             if not done:
                 report.waited = max(0.0, time.perf_counter() - began - result["seconds"])
             index = result["shard"]
@@ -181,14 +181,19 @@ def flushing_shards() -> Iterator[Callable[[CacheEntry, int, int], None]]:
             future.result()
 
 
-def run_spans(task: Task, spans: list[tuple[int, int]], nodes: Nodes | None) -> Iterator[dict]:
+def run_spans(
+    task: Task, spans: list[tuple[int, int]], nodes: Nodes | None, seen: Sequence[Path]
+) -> Iterator[dict]:
     """Run the task on every span with Ray Data; yields results as they arrive.
+
+    Arguments:
+        nodes, seen: see `run_on_workers`.
 
     Raises:
         OSError: the disk is full, or fails, under a worker.
     """
     rows = [{"shard": i, "start": a, "stop": b} for i, (a, b) in enumerate(spans)]
-    return run_on_workers(ShardWorker, [task], rows, _DATASET_NAME, nodes, on_gpus=True)
+    return run_on_workers(ShardWorker, [task], rows, _DATASET_NAME, nodes, seen=seen, on_gpus=True)
 
 
 class ShardWorker:

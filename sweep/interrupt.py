@@ -22,10 +22,13 @@ class Interruption:
 
     A SIGHUP that is ignored, as under nohup, stays ignored; SIGINT does not, which a script's
     `command &` starts with ignored.
+
+    Attributes:
+        interrupted: whether a signal has come.
     """
 
     def __init__(self) -> None:
-        self._interrupted = False
+        self.interrupted = False
         self._number, self._at = 0, 0.0
         self._exit_code = EXIT_CODE
         self._before = {}
@@ -55,7 +58,7 @@ class Interruption:
             exit_code: of the process, if the main thread hangs all the same.
         """
         main = threading.main_thread().ident
-        if self._before and not self._interrupted and main is not None:
+        if self._before and not self.interrupted and main is not None:
             self._exit_code = exit_code
             # Here, not in the handler: a thread that waits in C++ runs none.
             self._watchdog.start()
@@ -66,12 +69,12 @@ class Interruption:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self._interrupted:
+        if self.interrupted:
             # timeout(1), or a whole process group, may be told twice of one and the same.
             if number == self._number and now - self._at < _SAME_SECONDS:
                 return
             os._exit(EXIT_CODE)
-        self._interrupted, self._number, self._at = True, number, now
+        self.interrupted, self._number, self._at = True, number, now
         if not self._watchdog.is_alive():
             self._watchdog.start()
         raise KeyboardInterrupt(signal.Signals(number).name)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from features.core.lock import LockFile
 from features.nodes import Nodes
 from features.scan import DatasetScan
 from features.sources import Source
 
 from .declared import Declared
 from .interrupt import Interruption
-from .lock import DriverLock
 from .spec import RuntimeOptions, SweepSpec
 from .sweep_file import SweepFile
 from .watch.prometheus import SweepMetrics
@@ -43,7 +43,7 @@ class Invocation:
     name: str
     interruption: Interruption
     metrics: SweepMetrics
-    lock: DriverLock
+    lock: LockFile
     nodes: Nodes
     stage_nodes: Nodes
     devices: dict[str, str] = field(default_factory=dict)

@@ -124,8 +124,8 @@ def opened_run(
         declared = _declared(spec, split_rule(spec, source, scan), scan, run_dir)
         make_sweep_file(spec, declared, source, scan, options)  # refused before a folder
         make_folder(run_dir)
-        # A job that is started over may find its predecessor still ending.
-        patience = options.cluster_wait if options.in_job else 0.0
+        # What is started over may find its predecessor still ending.
+        patience = options.cluster_wait if options.may_follow else 0.0
         with driver_lock(
             run_dir, interruption.wake, on_wait=reporter.say, patience=patience
         ) as lock:
@@ -235,7 +235,8 @@ def _tracking(run: Invocation, done: list[TrialKey]) -> Iterator[None]:
             feed.tell([event.key])
 
     name, settings = run.options.log_to, run.sweep.settings
-    with TrackerFeed(name, tracker, run.run_dir, settings, run.stream.warn) as feed:
+    warn, held = run.stream.warn, run.lock.held
+    with TrackerFeed(name, tracker, run.run_dir, settings, warn, held) as feed:
         feed.tell(done)
         with run.stream.also(take):
             yield

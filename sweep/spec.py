@@ -222,8 +222,8 @@ class RuntimeOptions:
         cpus_per_trial: CPU cores per trial.
         max_concurrent: at most this many trials at once; None: as many as fit.
         address: a Ray cluster to join, or "local" for a Ray of this machine; None: see `cluster`.
-        cluster_wait: seconds to wait for a cluster's nodes, for a cluster that died, or, inside a
-            Ray job, for the job's predecessor to end.
+        cluster_wait: seconds to wait for a cluster's nodes, for a cluster that died, or, in a job
+            that may have been started over, for its predecessor to end.
         dashboard: start the Ray dashboard (on loopback).
         any_device: do trials on whatever there is, also if the run's earlier ones were done on
             another kind of device or processor.
@@ -327,9 +327,11 @@ class RuntimeOptions:
         return address or None
 
     @property
-    def in_job(self) -> bool:
-        """Whether the cluster is that of the Ray job this process is in."""
-        return bool(self.cluster) and not self.address
+    def may_follow(self) -> bool:
+        """Whether this may be a job that is started over: a Ray job, whose cluster is joined, or
+        one that SLURM has queued again."""
+        in_ray_job = bool(self.cluster) and not self.address
+        return in_ray_job or os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
     def run_dir(self, dataset: str) -> Path:
         """The run directory for a dataset, absolute."""

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn, TypeVar
 
+from .interrupt import EXIT_CODE
+
 MOST_RESTARTS = 3
 
 _Result = TypeVar("_Result")
@@ -71,7 +73,8 @@ def supervised(work: Callable[[], _Result]) -> _Result:
     """Do some work in a child process, again where Ray died; without `enable`, in this one.
 
     In the child it returns what the work does. The parent exits as the last child did, and passes
-    on the signals it gets.
+    on the signals it gets. After one that stops the work it starts no other child: who stops all
+    processes at once, as batch systems do, stops Ray's as well, whose death is no news then.
     """
     global _is_child, _untold, _restarts
     if not _enabled:
@@ -91,11 +94,13 @@ def supervised(work: Callable[[], _Result]) -> _Result:
             finally:
                 os.write(write, b".")
         os.close(write)
-        code = _wait(child)
+        code, stopped = _wait(child)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         in_order = _was_written(read)
         if in_order or not (code == _AGAIN or code in _BY_CORE):
             sys.exit(code if code >= 0 else 128 - code)
+        if stopped:
+            sys.exit(EXIT_CODE)
         if _restarts == MOST_RESTARTS:
             sys.exit("error: Ray died once more; finished work is kept: give the command again")
         _restarts += 1
@@ -109,11 +114,16 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def _wait(child: int) -> int:
-    """The child's exit code, once it has ended; negative: the signal that ended it."""
+def _wait(child: int) -> tuple[int, bool]:
+    """The child's exit code, once it has ended (negative: the signal that ended it), and whether it
+    was told to stop."""
+    stopped = False
     while True:
         got = signal.sigwaitinfo({*_FORWARDED, signal.SIGCHLD})
         if got.si_signo != signal.SIGCHLD:
+            # A SIGHUP that is ignored, as under nohup, stops nothing.
+            ignored = signal.getsignal(got.si_signo) is signal.SIG_IGN
+            stopped |= not ignored or got.si_signo != signal.SIGHUP
             # A terminal's Ctrl-C goes to both; what a process sent, to this one.
             if got.si_code <= 0:
                 with suppress(ProcessLookupError):
@@ -121,7 +131,7 @@ def _wait(child: int) -> int:
             continue
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            return os.waitstatus_to_exitcode(status)
+            return os.waitstatus_to_exitcode(status), stopped
 
 
 def _was_written(read: int) -> bool:

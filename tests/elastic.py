@@ -22,6 +22,7 @@ from tests.chaos import ROOT, Chaos, command, compare, phase, undisturbed
 
 _MOST_NODES = 3
 _SECONDS = 200.0
+"""How long something that must come may take."""
 
 
 OPTIONS = ["--representations", "stats", "--configs", "all_layers", "--num-runs", "6"]
@@ -62,7 +63,7 @@ def change_nodes(
                 continue
         if not nodes:
             cluster.add_node(num_cpus=1)
-        code = driver.wait()
+        code = driver.wait(timeout=_SECONDS)
     finally:
         driver.kill()
         driver.wait()

@@ -1,7 +1,11 @@
 """The files of deploy/kubernetes: their schemas, and that they agree with the project."""
 
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -88,8 +92,14 @@ def pod(template):
 
 def test_the_job_is_one_of_kuberays(job):
     jsonschema.validate(job, RAY_JOB)
-    for template in templates(job):
+    head, *workers = templates(job)
+    assert workers
+    for template in (head, *workers):
         kubernetes_validate.validate(pod(template), KUBERNETES, strict=True)
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0", "no trials on the head"
+    for group in cluster["workerGroupSpecs"]:
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
 
 
 def test_misspelt_fields_would_be_noticed(job):
@@ -144,9 +154,59 @@ def test_the_image_is_built_of_what_is_there_and_runs_as_a_user():
     assert any(step[0] == "USER" for step in steps[last:])
 
 
-def test_the_entrypoint_is_a_command_of_lorasweep(job, tmp_path):
+def test_a_login_shell_in_the_image_finds_what_another_does():
+    image = (FOLDER / "Dockerfile").read_text()
+    [programs] = re.findall(r"^ENV PATH=(.+):\$PATH$", image, re.MULTILINE)
+    [line] = re.findall(r"^RUN echo '(.+)' > /etc/profile\.d/\w+\.sh$", image, re.MULTILINE)
+    shown = subprocess.run(
+        ["bash", "-c", f"PATH=/usr/bin; {line}; echo $PATH"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout == f"{programs}:/usr/bin\n"
+
+
+@pytest.fixture
+def entrypoint(job, tmp_path):
+    """The job's command, for a dataset in a folder of this machine."""
+    return shlex.split(job["spec"]["entrypoint"].replace("/shared", str(tmp_path)))
+
+
+def test_the_entrypoint_is_a_command_of_lorasweep(entrypoint, tmp_path):
     make_sanity(tmp_path / "adapters", samples=6, classes=3)
-    program, *arguments = shlex.split(job["spec"]["entrypoint"].replace("/shared", str(tmp_path)))
+    program, *arguments = entrypoint
     assert program == "lorasweep"
     result = CliRunner().invoke(app, [*arguments, "--dry-run"])
     assert result.exit_code == 0, result.output
+
+
+@pytest.mark.long
+def test_the_entrypoint_is_carried_out_by_the_cluster_it_is_in(entrypoint, make_dataset, tmp_path):
+    from ray.cluster_utils import Cluster
+
+    make_dataset("adapters")
+    head = {"num_cpus": 0, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    programs = str(Path(sys.executable).parent)
+    try:
+        cluster.add_node(num_cpus=2)
+        done = subprocess.run(
+            entrypoint,
+            env={
+                **os.environ,
+                "RAY_ADDRESS": cluster.address,
+                "PATH": f"{programs}:{os.environ['PATH']}",
+                "PYTHONPATH": str(ROOT),
+            },
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
+    finally:
+        cluster.shutdown()
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "ray_results/adapters/summary.json").read_text())
+    assert summary["ran"] == summary["planned"] > 0
+    assert list((tmp_path / "feature_cache").rglob("manifest.json"))

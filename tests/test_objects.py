@@ -77,7 +77,10 @@ def test_a_changed_object_is_noticed_and_a_torn_copy_made_anew(memory, make_data
     assert second.fingerprint != first.fingerprint
     assert set(changed.files).isdisjoint(source.files)
     os.truncate(changed.files[0], 100)
+    left = cache / "objects" / ".a-killed-copy.arrow.0123abcd.tmp"
+    left.touch()
     assert scan(url, cache)[1] == second
+    assert not left.exists()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The scripts of deploy/slurm on a real SLURM of two nodes on this machine."""
 
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -82,6 +84,117 @@ def check(cluster, job, out, reference):
     assert results_without_times(out / "run") == results_without_times(reference)
     assert "Traceback" not in log
     return log
+
+
+# Signals at every moment, with programs that only wait
+
+
+PROGRAM = {
+    "lorasweep": """trap 'exit 130' TERM; touch started; while :; do sleep 0.05; done""",
+    "scontrol": """case "$1 $2" in
+        requeue*) touch queued-again ;;
+        *hostnames) printf 'n1\\nn2\\n' ;;
+        *job) echo "JobId=7 PreemptTime=$(cat preempt)" ;;
+    esac""",
+    "scancel": "",
+    "python3": "echo 127.0.0.1 1 2 3",
+    "srun": """while [[ $1 == --* ]]; do shift; done; exec "$@\"""",
+    "ray": """case $1 in
+        status) [ -e answers ] ;;
+        start) touch head; until [ -e end ]; do sleep 0.05; done ;;
+    esac""",
+    "mkdir": """[ ! -e early ] || { kill -USR1 $PPID; sleep 0.2; }; exec /bin/mkdir "$@\"""",
+}
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Starts a script as SLURM does, where its and Ray's programs do nothing."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name, script in PROGRAM.items():
+        (programs / name).write_text(f"#!/bin/bash\n{script}\n")
+        (programs / name).chmod(0o755)
+    (tmp_path / "preempt").write_text("None")
+    started = []
+
+    def start(script):
+        started.append(
+            subprocess.Popen(
+                ["bash", SCRIPTS / script],
+                cwd=tmp_path,
+                env={
+                    "PATH": f"{programs}:/usr/bin:/bin",
+                    "SLURM_JOB_ID": f"test-{os.getpid()}",
+                    "SLURM_CPUS_PER_TASK": "1",
+                    "SLURM_JOB_NODELIST": "n[1-2]",
+                },
+            )
+        )
+        return started[0]
+
+    yield start
+    for each in started:
+        each.kill()
+        each.wait()
+
+
+def appears(path, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("script", ["one-node.sbatch", "many-nodes.sbatch"])
+@pytest.mark.parametrize(
+    ("number", "preempted", "again"),
+    [
+        (signal.SIGUSR1, "None", True),  # near the time limit
+        (signal.SIGTERM, "None", False),  # cancelled
+        (signal.SIGTERM, "2026-01-01T00:00:00", True),
+    ],
+)
+def test_which_signals_queue_a_job_again(script, number, preempted, again, job, tmp_path):
+    (tmp_path / "preempt").write_text(preempted)
+    (tmp_path / "answers").touch()
+    running = job(script)
+    appears(tmp_path / "started")
+    running.send_signal(number)
+    (tmp_path / "end").touch()
+    assert running.wait(timeout=60) == 130
+    assert (tmp_path / "queued-again").exists() == again
+
+
+def test_a_signal_before_the_sweep_has_started_is_not_lost(job, tmp_path):
+    (tmp_path / "early").touch()
+    assert job("one-node.sbatch").wait(timeout=60) == 130
+    assert (tmp_path / "queued-again").exists()
+    assert not (tmp_path / "started").exists()
+
+
+def test_a_signal_while_the_head_is_waited_for_is_not_lost(job, tmp_path):
+    running = job("many-nodes.sbatch")
+    appears(tmp_path / "head")
+    running.send_signal(signal.SIGUSR1)
+    (tmp_path / "end").touch()
+    assert running.wait(timeout=60) == 130
+    assert (tmp_path / "queued-again").exists()
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_head_that_ends_queues_the_job_again_if_it_ever_was_there(answers, job, tmp_path):
+    if answers:
+        (tmp_path / "answers").touch()
+    running = job("many-nodes.sbatch")
+    appears(tmp_path / ("started" if answers else "head"))
+    (tmp_path / "end").touch()
+    assert running.wait(timeout=60) == (130 if answers else 1)
+    assert (tmp_path / "queued-again").exists() == answers
+
+
+# On SLURM itself
 
 
 @pytest.mark.long

@@ -255,16 +255,17 @@ class TrialOutOfMemory(TrialEvent, kind="trial_out_of_memory", by_worker=True):
 
 @dataclass(frozen=True)
 class TrialMisplaced(TrialEvent, kind="trial_misplaced", by_worker=True):
-    """It found itself on a node of another kind than the run's, and is planned again elsewhere.
+    """It found itself on a node of another kind than the run's, or on one that does not see its
+    files, and is planned again elsewhere.
 
     Attributes:
-        node: Ray's id of the node.
-        device, instructions: its kind.
+        node, device, instructions, unseen: see `features.nodes.misplacement`.
     """
 
     node: str
     device: str
     instructions: str
+    unseen: str = ""
 
 
 # Kept

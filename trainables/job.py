@@ -104,6 +104,16 @@ class TrialJob:
     def _by_pair(self) -> dict[tuple[str, str, int | None], PairMatrix]:
         return {(item.config, item.label, item.seed): item for item in self.matrices}
 
+    def files(self) -> list[str]:
+        """What its trials read: features' folders, a dataset's files."""
+        found: dict[str, None] = {}
+        for features in (matrix.features for matrix in self.matrices):
+            if isinstance(features, DatasetMatrix):
+                found |= dict.fromkeys(path for path, _, _ in features.files)
+            else:
+                found |= dict.fromkeys(map(str, features.folders))
+        return list(found)
+
     def matrix(self, key: TrialKey) -> PairMatrix:
         """A trial's features."""
         own = self._by_pair.get((key.config, key.label, key.seed))

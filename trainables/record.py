@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from features.core.files import DamagedFileError, path_name, read_signed_json, s
 from .run_dir import RunDir
 
 RECORD_SCHEMA = 1
+_LOOK_SECONDS = 0.5
 
 
 DEFAULT_CLASSIFIER = "mlp"
@@ -105,6 +109,27 @@ def _is_of(record: dict[str, Any], key: TrialKey) -> bool:
         return TrialKey.from_json(record["key"]) == key
     except (KeyError, TypeError):
         return False
+
+
+def await_records(run_dir: Path, written: Iterable[TrialKey], seconds: float = 60.0) -> None:
+    """Wait until the records of trials that are known to have written one are seen here.
+
+    NFS may say for a while that a file is not there which another host has written since, if this
+    one has looked for it before.
+
+    Arguments:
+        seconds: how long at most; a record may have been deleted since.
+    """
+    until = time.monotonic() + seconds
+    unseen = [RunDir(run_dir).record(key) for key in written]
+    while True:
+        unseen = [path for path in unseen if not path.exists()]
+        if not unseen or time.monotonic() >= until:
+            return
+        for folder in {path.parent for path in unseen}:
+            with suppress(OSError):
+                os.listdir(folder)  # makes NFS ask its server anew
+        time.sleep(_LOOK_SECONDS)
 
 
 def has_record(run_dir: Path, key: TrialKey, fingerprint: str) -> bool:

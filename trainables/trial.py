@@ -20,7 +20,7 @@ from features.core.files import DamagedFileError
 from features.core.memory import keep_freed_memory
 from features.dataset_matrix import DatasetMatrix
 from features.layout import Layout
-from features.nodes import assigned_device, kind_of
+from features.nodes import Kind, assigned_device, first_unseen, kind_of, misplacement, same_origin
 
 from .classifiers.base import Fit, FitState, Progress
 from .data import TrialData, prepare_data
@@ -61,7 +61,11 @@ class TrialWorker(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Start a new process's first trial."""
         self._job_path = Path(config["job"])
+        self._unseen = first_unseen([config["job"]])
+        if self._unseen:
+            return
         self._job = TrialJob.read(self._job_path)
+        self._unseen = first_unseen(self._job.files())
         self._device = set_up_device(self._job.threads)
         self._kind = kind_of(self._device)
         self._events = EventLog(self._job.run_dir, self._job.invocation)
@@ -88,9 +92,11 @@ class TrialWorker(tune.Trainable):
         """Go on for a slice of time; when the fit ends, evaluate and write the record.
 
         A trial that finds too little GPU memory, or itself on a node of another kind than the
-        run's, ends without a record, and the driver plans it again: with more memory, or without
-        the node. Raising would make Tune try the same again.
+        run's, or on one that does not see its files, ends without a record, and the driver plans it
+        again: with more memory, or without the node. Raising would make Tune try the same again.
         """
+        if self._unseen:
+            return {"done": True, "misplaced": misplacement(Kind(), self._unseen)}
         if self._must_wait:
             self._wait_for_workers()
         try:
@@ -112,8 +118,7 @@ class TrialWorker(tune.Trainable):
                 delete_state(run_dir, key)
                 return {"done": True}
             if not self._job.kind(key.classifier).fits(self._kind):
-                node = ray.get_runtime_context().get_node_id()
-                found = node, self._kind.device, self._kind.instructions
+                found = misplacement(self._kind)
                 self._events.write(TrialMisplaced(key, *found))
                 return {"done": True, "misplaced": found}
             self._fit = self._begin()
@@ -155,7 +160,8 @@ class TrialWorker(tune.Trainable):
         except DamagedFileError as error:
             self._events.write(StateDamaged(self._key, str(error)))
             return fit
-        if (state.fingerprint, state.environment) == (self._fingerprint, self._rounding()):
+        alike = same_origin(state.environment, self._rounding())
+        if state.fingerprint == self._fingerprint and alike:
             fit.load_state(FitState(state.tensors, state.rest["fit"]))
             self._train_seconds = state.rest["train_seconds"]
             self._earlier_seconds = state.rest["total_seconds"]

@@ -9,10 +9,14 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import IO, Any
 
 import xxhash
+
+_flushed: set[Path] = set()
+"""Folders whose names this process has made durable, with those of all above."""
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object], *, durable: bool = True) -> None:
@@ -41,20 +45,33 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object], *, durable: b
         fsync_path(path.parent)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove from a folder what processes that were killed while they wrote have left there. Nobody
+    may be writing."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def make_folders(folders: Iterable[Path]) -> None:
     """Make folders and those above them, where missing, so that they survive a power cut.
 
-    What a folder's own flush promises is worth nothing while its name is not on disk.
+    What a folder's own flush promises is worth nothing while its name is not on disk. So each is
+    flushed into the one above it, up to the root of its file system; also where it was there, whose
+    maker may have been killed before it came to that, but once in a process.
     """
-    grown = set()
     for folder in folders:
-        missing = folder
-        while not missing.exists():
-            missing = missing.parent
-            grown.add(missing)
+        chain = [folder.absolute(), *folder.absolute().parents]
+        made = set(takewhile(lambda path: not path.exists(), chain))
         folder.mkdir(parents=True, exist_ok=True)
-    for folder in grown:
-        fsync_path(folder)
+        known = _flushed - made
+        new = list(takewhile(lambda path: path not in known and not path.is_mount(), chain))
+        for path in reversed(new):
+            try:
+                fsync_path(path.parent)
+            except PermissionError:  # somebody else's, who made what is in it
+                if path in made:
+                    raise
+            _flushed.add(path)
 
 
 def fsync_path(path: Path) -> None:
@@ -140,28 +157,6 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM}
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
-def lock_open_file(descriptor: int, on_wait: Callable[[], None] = lambda: None) -> bool:
-    """Hold an open file or folder against other processes until it is closed.
-
-    Arguments:
-        on_wait: called if another process holds it and has to be waited for.
-
-    Returns:
-        Whether its file system has such locks; Lustre's and NFS' may not, or only within a host.
-    """
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            on_wait()
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        return False
-    return True
-
-
 def is_disk_error(error: BaseException) -> bool:
     """Whether it is what a full, failing or forbidden disk raises."""
     if not isinstance(error, OSError):
@@ -172,35 +167,15 @@ def is_disk_error(error: BaseException) -> bool:
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Hold a folder, where its file system has locks; see `lock_open_file`."""
+    """Hold a folder for a moment, where its file system has locks: Lustre's and NFS' may have none,
+    or only within a host. What must hold everywhere needs a lock file (features/core/lock.py)."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        lock_open_file(descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
         yield
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Hold a lock file, which is there during the block only; see `lock_open_file`."""
-    while True:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
-        try:
-            lock_open_file(descriptor, on_wait)
-            # Whoever held it has removed it, and another process may hold a new one by now.
-            if _is_at(descriptor, path):
-                try:
-                    yield
-                finally:
-                    path.unlink(missing_ok=True)
-                return
-        finally:
-            os.close(descriptor)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False

@@ -97,7 +97,8 @@ def _compute_products(
     )
     done = 0
     with flushing_shards() as flush:
-        for result in run_spans(task, spans, nodes):
+        seen = [folder, *(entry.partial for entry in entries.values()), *source.files]
+        for result in run_spans(task, spans, nodes, seen):
             for entry in entries.values():
                 flush(entry, result["shard"], len(spans))
             done += result["rows"]
@@ -130,8 +131,7 @@ def _finish(
     here = origin_here()
     for one in sizes:
         entry = CacheEntry(root, scan.weights, one.stored)
-        if entry.exists:
-            entry.discard()
+        entry.discard_damaged(scan.num_samples)
         entry.begin(1)
         values = np.ascontiguousarray(coordinates[:, : one.item.size])
         entry.write_shard(0, 1, {COLUMN: values}, here)

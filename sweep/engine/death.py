@@ -45,6 +45,7 @@ def ray_watched(
 
     Raises:
         RayDiedError: it died, and the block was left.
+        KeyboardInterrupt: it died while the block was being interrupted.
     """
     watch = _Watch(publish, interruption, ours, local)
     thread = threading.Thread(target=watch.run, name="ray-watch", daemon=True)
@@ -72,6 +73,8 @@ class _Watch:
     Attributes:
         over: to be set when nobody needs Ray any more.
         died: what died; "" while all live.
+        stopped: the run was being interrupted by then. Whoever told all processes to stop has
+            told Ray's, too.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class _Watch:
         self._ending = threading.Lock()
         self.over = threading.Event()
         self.died = ""
+        self.stopped = False
 
     def run(self) -> None:
         """Look until the block is over, or Ray is."""
@@ -108,8 +112,10 @@ class _Watch:
                 return
             time.sleep(_LOOK_SECONDS / 10)
 
-    def error(self) -> RayDiedError:
+    def error(self) -> BaseException:
         """What to raise once it died."""
+        if self.stopped:
+            return KeyboardInterrupt()
         return RayDiedError(f"Ray's {self.died} died; finished work is kept")
 
     def _find_dead(self, patience: float) -> str | None:
@@ -140,7 +146,9 @@ class _Watch:
         with self._ending:  # by whichever thread saw it first
             if self.died:
                 return
-            self.died = dead
+            self.died, self.stopped = dead, self._interruption.interrupted
+            if self.stopped:
+                return
             again = self._ours and may_restart()
             with suppress(OSError):  # a full disk
                 self._publish(RayDied(f"Ray's {dead} died", restarts() + 1 if again else 0))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from features.cache import CacheEntry, exclusive
 from features.core.errors import UserError
-from features.nodes import Nodes
+from features.core.lock import LockFile
+from features.nodes import Nodes, Shared
 from features.representations import Representation, stored_representations
 from features.scan import DatasetScan
 from features.sources import Source
@@ -52,9 +54,9 @@ def ensure_features(
     def on_wait() -> None:
         stream.say("features  another run is computing them: waiting")
 
-    with exclusive(cache, scan.weights, on_wait):
+    with exclusive(cache, scan.weights, on_wait) as lock:
         plan = _plan_features(scan, wanted, cache)
-        return plan, _compute_features(source, scan, plan, cache, stream, nodes)
+        return plan, _compute_features(source, scan, plan, cache, stream, nodes, lock)
 
 
 def _compute_features(
@@ -64,6 +66,7 @@ def _compute_features(
     cache: Path,
     stream: Stream,
     nodes: Nodes,
+    lock: LockFile,
 ) -> StageReport:
     from features.stage import run_stage
 
@@ -71,6 +74,7 @@ def _compute_features(
         stream.warn(f"cached features of {name} are damaged ({damage}): computed again")
 
     def tell(done: int, total: int) -> None:
+        lock.check()
         stream.publish(FeaturesProgress(done, total))
 
     report = run_stage(source, scan, plan, cache, nodes=nodes, on_progress=tell)
@@ -98,6 +102,7 @@ def features_only(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) 
     """
     from features.stage import StageReport
 
+    from .room import require_cpu, room
     from .session import ray_session
 
     spec.validate()
@@ -113,14 +118,20 @@ def features_only(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) 
     report = StageReport()
     if plan.computed:
         name = f"features of {source.label}"
+        stream = Stream(reporter.take)
+        nodes = Nodes(stream.say)
         with (
             interruptible() as interruption,
             ray_session(options, cache / "logs", name, interruption, reporter.take),
+            room(
+                options,
+                [nodes],
+                Shared([cache], source.files),
+                partial(require_cpu, nodes),
+                reporter.take,
+                interruption,
+            ),
         ):
-            stream = Stream(reporter.take)
-            nodes = Nodes(stream.say)
-            if options.cluster:
-                nodes.look()
             plan, report = ensure_features(source, scan, wanted, cache, stream, nodes)
     if report.failed:
         name, trace = next(iter(report.failed.items()))

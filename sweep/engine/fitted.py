@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from features.cache import CacheEntry, FeatureMatrix, exclusive
+from features.core.lock import LockFile
 from features.fitted import Fitted, missing
 from features.layer_families import family_of
 from trainables.events import FeaturesProgress
@@ -25,10 +26,10 @@ def ensure_fitted(run: Invocation, cache: Path, keys: Iterable[TrialKey]) -> Non
     def on_wait() -> None:
         run.stream.say("features  another run is computing them: waiting")
 
-    with exclusive(cache, run.scan.weights, on_wait):
+    with exclusive(cache, run.scan.weights, on_wait) as lock:
         todo = missing(run.scan, wanted, cache)
         if todo:
-            _compute(run, cache, todo)
+            _compute(run, cache, todo, lock)
 
 
 def keep_maps(run: Invocation, cache: Path, keys: Iterable[TrialKey]) -> None:
@@ -45,18 +46,23 @@ def keep_maps(run: Invocation, cache: Path, keys: Iterable[TrialKey]) -> None:
         write_maps(run.run_dir, maps)
 
 
-def _compute(run: Invocation, cache: Path, todo: list[Fitted]) -> None:
+def _compute(run: Invocation, cache: Path, todo: list[Fitted], lock: LockFile) -> None:
     from features.fitted.stage import run_fitted
 
     run.stream.say(f"fitting   {describe(todo)}")
     began = time.perf_counter()
+
+    def tell(done: int, total: int) -> None:
+        lock.check()
+        run.stream.publish(FeaturesProgress(done, total))
+
     run_fitted(
         run.source,
         run.scan,
         todo,
         cache,
         nodes=run.stage_nodes,
-        on_progress=lambda done, total: run.stream.publish(FeaturesProgress(done, total)),
+        on_progress=tell,
     )
     seconds = time.perf_counter() - began
     run.feature_seconds += seconds

@@ -102,8 +102,9 @@ class TrialListener(tune.Callback):
             self._tell(_finished(trial))
             return
         reason = _reason(trial)
-        write_failure(self.run_dir, key, fingerprint, reason)
+        # First: it raises where the run directory is another driver's by now.
         self._tell(TrialFailed(key, reason.splitlines()[-1]))
+        write_failure(self.run_dir, key, fingerprint, reason)
 
     def _tell(self, event: TrialEvent) -> None:
         _told[self.run_dir](event)

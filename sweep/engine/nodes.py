@@ -11,25 +11,15 @@ from trainables.record import TrialKey, read_record
 from ..invocation import Invocation
 
 
-def await_nodes(run: Invocation) -> None:
-    """Wait until a cluster has what a trial asks for: its nodes may be on their way.
-
-    Raises:
-        UserError: it has not after `cluster_wait`; or Ray is this machine's, and it has not.
-    """
+def require_room(run: Invocation) -> None:
+    """Raise a `UserError` where no node that takes part has what a trial asks for."""
     from .packing import trial_resources
-    from .session import Waiting
 
-    waiting = Waiting(run.options.cluster_wait if run.options.cluster else 0.0, run.stream.publish)
-    while True:
-        if run.options.cluster or run.nodes.resources().get("GPU"):
-            run.nodes.look()
-            run.stage_nodes.look()
-        try:
-            trial_resources(run.options, run.nodes.resources())
-            return
-        except UserError as error:
-            waiting.once_more(_of_another_kind(run) or error)
+    try:
+        trial_resources(run.options, run.nodes.each())
+    except UserError as error:
+        run.nodes.require_shared()  # it is for that
+        raise _of_another_kind(run) or error from None
 
 
 def freeze_kinds(run: Invocation) -> None:

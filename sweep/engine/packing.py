@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from features.core.errors import UserError
@@ -27,48 +28,59 @@ class TrialResources:
 
 def trial_resources(
     options: RuntimeOptions,
-    available: dict[str, float],
+    nodes: Sequence[Mapping[str, float]],
     trial_bytes: int = 0,
     gpu_bytes: int | None = None,
     most: int | None = None,
 ) -> TrialResources:
-    """Work out a trial's share of what the cluster has.
+    """Work out a trial's share of what the cluster's nodes have; a trial is on one of them.
 
     Without an explicit `--gpus-per-trial`, as many trials share a GPU as fit into its memory and
     as there are cores to feed them, eight at most.
 
     Arguments:
-        available: what the nodes that take part have in all, by name.
+        nodes: what each node that takes part has, by name.
         trial_bytes: device memory that the largest trial needs.
         gpu_bytes: memory of a GPU; None: not known.
         most: how many fit into main memory; None: not known.
 
     Raises:
-        UserError: one trial asks for more than there is.
+        UserError: one trial asks for more than a node has.
     """
-    cores, gpus = int(available.get("CPU", 0)), available.get("GPU", 0.0)
-    if options.cpus_per_trial > cores:
-        raise UserError(f"--cpus-per-trial {options.cpus_per_trial}: Ray has only {cores} CPUs")
-    by_cpu = cores // options.cpus_per_trial
+    cpus = options.cpus_per_trial
+    has = [(int(node.get("CPU", 0)), node.get("GPU", 0.0)) for node in nodes]
+    most_cpus = max((cores for cores, _ in has), default=0)
+    most_gpus = max((gpus for _, gpus in has), default=0.0)
+    where = " on a node" if len(has) > 1 else ""
+    if cpus > most_cpus:
+        raise UserError(f"--cpus-per-trial {cpus}: Ray has only {most_cpus} CPUs{where}")
     share = options.gpus_per_trial
     if share is None:
         share = 0.0
-        if gpus:
-            together = min(int(by_cpu // gpus), _MOST_TRIALS_PER_GPU)
+        if most_gpus:
+            by_cpu = sum(cores // cpus for cores, gpus in has if gpus)
+            together = min(int(by_cpu // sum(gpus for _, gpus in has)), _MOST_TRIALS_PER_GPU)
             if gpu_bytes:
                 together = min(together, gpu_bytes // max(1, trial_bytes))
             share = _share(max(1, together))
-    if share > gpus:
-        raise UserError(f"--gpus-per-trial {share:g}: Ray has only {gpus:g} GPUs")
-    slots = by_cpu
-    if share:
-        by_gpu = int(gpus) * int(1 / share + 1e-9) if share <= 1 else int(gpus // share)
-        slots = min(slots, by_gpu)
+    if share > most_gpus:
+        raise UserError(f"--gpus-per-trial {share:g}: Ray has only {most_gpus:g} GPUs{where}")
+    slots = sum(_slots(cores // cpus, gpus, share) for cores, gpus in has)
+    if not slots:
+        raise UserError(f"Ray has no node with both {cpus} CPUs and {share:g} GPUs for a trial")
     if options.max_concurrent:
         slots = min(slots, options.max_concurrent)
     if most is not None:
         slots = max(1, min(slots, most))
     return TrialResources(options.cpus_per_trial, share, slots)
+
+
+def _slots(by_cpu: int, gpus: float, share: float) -> int:
+    """How many trials fit on a node."""
+    if not share:
+        return by_cpu
+    by_gpu = int(gpus) * int(1 / share + 1e-9) if share <= 1 else int(gpus // share)
+    return min(by_cpu, by_gpu)
 
 
 def _share(together: int) -> float:

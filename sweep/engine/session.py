@@ -7,7 +7,6 @@ import os
 import socket
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -285,48 +284,3 @@ class _OthersOnTerminal(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print to whatever is standard error now."""
         print(self.format(record), file=sys.stderr)
-
-
-def check_shared(folders: list[Path], files: list[Path]) -> None:
-    """Make sure that every node of the cluster sees the same files at the same paths.
-
-    Arguments:
-        folders: must be the same folder on every node; a probe file is written into each.
-        files: must be there on every node.
-
-    Raises:
-        UserError: a node does not see one of them; names the node and the path.
-    """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    if len(nodes) < 2:
-        return
-    probes = [folder / f".probe-{uuid.uuid4().hex}" for folder in folders]
-    look = ray.remote(num_cpus=0)(missing_paths)
-    try:
-        for probe in probes:
-            probe.touch()
-        wanted = [str(path) for path in [*probes, *files]]
-        seen = {
-            node["NodeManagerHostname"]: look.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(wanted)
-            for node in nodes
-        }
-        for host, missing in seen.items():
-            for path in ray.get(missing):
-                shown = Path(path).parent if Path(path) in probes else path
-                raise UserError(
-                    f"node {host} does not see {shown}: run directory, feature cache and dataset "
-                    "must lie at the same paths on every node, on a shared file system"
-                )
-    finally:
-        for probe in probes:
-            probe.unlink(missing_ok=True)
-
-
-def missing_paths(paths: list[str]) -> list[str]:
-    """Those of the paths that this machine does not see."""
-    return [path for path in paths if not os.path.exists(path)]

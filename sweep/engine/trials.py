@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from features.cache import CacheEntry, FeatureMatrix, feature_matrix
 from features.core.files import DamagedFileError
 from features.dataset_matrix import DatasetMatrix, dataset_matrix
-from features.nodes import CPU, Kind
+from features.nodes import CPU, Shared, same_origin
 from features.representations import Unit
 from trainables.events import (
     DashboardUp,
@@ -27,7 +27,7 @@ from trainables.events import (
     TrialsProgress,
 )
 from trainables.job import ClassifierJob, PairMatrix, TrialJob
-from trainables.record import TrialKey, has_record, read_record, write_failure
+from trainables.record import TrialKey, await_records, has_record, read_record, write_failure
 from trainables.run_dir import RunDir
 
 from ..dataset import make_folder
@@ -38,7 +38,7 @@ from ..memory import largest_trial
 from ..spec import RuntimeOptions
 from .features import ensure_features
 from .fitted import ensure_fitted, fitted_matrix, keep_maps
-from .nodes import await_nodes, device_bytes, freeze_kinds
+from .nodes import device_bytes, freeze_kinds, require_room
 
 if TYPE_CHECKING:
     from features.representations import Representation
@@ -52,7 +52,8 @@ Ended = TrialFinished | TrialFailed | TrialOutOfMemory | TrialMisplaced
 def engine(run: Invocation) -> Iterator[Path]:
     """Ray for a run; yields the feature cache, which is removed after the block unless it is to be
     kept."""
-    from .session import check_shared, ray_session
+    from .room import room
+    from .session import ray_session
 
     cache = run.options.cache_dir.absolute()
     if not run.options.cache_features:
@@ -72,11 +73,16 @@ def engine(run: Invocation) -> Iterator[Path]:
             if dashboard:
                 run.stream.publish(DashboardUp(f"http://{dashboard}"))
             freeze_kinds(run)
-            await_nodes(run)
-            run.stage_nodes.wait = partial(await_nodes, run)
             make_folder(cache)
-            check_shared([run.run_dir, cache], list(run.source.files))
-            yield cache
+            with room(
+                run.options,
+                (run.nodes, run.stage_nodes),
+                Shared([run.run_dir, cache], run.source.files),
+                partial(require_room, run),
+                run.stream.publish,
+                run.interruption,
+            ):
+                yield cache
     finally:
         if not run.options.cache_features:
             shutil.rmtree(cache, ignore_errors=True)
@@ -150,11 +156,11 @@ def _tell_mixed_features(
             if key in left:
                 continue
             try:
-                before = read_record(run.run_dir, key)["environment"].get("features")
+                before = read_record(run.run_dir, key)["environment"].get("features") or {}
             except (OSError, DamagedFileError):  # gone meanwhile: the next plan sees it
                 break
             now = _matrix(run, key, stored).origin
-            if before and any(before.get(name, own) != own for name, own in now.items()):
+            if any(not same_origin(before.get(name, own), own) for name, own in now.items()):
                 run.stream.warn(
                     f"{'/'.join(pair)}: its records were made with features computed on another "
                     "device or processor than those in the cache: they differ in their last bits"
@@ -193,17 +199,19 @@ def _train_alike(run: Invocation, cache: Path, points: dict[TrialKey, str]) -> N
     options = run.options
     while points:
         run.lock.check()
-        await_nodes(run)
+        if run.nodes.wait:
+            run.nodes.wait()
         resources = resources_of(run, list(points), options)
         ended = _fit(run, cache, points, resources)
         failed = {key for key, event in ended.items() if isinstance(event, TrialFailed)}
         starved = {key for key, event in ended.items() if isinstance(event, TrialOutOfMemory)}
         misplaced = {event for event in ended.values() if isinstance(event, TrialMisplaced)}
         for event in misplaced:
-            run.nodes.refuse(event.node, Kind(event.device, event.instructions))
+            run.nodes.misplaced(event.node, event.device, event.instructions, event.unseen)
         if starved:
             share = min(2 * resources.gpus, 1.0)
             if resources.gpus >= share or share > run.nodes.resources().get("GPU", 0.0):
+                run.lock.check()
                 failed |= _give_up(run, {key: points[key] for key in starved}, resources.gpus)
             else:
                 run.stream.warn(
@@ -211,6 +219,8 @@ def _train_alike(run: Invocation, cache: Path, points: dict[TrialKey, str]) -> N
                     f"GPU: again with {share:g}"
                 )
                 options = replace(options, gpus_per_trial=share)
+        finished = [key for key, event in ended.items() if isinstance(event, TrialFinished)]
+        await_records(run.run_dir, finished)
         left = {
             key: fingerprint
             for key, fingerprint in points.items()
@@ -228,9 +238,10 @@ def resources_of(
     from .packing import trial_resources
 
     options = options or run.options
-    available = run.nodes.resources()
     need, memory = 0, None
-    if available.get("GPU") and options.gpus_per_trial is None:
+    if run.nodes.resources().get("GPU"):
+        run.nodes.look()
+    if run.nodes.resources().get("GPU") and options.gpus_per_trial is None:
         memory = run.nodes.gpu_bytes()
         need = max(_gpu_bytes(run, key) for key in {replace(key, seed=0) for key in keys})
         if not need:  # none of them uses a GPU
@@ -239,7 +250,7 @@ def resources_of(
     largest = None if options.cluster else largest_trial(run.declared, run.scan, keys)
     if largest:
         most = machine_memory() // largest.trial_bytes
-    return trial_resources(options, available, need, memory, most)
+    return trial_resources(options, run.nodes.each(), need, memory, most)
 
 
 def _gpu_bytes(run: Invocation, key: TrialKey) -> int:
@@ -356,6 +367,8 @@ def _fit(
     ended: dict[TrialKey, Ended] = {}
 
     def on_trial(event: TrialEvent) -> None:
+        if isinstance(event, TrialFailed):
+            run.lock.check()  # its failure will be written
         if run.lock.lost.is_set():  # the main thread is interrupted; another is stopped here
             raise run.lock.error()
         run.stream.publish(event)

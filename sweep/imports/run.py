@@ -12,13 +12,16 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from features.core.errors import UserError
-from features.core.files import DamagedFileError, locked, read_signed_json, sign, write_json
+from features.core.files import DamagedFileError, fsync_path, read_signed_json, sign, write_json
+from features.core.lock import locked
 from features.hf_folder import finish_folder
+from features.nodes import Nodes, Shared
 from features.pool import run_on_workers
 from features.shapes import some
 
@@ -251,6 +254,7 @@ def _finish(
     finish_folder(folder, dataset_schema(plan), [file.name for file in files])
     write_json(folder / RECORD, sign({"digest": plan.digest, "shards": results, **left_out}))
     os.replace(folder, out)
+    fsync_path(out.parent)  # before what it could be made of again is gone
     shutil.rmtree(work, ignore_errors=True)
 
 
@@ -261,17 +265,20 @@ def _write(
     plan: ImportPlan, work: Path, missing: list[int], runtime: RuntimeOptions, reporter: Reporter
 ) -> float:
     """Write some shards; the seconds it took from the first worker's start."""
-    from ..engine.session import check_shared, ray_session
+    from ..engine.room import require_cpu, room
+    from ..engine.session import ray_session
 
+    nodes = Nodes(reporter.say, any_kind=True)
+    shared = Shared([work], [Path(plan.adapters[0].weights)])
     own = [stop - start for start, stop in pairwise(plan.bounds)]
     done = sum(own) - sum(own[i] for i in missing)
     with (
         interruptible() as interruption,
         ray_session(runtime, work, "import", interruption, reporter.take),
+        room(runtime, [nodes], shared, partial(require_cpu, nodes), reporter.take, interruption),
     ):
-        check_shared([work], [Path(plan.adapters[0].weights)])
         began = time.perf_counter()
-        for result in _run(plan, work, missing):
+        for result in _run(plan, work, missing, nodes):
             if result["changed"]:
                 raise UserError(
                     f"{result['changed']} has changed while it was imported: give the same command "
@@ -282,6 +289,9 @@ def _write(
         return time.perf_counter() - began
 
 
-def _run(plan: ImportPlan, work: Path, missing: list[int]) -> Iterator[dict[str, Any]]:
+def _run(
+    plan: ImportPlan, work: Path, missing: list[int], nodes: Nodes
+) -> Iterator[dict[str, Any]]:
     rows = [{"index": i} for i in missing]
-    return run_on_workers(ShardWriter, [plan, work], rows, "lorasweep-import")
+    seen = [work / _PLAN, *nodes.shared.files]
+    return run_on_workers(ShardWriter, [plan, work], rows, "lorasweep-import", nodes, seen=seen)

@@ -47,6 +47,7 @@ class TrackerFeed:
         name: of the tracker, for messages.
         settings: of a classifier by its name.
         warn: called, from the thread, with the first thing that goes wrong.
+        held: whether the run directory is still this driver's; if not, nothing more is written.
     """
 
     def __init__(
@@ -56,9 +57,10 @@ class TrackerFeed:
         run_dir: Path,
         settings: Callable[[str], dict[str, Any]],
         warn: Callable[[str], None],
+        held: Callable[[], bool],
     ) -> None:
         self._name, self._tracker, self._run_dir = name, tracker, run_dir
-        self._settings, self._warn = settings, warn
+        self._settings, self._warn, self._held = settings, warn, held
         self._path = RunDir(run_dir).trackers / f"{name}.json"
         # Its digest, since the address of a server may hold a password.
         self._place = digest(tracker.place)
@@ -93,7 +95,7 @@ class TrackerFeed:
         # The end mark in the queue stands for the trial being told.
         left = self._queue.qsize() if self._thread.is_alive() else 0
         self._abandoned = True
-        if self._failed or left:
+        if (self._failed or left) and self._may_write():
             self._warn(
                 f"{self._name}: {self._failed + left} trials could not be logged; "
                 "the same command again tries again"
@@ -111,10 +113,15 @@ class TrackerFeed:
         """Size, modification time and so on; not the path, as a run directory may be moved."""
         return file_stamp(RunDir(self._run_dir).record(key))[1:]
 
+    def _may_write(self) -> bool:
+        with contextlib.suppress(OSError):
+            return self._held()
+        return False
+
     # In the thread
 
     def _work(self) -> None:
-        while (key := self._queue.get()) is not None and not self._abandoned:
+        while (key := self._queue.get()) is not None and not self._abandoned and self._may_write():
             if self._ending and self._down:
                 # Nobody waits for a tracker that is away to refuse every trial in turn.
                 self._failed += 1
@@ -147,7 +154,7 @@ class TrackerFeed:
         self._told[str(key)] = {"checksum": record["checksum"], "file": stamp}
 
     def _write_note(self) -> None:
-        if not self._told:
+        if not self._told or not self._may_write():
             return  # a place that takes nothing is no reason to forget another
         began = time.monotonic()
         note = {"place": self._place, "told": self._told}

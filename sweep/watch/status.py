@@ -11,11 +11,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from features.core.lock import HolderWatch, is_alive, name_of, read_lock
 from trainables.record import TrialKey
 from trainables.run_dir import RunDir
 
 from ..grid import Grid
-from ..lock import HolderWatch, is_alive, read_lock
 from ..plan import Known, count_other_records, failed_trials, read_records
 from ..sweep_file import read_sweep_file
 from .activity import Activity, ActivityReader
@@ -141,8 +141,7 @@ class Status:
             }
             return f"not running; it {how.get(stage, f'died while {stage}')}"
         ago = max(0, round(self.at - self.driver["written"]))
-        where = f"process {self.driver['pid']} on {self.driver['host']}"
-        return f"{stage or 'starting'} ({where}, last heard of {ago} s ago)"
+        return f"{stage or 'starting'} ({name_of(self.driver)}, last heard of {ago} s ago)"
 
     def _speed_line(self) -> str:
         rate, left = self.trials_per_second, self.seconds_left
@@ -266,7 +265,7 @@ def read_status(run_dir: Path, memory: Memory | None = None) -> Status:
     state = read_records(run_dir, fingerprints, memory.records)
     failed = failed_trials(run_dir, {key: fingerprints[key] for key in state.todo})
     failing = set(failed)
-    driver = read_lock(run_dir)
+    driver = read_lock(RunDir(run_dir).lock)
     alive = driver is not None and is_alive(driver, memory.driver)
     activity = memory.events.read()
     if not alive:

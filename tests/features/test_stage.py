@@ -1,5 +1,7 @@
 """The Ray Data stage and its cache, on real Ray."""
 
+import errno
+import fcntl
 import os
 import shutil
 import threading
@@ -13,6 +15,7 @@ import torch
 
 from features.cache import CacheEntry, exclusive, feature_matrix
 from features.hf_folder import write_dataset
+from features.nodes import kind_of
 from features.representations import (
     DEFAULT_REPRESENTATIONS,
     REPRESENTATIONS,
@@ -213,7 +216,7 @@ def test_an_interrupted_stage_keeps_its_finished_shards(adapters, computed, mend
     """Those that are intact and of this device: the others are computed again."""
     scan, item = adapters[1], REPRESENTATIONS[INTERRUPTED]
     entry = CacheEntry(mended.root, scan.weights, item)
-    assert entry.origin()["instructions"] == torch.backends.cpu.get_cpu_capability()
+    assert entry.origin()["instructions"] == kind_of(torch.device("cpu")).instructions
     assert (entry.folder / "data-00000-of-00003.arrow").stat().st_ino == mended.kept_shard
     assert not entry.partial.exists()
     np.testing.assert_array_equal(load(mended.root, scan, item), load(computed[0], scan, item))
@@ -332,7 +335,45 @@ def test_shards_of_another_number_are_removed(adapters, tmp_path):
     assert load(tmp_path, scan, wanted[0]).shape[0] == ROWS
 
 
-def test_runs_that_need_the_same_features_take_turns(tmp_path):
+def finished_entry(root, rows=35):
+    """A finished cache of one shard, and its entry."""
+    entry = CacheEntry(root, "weights", get_representation("stats"))
+    entry.begin(1)
+    entry.write_shard(0, 1, {"layer": np.zeros((rows, 7), np.float32)}, {})
+    entry.finish({"layer": (4, 4)}, [rows], {})
+    return entry
+
+
+def test_what_another_process_has_finished_is_neither_deleted_nor_replaced(tmp_path):
+    entry = finished_entry(tmp_path)
+    before = (entry.folder / "manifest.json").stat().st_ino
+    entry.discard_damaged(35)
+    finished_entry(tmp_path)
+    assert (entry.folder / "manifest.json").stat().st_ino == before
+    assert not entry.partial.exists()
+    (entry.folder / "manifest.json").write_text("{}")
+    finished_entry(tmp_path)
+    assert entry.damage(35) is None
+
+
+def test_what_killed_workers_left_is_in_no_finished_cache(tmp_path):
+    entry = CacheEntry(tmp_path, "weights", get_representation("stats"))
+    entry.begin(1)
+    left = entry.partial / ".data-00000-of-00001.arrow.0123abcd.tmp"
+    left.write_bytes(b"half")
+    entry.begin(1)
+    assert not left.exists()
+    left.write_bytes(b"half")
+    entry.write_shard(0, 1, {"layer": np.zeros((35, 7), np.float32)}, {})
+    entry.finish({"layer": (4, 4)}, [35], {})
+    assert not list(entry.folder.glob(".*"))
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_runs_that_need_the_same_features_take_turns(locks, tmp_path, monkeypatch):
+    """Whether or not the file system has locks of its own."""
+    if not locks:
+        monkeypatch.setattr(fcntl, "flock", refuse)
     order = []
     waiting = threading.Event()
 
@@ -347,3 +388,7 @@ def test_runs_that_need_the_same_features_take_turns(tmp_path):
         order.append("first")
     thread.join(10)
     assert order == ["first", "other"]
+
+
+def refuse(descriptor, operation):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

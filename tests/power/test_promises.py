@@ -79,6 +79,13 @@ def test_a_file_in_new_folders_survives(power):
         assert (left / "a/b/c/file").read_text() == "content"
 
 
+def test_a_file_in_folders_whose_maker_was_killed_at_once_survives(power):
+    (power.path / "a" / "b").mkdir(parents=True)  # and not flushed
+    write_text(power.path / "a/b/file", "content")
+    for left in power.now():
+        assert (left / "a/b/file").read_text() == "content"
+
+
 def test_a_file_is_the_old_one_or_the_new_one(power):
     path = power.path / "file"
     write_text(path, "old")

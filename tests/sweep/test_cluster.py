@@ -1,16 +1,29 @@
 """Several nodes: Ray's own local cluster, each node with processes of its own."""
 
 import json
+import random
 import socket
 import subprocess
 import sys
+import threading
+import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+import ray
 
-from sweep.engine.session import missing_paths
+from features import nodes as nodes_module
+from features.core.errors import UserError
+from features.nodes import Nodes, Shared, first_unseen
+from sweep import RuntimeOptions
+from sweep.engine.room import require_cpu, room
+from sweep.interrupt import interruptible
 from tests.chaos import Chaos, command, compare, read_events, undisturbed
-from tests.elastic import wait_for
+from tests.elastic import OPTIONS as ELASTIC
+from tests.elastic import change_nodes, wait_for
+from trainables.record import TrialKey
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ["--representations", "matrix_norms", "--configs", "all_layers", "--num-runs", "2"]
@@ -70,10 +83,133 @@ def test_a_lost_node_costs_its_slices_and_nothing_else(sanity, tmp_path):
     assert json.loads((run_dir / "summary.json").read_text())["failed"] == 0
 
 
-def test_a_path_a_node_does_not_see_is_found(tmp_path):
+def test_a_path_a_node_does_not_see_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr("features.nodes._SEE_SECONDS", 0.1)
     (tmp_path / "there").touch()
     paths = [str(tmp_path / "there"), str(tmp_path / "not-there")]
-    assert missing_paths(paths) == paths[1:]
+    assert first_unseen(paths) == paths[1]
+    assert first_unseen(paths[:1]) == ""
+    late = tmp_path / "late"
+    monkeypatch.setattr("features.nodes._SEE_SECONDS", 30)
+    threading.Timer(0.2, late.touch).start()
+    assert first_unseen([str(late)]) == ""
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """What takes seconds otherwise."""
+    monkeypatch.setattr("features.nodes._SEE_SECONDS", 0.1)
+    monkeypatch.setattr("sweep.engine.room._LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("sweep.engine.session._LOOK_SECONDS", 0.05)
+
+
+JOINED = RuntimeOptions(address="10.0.0.1:6379", cluster_wait=0)
+
+
+@pytest.mark.usefixtures("local_ray", "impatient")
+def test_work_is_refused_where_a_node_does_not_see_its_files(tmp_path):
+    nodes = Nodes(lambda line: None)
+    shared = Shared([tmp_path], [tmp_path / "not-there"])
+    with (
+        interruptible() as interruption,
+        pytest.raises(UserError, match=r"does not see .*/not-there: run directory"),
+        room(JOINED, [nodes], shared, partial(require_cpu, nodes), print, interruption),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("local_ray", "impatient")
+def test_work_whose_nodes_have_all_left_says_so_and_ends(tmp_path):
+    left, told = threading.Event(), []
+
+    def require():
+        if left.is_set():
+            raise UserError("Ray has only 0 CPUs")
+
+    nodes = Nodes(lambda line: None, any_kind=True)
+    options = replace(JOINED, cluster_wait=1)
+
+    def work():
+        with (
+            interruptible() as interruption,
+            room(options, [nodes], Shared(), require, told.append, interruption),
+        ):
+            left.set()
+            time.sleep(60)
+
+    with pytest.raises(UserError, match="only 0 CPUs"):
+        work()
+    assert ["only 0 CPUs" in event.message for event in told] == [True]
+
+
+@pytest.mark.usefixtures("local_ray", "impatient")
+def test_a_worker_that_does_not_see_the_runs_files_hands_its_trial_back(tmp_path):
+    from trainables.trial import TrialWorker
+
+    point = {**TrialKey("all_layers", "stats", 42).to_json(), "fingerprint": "f"}
+    worker = TrialWorker({"point": point, "job": str(tmp_path / "job.json")})
+    for _ in range(2):
+        result = worker.step()
+        assert result["done"]
+        assert result["misplaced"][1:] == ("", "", str(tmp_path / "job.json"))
+        assert worker.reset_config({"point": point})
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_node_that_does_not_answer_is_left_for_the_next_look(monkeypatch):
+    def answer(seconds):
+        time.sleep(seconds)
+        return seconds
+
+    nodes = ray.nodes()
+    assert list(nodes_module._on_each(nodes, answer, 0.0).values()) == [0.0]
+    monkeypatch.setattr("features.nodes._ANSWER_SECONDS", 0.5)
+    assert nodes_module._on_each(nodes, answer, 60.0) == {}
+    assert nodes_module._on_each([{**nodes[0], "NodeID": "ff" * 28}], answer, 0.0) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("during", ["features", "trials"])
+def test_a_sweep_whose_nodes_have_all_left_ends_after_a_while(during, sanity, tmp_path):
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
+    options = [*OPTIONS, "--address", cluster.address, "--cluster-wait", "10"]
+    begun = {
+        "features": lambda: list((tmp_path / "cache").rglob("*.partial")),
+        "trials": lambda: list(tmp_path.rglob("inflight/**/seed-*.safetensors")),
+    }[during]
+    try:
+        node = cluster.add_node(num_cpus=1)
+        with open(tmp_path / "log", "w") as log:
+            driver = subprocess.Popen(
+                command(sanity, tmp_path, *options), stdout=log, stderr=subprocess.STDOUT
+            )
+        wait_for(begun, driver)
+        cluster.remove_node(node, allow_graceful=False)
+        assert driver.wait(timeout=120) == 2, (tmp_path / "log").read_text()
+    finally:
+        driver.kill()
+        driver.wait()
+        cluster.shutdown()
+    text = (tmp_path / "log").read_text()
+    assert "waiting   up to 10 s, since --cpus-per-trial 1: Ray has only 0 CPUs" in text
+    assert "error: --cpus-per-trial 1: Ray has only 0 CPUs" in text.splitlines()[-1]
+
+
+@pytest.mark.long
+def test_nodes_that_join_and_leave_change_no_number(sanity, tmp_path):
+    out = tmp_path / "undisturbed"
+    undisturbed(command(sanity, out, *ELASTIC), out)
+    sweep = command(sanity, tmp_path / "changed", *ELASTIC)
+    changes = change_nodes(sweep, tmp_path / "changed", random.Random(0), most=5, mean=4.0)
+    assert sum(changes.values()) >= 1
+    chaos = Chaos()
+    compare(tmp_path / "changed/run", out / "run", chaos)
+    assert (chaos.different, chaos.twice) == ([], 0)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import shutil
 import pytest
 from ray.tune.experiment import Trial
 
+from features.core.lock import LockLostError
 from sweep import RuntimeOptions, SweepSpec, run_sweep
 from sweep.engine.listener import TrialListener
 from trainables.record import TrialKey
@@ -34,6 +35,23 @@ def test_a_trial_that_got_further_has_its_retries_back(tmp_path):
     assert not fails()
     reaches(10)
     assert fails(), "the same place over and over"
+
+
+def test_a_failure_in_a_run_directory_that_is_anothers_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("sweep.engine.listener._reason", lambda trial: "it broke")
+    key = TrialKey("all_layers", "stats", 42)
+    trial = Trial("any", config={"point": {**key.to_json(), "fingerprint": "f"}}, stub=True)
+    listener = TrialListener(tmp_path)
+
+    def lost(event):
+        raise LockLostError("it was taken over")
+
+    with listener.telling(lost), pytest.raises(LockLostError):
+        listener.on_trial_error(0, [trial], trial)
+    assert not RunDir(tmp_path).failure(key).exists()
+    with listener.telling(lambda event: None):
+        listener.on_trial_error(0, [trial], trial)
+    assert RunDir(tmp_path).failure(key).exists()
 
 
 class Bomb:

@@ -9,35 +9,42 @@ import socket
 import subprocess
 import threading
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
 
 from features.cache import exclusive
+from features.core import lock as lock_files
 from features.core.errors import UserError
+from features.core.lock import HolderWatch, LockFile, LockLostError, LockTimes, is_alive
 from sweep import RuntimeOptions, SweepSpec, run_sweep
 from sweep.interrupt import interruptible
-from sweep.lock import (
-    DriverLock,
-    HolderWatch,
-    LockLostError,
-    LockTimes,
-    driver_lock,
-    is_alive,
-    read_lock,
-)
+from sweep.lock import driver_lock
 from tests.chaos import command, read_events
+from tests.sweep.test_trackers import RECORD
+from trainables.events import TrialFinished
+from trainables.record import write_record
 from trainables.run_dir import RunDir
 
 FAST = LockTimes(heartbeat=0.05, dead_after=0.5, poll=0.02)
+SETTLING = LockTimes(heartbeat=0.05, dead_after=0.5, poll=0.2)
 PATIENT = LockTimes(heartbeat=0.05, dead_after=60, poll=0.02)
+
+
+def read_lock(run_dir):
+    return lock_files.read_lock(RunDir(run_dir).lock)
+
+
+def driver_lock_of(run_dir):
+    return LockFile(RunDir(run_dir).lock, run_dir)
 
 
 def lock_file(**changes):
     return {
         "host": socket.gethostname(),
         "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        "pid_namespace": os.stat("/proc/self/ns/pid").st_ino,
         "pid": os.getpid(),
         "process_start": 1,
         "token": "x",
@@ -95,7 +102,6 @@ def test_a_live_driver_keeps_others_out(tmp_path):
     [
         {},  # the process id was given to another process
         {"pid": 2**22 + 1},
-        {"boot_id": "before"},
     ],
 )
 def test_a_dead_drivers_lock_is_taken_over_at_once_on_the_same_host(lock, tmp_path):
@@ -135,10 +141,89 @@ def test_a_lock_that_is_released_meanwhile_is_taken(tmp_path):
         assert read_lock(tmp_path)["host"] == socket.gethostname()
 
 
-def test_a_damaged_lock_holds_nobody_up(tmp_path):
+@pytest.mark.parametrize(
+    "lock",
+    [
+        {"boot_id": "of another machine of this name"},
+        {"pid_namespace": 1},
+        {"pid_namespace": None},  # an earlier version's
+    ],
+)
+def test_the_name_of_a_host_is_not_enough_to_look_for_its_process(lock, tmp_path):
+    """Containers and machines may share it; this one's process numbers then mean nothing."""
+    write_lock(tmp_path, pid=2**22 + 1, **lock)
+    waits = []
+    with driver_lock(tmp_path, lambda: None, on_wait=waits.append, times=FAST):
+        pass
+    assert len(waits) == 1
+
+
+def test_a_damaged_lock_is_watched_like_one_of_another_host(tmp_path):
     (tmp_path / "driver.lock").write_text('{"host": ')
-    with driver_lock(tmp_path, lambda: None):
+    waits = []
+    with driver_lock(tmp_path, lambda: None, on_wait=waits.append, times=FAST):
         assert read_lock(tmp_path)["pid"] == os.getpid()
+    (line,) = waits
+    assert "held by another process: looking for a sign of life" in line
+
+
+@pytest.mark.parametrize("reason", [errno.ESTALE, errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("again", [2, 100])
+def test_a_lock_that_cannot_be_read_is_not_free(reason, again, tmp_path, monkeypatch):
+    other = driver_lock_of(tmp_path)
+    other.take(print, FAST)
+    failures = iter(range(again))
+
+    def open_(path, mode):
+        if next(failures, None) is not None:
+            raise OSError(reason, os.strerror(reason), str(path))
+        return open(path, mode)
+
+    monkeypatch.setattr(lock_files, "_READ_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(lock_files, "open", open_, raising=False)
+    refused = UserError if again == 2 else OSError
+    with pytest.raises(refused), driver_lock(tmp_path, lambda: None):
+        pass
+    monkeypatch.undo()
+    other.check()
+
+
+def test_a_heartbeat_that_changed_once_is_no_sign_of_life(tmp_path):
+    """A file system may have kept what it was before."""
+    write_lock(tmp_path, host="elsewhere", heartbeat=1.0)
+    change = threading.Timer(0.1, write_lock, [tmp_path], dict(host="elsewhere", heartbeat=2.0))
+    change.start()
+    with driver_lock(tmp_path, lambda: None, times=FAST):
+        assert change.finished.is_set()
+
+
+def test_of_several_drivers_that_find_a_free_or_dead_lock_one_gets_it(tmp_path, monkeypatch):
+    """Also where the file system has no locks that would keep them apart meanwhile."""
+    monkeypatch.setattr(fcntl, "flock", refuse_locks)
+    for lock in (None, {"host": "elsewhere"}):
+        if lock:
+            write_lock(tmp_path, **lock)
+        came, start = [], threading.Barrier(4)
+
+        def take():
+            start.wait()
+            mine = driver_lock_of(tmp_path)
+            with suppress(UserError):
+                mine.take(lambda line: None, SETTLING, patience=0.0)
+                came.append(mine)
+
+        threads = [threading.Thread(target=take) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        (holder,) = came
+        holder.check()
+        holder.release()
+
+
+def refuse_locks(descriptor, operation):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
 
 def test_one_look_at_another_host_goes_by_the_file_and_several_by_the_heartbeat(tmp_path):
@@ -148,11 +233,13 @@ def test_one_look_at_another_host_goes_by_the_file_and_several_by_the_heartbeat(
     assert is_alive(read_lock(tmp_path), watch)
     os.utime(tmp_path / "driver.lock", (0, time.time() - 31))
     assert not is_alive(read_lock(tmp_path))
-    write_lock(tmp_path, host="elsewhere", heartbeat=8.0)
-    os.utime(tmp_path / "driver.lock", (0, time.time() - 31))
-    now = 5.0
-    assert is_alive(read_lock(tmp_path), watch), "it has changed, whatever the clocks say"
-    now = 36.0
+    for at, heartbeat in ((5.0, 8.0), (10.0, 9.0)):
+        now = at
+        write_lock(tmp_path, host="elsewhere", heartbeat=heartbeat)
+        os.utime(tmp_path / "driver.lock", (0, time.time() - 31))
+        alive = is_alive(read_lock(tmp_path), watch)
+    assert alive, "it has changed twice, whatever the clocks say"
+    now = 41.0
     os.utime(tmp_path / "driver.lock")
     assert not is_alive(read_lock(tmp_path), watch), "it has not changed for long"
 
@@ -195,7 +282,7 @@ def test_the_main_thread_is_woken_when_the_lock_is_lost(tmp_path):
 
 
 def test_a_lost_lock_is_noticed_where_something_would_be_written(tmp_path):
-    lock = DriverLock(tmp_path)
+    lock = driver_lock_of(tmp_path)
     lock.take(print, FAST)
     lock.check()
     write_lock(tmp_path, host="elsewhere", token="other")
@@ -207,18 +294,31 @@ def test_a_lost_lock_is_noticed_where_something_would_be_written(tmp_path):
     assert read_lock(tmp_path)["token"] == "other"
 
 
-def nothing_more(run, *_):
-    """In place of the trials: another driver takes the run directory."""
+def test_a_lock_that_was_taken_and_released_meanwhile_is_lost(tmp_path):
+    frozen = driver_lock_of(tmp_path)
+    frozen.take(print, FAST)
+    write_lock(tmp_path, host="elsewhere", token="other")
+    RunDir(tmp_path).lock.unlink()
+    with pytest.raises(LockLostError):
+        frozen.check()
+    frozen.beat()
+    assert read_lock(tmp_path) is None
+
+
+def nothing_more(run, key):
+    """In place of the trials: another driver takes the run directory, then a tracker is told of a
+    trial."""
     write_lock(run.run_dir, host="elsewhere", token="other")
+    run.stream.publish(TrialFinished(key))
 
 
-def interrupted(run, *_):
-    nothing_more(run)
+def interrupted(run, key):
+    nothing_more(run, key)
     raise KeyboardInterrupt
 
 
-def fails(run, *_):
-    nothing_more(run)
+def fails(run, key):
+    nothing_more(run, key)
     raise RuntimeError("Tune's wrapping of what became of it")
 
 
@@ -227,14 +327,15 @@ def fails(run, *_):
 def test_a_driver_that_lost_its_lock_writes_nothing(trials, thread, sanity, tmp_path, monkeypatch):
     before = {}
 
-    def run_trials(run, *_):
+    def run_trials(run, cache, fingerprints, todo):
+        write_record(run.run_dir, todo[0], fingerprints[todo[0]], RECORD)
         before.update(contents(run.run_dir))
-        trials(run)
+        trials(run, todo[0])
 
     monkeypatch.setattr("sweep.launch.engine", lambda run: nullcontext(tmp_path / "cache"))
     monkeypatch.setattr("sweep.launch.run_trials", run_trials)
     spec = SweepSpec(str(sanity), representations=("stats",), num_runs=1, settings={})
-    options = RuntimeOptions(tmp_path, "run", cache_dir=tmp_path / "cache", log_to="none")
+    options = RuntimeOptions(tmp_path, "run", cache_dir=tmp_path / "cache")
     raised = []
 
     def run():
@@ -299,7 +400,7 @@ def contents(run_dir):
 
 def test_a_living_driver_is_waited_for_by_who_has_patience(tmp_path):
     lines, times = [], LockTimes(heartbeat=0.05, dead_after=60, poll=0.02)
-    other = DriverLock(tmp_path)
+    other = driver_lock_of(tmp_path)
     other.take(lines.append, times)
     timer = threading.Timer(0.3, other.release)
     timer.start()
@@ -307,6 +408,23 @@ def test_a_living_driver_is_waited_for_by_who_has_patience(tmp_path):
         assert timer.finished.is_set()
     assert len(lines) == 1
     assert "waiting for its end" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("variables", "may_follow"),
+    [
+        ({}, False),
+        ({"SLURM_RESTART_COUNT": "0"}, False),
+        ({"SLURM_RESTART_COUNT": "1"}, True),
+        ({"RAY_ADDRESS": "10.0.0.1:6379"}, True),
+    ],
+)
+def test_who_has_patience(variables, may_follow, monkeypatch):
+    for name in ("RAY_ADDRESS", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert RuntimeOptions().may_follow == may_follow
 
 
 @pytest.mark.parametrize("reason", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])

@@ -8,10 +8,11 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 
 from features.core.errors import UserError
 from features.core.files import sign, write_json
-from features.nodes import CPU, Kind, Node, Nodes
+from features.nodes import CPU, Kind, Node, Nodes, kind_of, same_origin
 from sweep import RuntimeOptions, SweepSpec, run_sweep
 from tests.chaos import Chaos, command, compare, undisturbed
 from trainables.run_dir import RunDir
@@ -25,6 +26,19 @@ def test_a_kind_that_says_less_fits_more():
     assert all(kind.fits(avx2) for kind in (Kind(), Kind(CPU), avx2))
     assert not Kind(CPU, "AVX512").fits(avx2)
     assert not Kind("NVIDIA H100", "AVX2").fits(avx2)
+
+
+def test_whose_processor_it_is_counts_where_both_say_it():
+    """MKL chooses its code by that, too; earlier versions' records and caches do not say it."""
+    amd, intel, old = (Kind(CPU, f"AVX2{of}") for of in (" (AuthenticAMD)", " (GenuineIntel)", ""))
+    assert not amd.fits(intel)
+    assert all(one.fits(other) for one, other in ((amd, old), (old, amd), (amd, amd)))
+    before = {"torch": "2.9", "features": {"stats": {"instructions": "AVX2"}}}
+    now = {"torch": "2.9", "features": {"stats": {"instructions": "AVX2 (AuthenticAMD)"}}}
+    assert same_origin(before, now)
+    assert not same_origin(before, {**now, "torch": "3"})
+    assert not same_origin({}, now)
+    assert re.fullmatch(r".+ \(.+\)", kind_of(torch.device("cpu")).instructions)
 
 
 @pytest.fixture
@@ -68,6 +82,35 @@ def test_work_stays_with_the_kind_it_began_on(four_nodes):
     nodes = Nodes(lambda line: None, instructions="AVX2", gpu="H100")
     nodes.look()
     assert set(nodes.refused) == {"a", "b", "d"}
+
+
+def test_a_node_that_does_not_see_the_files_takes_no_part(four_nodes, monkeypatch):
+    unseen = {"a": "/shared", "b": "", "d": ""}  # c does not answer
+    asked = []
+
+    def look(nodes, shared):
+        asked.append([node["NodeID"] for node in nodes])
+        return {node["NodeID"]: unseen[node["NodeID"]] for node in nodes if node["NodeID"] != "c"}
+
+    monkeypatch.setattr("features.nodes._unseen_on", look)
+    said = []
+    nodes = Nodes(said.append, any_kind=True)
+    nodes.look()
+    nodes.look()
+    assert asked == [["a", "b", "c", "d"], ["c"]]
+    assert nodes.selector() == {"ray.io/node-id": "!in(a)"}
+    assert nodes.resources() == {"CPU": 32.0, "GPU": 5.0}
+    assert said == ["node host-a does not see /shared: it takes no part"]
+    with pytest.raises(UserError, match="node host-a does not see /shared"):
+        nodes.require_shared()
+    nodes.misplaced("b", "", "", "/cache")
+    assert set(nodes.blind) == {"a", "b"}
+
+
+def test_work_on_a_cluster_that_was_joined_may_come_to_be_on_several_nodes(four_nodes, monkeypatch):
+    monkeypatch.setattr("features.nodes._alive", lambda: four_nodes[:1])
+    assert not Nodes().several()
+    assert Nodes(joined=True).several()
 
 
 def test_any_kind_refuses_nobody(four_nodes):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from sweep.engine.death import ray_watched
+from sweep.interrupt import EXIT_CODE, interruptible
 from sweep.supervisor import MOST_RESTARTS
 from tests.chaos import Chaos, command, compare, read_events, undisturbed
 from tests.processes import descendants
@@ -165,6 +167,9 @@ def work():
         case "waits":
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(42))
             time.sleep(60)
+        case "is stopped with Ray":
+            signal.signal(signal.SIGTERM, lambda *_: supervisor.restart())
+            time.sleep(60)
 
 supervisor.enable()
 supervisor.supervised(work)
@@ -219,3 +224,39 @@ def wait_until_gone(pid, seconds=30):
     while Path(f"/proc/{pid}/cmdline").exists() and title(pid):
         assert time.monotonic() < deadline, "it lives"
         time.sleep(0.02)
+
+
+def test_a_child_that_ray_ended_after_a_stop_is_followed_by_none():
+    """Whoever stops all processes, as a batch system does, stops Ray's, too."""
+    parent = supervised("is stopped with Ray")
+    parent.stdout.readline()
+    time.sleep(0.2)  # until it has its handler
+    parent.send_signal(signal.SIGTERM)
+    out, _ = parent.communicate(timeout=60)
+    assert parent.returncode == EXIT_CODE
+    assert out == "", "no other child"
+
+
+def test_ray_that_dies_while_the_run_is_interrupted_is_no_news(monkeypatch):
+    told, restarted = [], []
+    dead = set()
+    monkeypatch.setattr("sweep.engine.death._LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("sweep.engine.death._dead_processes", lambda: dead)
+    monkeypatch.setattr("sweep.engine.death.may_restart", lambda: True)
+    monkeypatch.setattr("sweep.engine.death.restart", lambda: restarted.append(1))
+
+    def stopped_with_ray():
+        with (
+            interruptible() as interruption,
+            ray_watched(told.append, interruption, ours=True, local=True),
+        ):
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except KeyboardInterrupt:
+                dead.add("raylet")
+                time.sleep(0.3)
+                raise RuntimeError("Ray's words for it") from None
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped_with_ray()
+    assert (told, restarted) == ([], [])

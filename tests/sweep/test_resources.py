@@ -33,7 +33,7 @@ from trainables.classifiers.mlp_training import Training
     ],
 )
 def test_shares_and_slots(options, available, expected):
-    resources = trial_resources(RuntimeOptions(**options), available)
+    resources = trial_resources(RuntimeOptions(**options), [available])
     assert (resources.cpus, resources.gpus, resources.slots) == expected
 
 
@@ -47,7 +47,36 @@ def test_shares_and_slots(options, available, expected):
 )
 def test_more_than_there_is_is_refused(options, available, message):
     with pytest.raises(UserError, match=message):
-        trial_resources(RuntimeOptions(**options), available)
+        trial_resources(RuntimeOptions(**options), [available])
+
+
+CPUS, GPUS = [{"CPU": 2.0}] * 4, [{"CPU": 8.0, "GPU": 1.0}] * 4
+
+
+@pytest.mark.parametrize(
+    ("options", "nodes", "expected"),
+    [
+        ({"cpus_per_trial": 2}, CPUS, (2, 0.0, 4)),
+        ({"cpus_per_trial": 3}, [{"CPU": 5.0}] * 4, (3, 0.0, 4)),
+        ({"gpus_per_trial": 0.4}, GPUS, (1, 0.4, 8)),
+        ({}, [*GPUS, *CPUS], (1, 0.125, 32)),
+        ({"cpus_per_trial": 4}, CPUS, "Ray has only 2 CPUs on a node"),
+        ({"gpus_per_trial": 2.0}, GPUS, "Ray has only 1 GPUs on a node"),
+        (
+            {"cpus_per_trial": 4, "gpus_per_trial": 1.0},
+            [{"CPU": 2.0, "GPU": 1.0}, {"CPU": 8.0}],
+            "no node with both 4 CPUs and 1 GPUs",
+        ),
+        ({}, [], "Ray has only 0 CPUs"),
+    ],
+)
+def test_a_trial_fits_on_one_node(options, nodes, expected):
+    if isinstance(expected, str):
+        with pytest.raises(UserError, match=expected):
+            trial_resources(RuntimeOptions(**options), nodes)
+    else:
+        resources = trial_resources(RuntimeOptions(**options), nodes)
+        assert (resources.cpus, resources.gpus, resources.slots) == expected
 
 
 LOGICAL_GPUS = """
@@ -108,7 +137,7 @@ def test_two_logical_gpus_at_a_quarter_run_eight_trials_at_once(sanity, tmp_path
 )
 def test_automatic_packing_by_memory_and_cores(available, trial_gb, gpu_gb, expected):
     gpu_bytes = gpu_gb and gpu_gb << 30
-    resources = trial_resources(RuntimeOptions(), available, trial_gb << 30, gpu_bytes)
+    resources = trial_resources(RuntimeOptions(), [available], trial_gb << 30, gpu_bytes)
     assert (resources.gpus, resources.slots) == expected
 
 

@@ -392,26 +392,54 @@ def test_a_broken_tracker_costs_a_warning_and_is_told_later(spec, options, monke
     assert sorted(key.seed for key in tracker.told) == [42, 42, 43]
 
 
-def test_a_slow_tracker_keeps_nobody_waiting(tmp_path, monkeypatch):
-    monkeypatch.setattr("sweep.trackers.feed._PATIENCE_SECONDS", 0.2)
+RECORD = {
+    "metrics": {}, "timing": {"total_seconds": 1.0}, "feature_dim": 1, "num_layers": 1,
+    "curves": {"val_acc_history": [], "train_loss_history": []},
+}  # fmt: skip
+
+
+@pytest.fixture
+def five(tmp_path):
+    """Trials that have records."""
     keys = [TrialKey("all_layers", "stats", seed) for seed in range(5)]
     for key in keys:
-        write_record(
-            tmp_path, key, "fingerprint",
-            {
-                "metrics": {}, "timing": {"total_seconds": 1.0}, "feature_dim": 1, "num_layers": 1,
-                "curves": {"val_acc_history": [], "train_loss_history": []},
-            },
-        )  # fmt: skip
-    entered, release, warnings = threading.Event(), threading.Event(), []
+        write_record(tmp_path, key, "fingerprint", RECORD)
+    return keys
 
-    class Slow(Broken):
-        def log(self, key, trial):
-            entered.set()
-            release.wait(20)
 
-    with TrackerFeed("slow", Slow(), tmp_path, lambda name: {}, warnings.append) as feed:
-        feed.tell(keys)
-        assert entered.wait(10)
+class Slow(Broken):
+    """Takes its time over the first trial."""
+
+    def __init__(self):
+        super().__init__()
+        self.entered, self.release = threading.Event(), threading.Event()
+
+    def log(self, key, trial):
+        self.told.append(key)
+        self.entered.set()
+        self.release.wait(20)
+
+
+def test_nothing_is_told_of_a_run_directory_that_is_anothers_by_now(five, tmp_path):
+    tracker, lost, warnings = Slow(), threading.Event(), []
+    held = lambda: not lost.is_set()  # noqa: E731
+    with TrackerFeed("slow", tracker, tmp_path, lambda name: {}, warnings.append, held) as feed:
+        feed.tell(five)
+        assert tracker.entered.wait(10)
+        lost.set()
+        tracker.release.set()
+    assert tracker.told == five[:1]
+    assert not RunDir(tmp_path).trackers.exists()
+    assert warnings == []
+
+
+def test_a_slow_tracker_keeps_nobody_waiting(five, tmp_path, monkeypatch):
+    monkeypatch.setattr("sweep.trackers.feed._PATIENCE_SECONDS", 0.2)
+    tracker, warnings = Slow(), []
+    with TrackerFeed(
+        "slow", tracker, tmp_path, lambda name: {}, warnings.append, lambda: True
+    ) as feed:
+        feed.tell(five)
+        assert tracker.entered.wait(10)
     assert warnings == ["slow: 5 trials could not be logged; the same command again tries again"]
-    release.set()
+    tracker.release.set()

@@ -1,10 +1,13 @@
 import json
+import threading
+from dataclasses import replace
 
 import pytest
 
 from features.core.files import DamagedFileError
 from trainables.record import (
     TrialKey,
+    await_records,
     has_record,
     read_record,
     write_failure,
@@ -25,6 +28,14 @@ def test_a_record_is_read_back_and_clears_the_failure(tmp_path):
     assert not has_record(tmp_path, KEY, "other")
     assert not RunDir(tmp_path).failure(KEY).exists()
     assert [p.name for p in RunDir(tmp_path).record(KEY).parent.iterdir()] == ["seed-42.json"]
+
+
+def test_a_record_that_is_not_seen_yet_is_waited_for(tmp_path):
+    write = threading.Timer(0.3, write_record, [tmp_path, KEY, "abc", {}])
+    write.start()
+    await_records(tmp_path, [KEY], seconds=30)
+    assert has_record(tmp_path, KEY, "abc")
+    await_records(tmp_path, [replace(KEY, seed=43)], seconds=0.1)
 
 
 @pytest.mark.parametrize("at", range(0, 200, 7))
