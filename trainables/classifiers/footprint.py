@@ -24,8 +24,8 @@ def data_bytes(size: DataSize) -> int:
 def base_host_bytes(size: DataSize) -> int:
     """Bytes of main memory of a worker that has just prepared a trial's data.
 
-    The process; the matrix as it is read and its three splits, which exist side by side for a
-    moment; a few columns of it in float64, three times.
+    The process; the matrix, and its validation and test splits, which are copied out of it and take
+    less; a few columns of it in float64, three times.
     """
     columns = 3 * 8 * size.n_samples * min(size.n_features, _COLUMNS_AT_A_TIME)
     return 2 * data_bytes(size) + columns + _PROCESS_BYTES
