@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import cli
 from features.core.errors import UserError
-from features.core.files import locked
+from features.core.lock import locked
 from sweep.imports.labels import label_source
 from sweep.imports.plan import make_plan
 from sweep.imports.request import ImportOptions
@@ -341,7 +341,9 @@ def test_an_interrupted_import_goes_on(tmp_path, monkeypatch, ranks):
     write = ShardWriter.__call__
     monkeypatch.setattr(
         "sweep.imports.run._run",
-        lambda plan, work, missing: (dies(ShardWriter(plan, work), {"index": i}) for i in missing),
+        lambda plan, work, missing, _: (
+            dies(ShardWriter(plan, work), {"index": i}) for i in missing
+        ),
     )
     with pytest.raises(KeyboardInterrupt):
         run(root, out=out)
