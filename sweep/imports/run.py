@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from features.adapter_files.matrix import real_file
 from features.core.errors import UserError
 from features.core.files import DamagedFileError, fsync_path, read_signed_json, sign, write_json
 from features.core.lock import locked
@@ -269,7 +270,7 @@ def _write(
     from ..engine.session import ray_session
 
     nodes = Nodes(reporter.say, any_kind=True)
-    shared = Shared([work], [Path(plan.adapters[0].weights)])
+    shared = Shared([work], [real_file(Path(plan.adapters[0].weights))])
     own = [stop - start for start, stop in pairwise(plan.bounds)]
     done = sum(own) - sum(own[i] for i in missing)
     with (

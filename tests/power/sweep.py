@@ -1,12 +1,14 @@
 """Cut the power all through a real sweep; look at what is left, and go on from it.
 
     python -m tests.power.sweep --cuts 500 --recoveries 6 --faults 12 --seed 0
+    python -m tests.power.sweep --every rename,fsync
 
 A small sweep runs once on a file system that writes everything down. From that come the states
 that a power cut may leave after any of its operations. Each is read by what reads run directories
 and caches: nothing may be wrong, nothing that was told as finished may be missing, nothing may be
 raised but what is told in one line. From some of them the same command goes on, to the undisturbed
-numbers. And operations fail, or kill who asks for them, one in each of other sweeps.
+numbers. And operations fail, or kill who asks for them, one in each of other sweeps; with --every
+all of some kinds, of a sweep of one trial: the first, the second, … until none is met.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import count, product
 from pathlib import Path
+from typing import NoReturn
 
 from features.cache import CacheEntry
 from features.core.errors import UserError
@@ -43,6 +46,10 @@ SWEEP = (
     *("--pairs", "stats:mlp,matrix_norms:linear,update_pca:64:linear", "--configs", "all_layers"),
     *("--num-runs", "2", "--epochs", "6", "--hidden-dim", "16", "--save-models", "none"),
     *("--log-to", "none"),
+)
+ONE_TRIAL = (
+    *("--pairs", "stats:mlp", "--configs", "all_layers", "--num-runs", "1", "--epochs", "3"),
+    *("--hidden-dim", "8", "--save-models", "none", "--log-to", "none"),
 )
 CHANGES = frozenset({"write", "rename", "fsync", "fsyncdir", "create", "mkdir"})
 
@@ -68,19 +75,21 @@ class Recorded:
         operations: all of them.
         reference: what it came to.
         dataset: what it was of.
+        sweep: its options.
     """
 
     operations: list[Operation]
     reference: Path
     dataset: Path
+    sweep: tuple[str, ...]
 
 
-def record(folder: Path) -> Recorded:
-    """Run the sweep on a recording file system."""
+def record(folder: Path, sweep: tuple[str, ...] = SWEEP) -> Recorded:
+    """Run a sweep on a recording file system."""
     dataset = make_sanity(folder / "sanity", samples=SAMPLES // CLASSES, classes=CLASSES)
     with mounted(folder / "mount", folder / "reference") as mount:
-        undisturbed(command(dataset, mount.path, *SWEEP), folder / "log")
-        return Recorded(mount.operations(), folder / "reference", dataset)
+        undisturbed(command(dataset, mount.path, *sweep), folder / "log")
+        return Recorded(mount.operations(), folder / "reference", dataset, sweep)
 
 
 def cut_power(
@@ -175,7 +184,7 @@ def fail_once(recorded: Recorded, folder: Path, fault: Fault, found: Found) -> b
         log = folder / "log"
         with log.open("w") as file:
             subprocess.run(
-                command(recorded.dataset, mount.path, *SWEEP),
+                command(recorded.dataset, mount.path, *recorded.sweep),
                 stdout=file, stderr=subprocess.STDOUT, timeout=300, check=False,
             )  # fmt: skip
         met = mount.counted() >= fault.number
@@ -189,7 +198,7 @@ def fail_once(recorded: Recorded, folder: Path, fault: Fault, found: Found) -> b
 def _complete(recorded: Recorded, folder: Path, found: Found, out: Path | None = None) -> None:
     out = out or folder / "out"
     done = subprocess.run(
-        command(recorded.dataset, out, *SWEEP),
+        command(recorded.dataset, out, *recorded.sweep),
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     if done.returncode or "Traceback" in done.stderr:
@@ -208,6 +217,20 @@ def first_operations(numbers: int) -> Iterator[Fault]:
     for kind, by_worker in product(sorted(CHANGES), (False, True)):
         for number, error in product(range(1, numbers + 1), (errno.EIO, KILL)):
             yield Fault(frozenset({kind}), by_worker, number, error)
+
+
+def fail_every(recorded: Recorded, folder: Path, kinds: list[str], found: Found) -> int:
+    """Let the n-th operation of each kind fail, and kill, for n = 1, 2, … until none is met; how
+    many were."""
+    met = 0
+    for kind, by_worker, error in product(kinds, (False, True), (errno.EIO, KILL)):
+        for number in count(1):
+            fault = Fault(frozenset({kind}), by_worker, number, error)
+            if not fail_once(recorded, _emptied(folder), fault, found):
+                break
+            met += 1
+            print(f"{_told(fault)}: {len(found.wrong)} wrong", flush=True)
+    return met
 
 
 def _random_faults(recorded: Recorded, faults: int, rng: random.Random) -> Iterator[Fault]:
@@ -232,10 +255,15 @@ def main() -> None:
     parser.add_argument(
         "--first", type=int, default=2, help="operations of each kind, a sweep for each to fail"
     )
+    parser.add_argument("--every", default="", help="kinds of operations, instead of all that")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     rng, found = random.Random(arguments.seed), Found()
+    if arguments.every:
+        recorded = record(arguments.out / "recorded", ONE_TRIAL)
+        met = fail_every(recorded, arguments.out / "every", arguments.every.split(","), found)
+        _conclude(f"{met} faults met", found)
     recorded = record(arguments.out / "recorded")
     kinds = Counter(operation.kind for operation in recorded.operations)
     print(f"{len(recorded.operations)} operations: {dict(kinds)}", flush=True)
@@ -249,7 +277,11 @@ def main() -> None:
     for number, fault in enumerate(faults):
         met += fail_once(recorded, arguments.out / f"fault-{number}", fault, found)
         print(f"{_told(fault)}: {len(found.wrong)} wrong", flush=True)
-    print(f"{met} of {len(faults)} faults met, {len(found.wrong)} wrong")
+    _conclude(f"{met} of {len(faults)} faults met", found)
+
+
+def _conclude(what: str, found: Found) -> NoReturn:
+    print(f"{what}, {len(found.wrong)} wrong")
     for line in found.wrong[:20]:
         print(line)
     sys.exit(bool(found.wrong))

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import cli
 from features.adapter_files.errors import UnreadableAdapterError
 from features.core.errors import UserError
-from features.core.files import locked
+from features.core.lock import locked
 from features.model_input import model_input
 from features.representations import get_representation
 from features.scan import scan_dataset
@@ -479,7 +479,9 @@ def test_an_interrupted_import_goes_on(tmp_path, monkeypatch, ranks):
     write = ShardWriter.__call__
     monkeypatch.setattr(
         "sweep.imports.run._run",
-        lambda plan, work, missing: (dies(ShardWriter(plan, work), {"index": i}) for i in missing),
+        lambda plan, work, missing, _: (
+            dies(ShardWriter(plan, work), {"index": i}) for i in missing
+        ),
     )
     with pytest.raises(KeyboardInterrupt):
         run(root, out=out)
