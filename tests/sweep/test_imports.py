@@ -534,7 +534,7 @@ def test_an_interrupted_import_whose_files_have_changed_begins_anew(tmp_path, mo
     root, out = tmp_path / "in", tmp_path / "out"
     expected = classes(root)
 
-    def changes(plan, work, missing):
+    def changes(plan, work, missing, _):
         yield ShardWriter(plan, work)({"index": 0})
         expected["dogs/adapter-0"] = adapter(root / "dogs" / "adapter-0" / WEIGHTS, seed=9)
         raise KeyboardInterrupt
@@ -544,7 +544,7 @@ def test_an_interrupted_import_whose_files_have_changed_begins_anew(tmp_path, mo
         run(root, out=out)
     monkeypatch.setattr(
         "sweep.imports.run._run",
-        lambda plan, work, missing: (ShardWriter(plan, work)({"index": i}) for i in missing),
+        lambda plan, work, missing, _: (ShardWriter(plan, work)({"index": i}) for i in missing),
     )
     run(root, out=out)
     for path, row in rows(out).items():
