@@ -262,11 +262,11 @@ def main() -> None:
     rng, found = random.Random(arguments.seed), Found()
     if arguments.every:
         recorded = record(arguments.out / "recorded", ONE_TRIAL)
+        _tell_kinds(recorded)
         met = fail_every(recorded, arguments.out / "every", arguments.every.split(","), found)
         _conclude(f"{met} faults met", found)
     recorded = record(arguments.out / "recorded")
-    kinds = Counter(operation.kind for operation in recorded.operations)
-    print(f"{len(recorded.operations)} operations: {dict(kinds)}", flush=True)
+    _tell_kinds(recorded)
     cut_power(recorded, arguments.out / "left", arguments.cuts, rng, found)
     print(f"{arguments.cuts} cuts: {dict(found.seen)}, {len(found.wrong)} wrong", flush=True)
     for number in range(arguments.recoveries):
@@ -278,6 +278,11 @@ def main() -> None:
         met += fail_once(recorded, arguments.out / f"fault-{number}", fault, found)
         print(f"{_told(fault)}: {len(found.wrong)} wrong", flush=True)
     _conclude(f"{met} of {len(faults)} faults met", found)
+
+
+def _tell_kinds(recorded: Recorded) -> None:
+    kinds = Counter(operation.kind for operation in recorded.operations)
+    print(f"{len(recorded.operations)} operations: {dict(kinds)}", flush=True)
 
 
 def _conclude(what: str, found: Found) -> NoReturn:
