@@ -202,7 +202,7 @@ def test_a_job_that_is_queued_again_in_mid_trial_goes_on(cluster, dataset, refer
     job = submit(cluster, "one-node.sbatch", dataset, tmp_path)
     wait_for_slice(tmp_path / "run")
     cluster.run("scontrol", "requeue", job)
-    cluster.wait_for(job, "COMPLETED", "FAILED", seconds=300)
+    cluster.wait_for(job, "COMPLETED", "FAILED", seconds=600)
     check(cluster, job, tmp_path, reference)
     events = read_events(tmp_path / "run")
     assert any(event["event"] == "trial_resumed" for event in events)
