@@ -198,6 +198,7 @@ def test_a_head_that_ends_queues_the_job_again_if_it_ever_was_there(answers, job
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)  # SLURM alone waits for two minutes before it starts a job again
 def test_a_job_that_is_queued_again_in_mid_trial_goes_on(cluster, dataset, reference, tmp_path):
     job = submit(cluster, "one-node.sbatch", dataset, tmp_path)
     wait_for_slice(tmp_path / "run")
