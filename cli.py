@@ -377,8 +377,9 @@ def dashboard(
     if found.dashboard is None:
         raise UserError(f"{run_dir}: its driver has no dashboard (yet, or for --no-dashboard)")
     typer.echo(found.dashboard)
+    host = found.driver.get("host", "its host")  # a damaged lock does not say
     typer.echo(
-        f"It listens on loopback of {found.driver['host']} only; from elsewhere, forward its port "
+        f"It listens on loopback of {host} only; from elsewhere, forward its port "
         "with ssh -L.\nIt asks for a token: `ray get-auth-token` on that host prints it."
     )
     for target in read_targets(run_dir):

@@ -98,7 +98,9 @@ def inspect_path(
             return _run(place)
         if models := _models(place):
             return models
-        if list(walk_weights(place)) in [[place / name] for name in FOLDER_WEIGHTS]:
+        # A file stands for its folder if it is the only adapter there.
+        stands = any((place / name).exists() for name in FOLDER_WEIGHTS)
+        if stands and len(list(walk_weights(place))) == 1:
             return _adapter(open_adapter(place))
         if not is_dataset(place):
             return _adapters(place, on_progress)

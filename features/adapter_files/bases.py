@@ -14,6 +14,7 @@ from ..spellings import TRANSFORMER, UNET
 _TEXT_WIDTHS = {768: "sd-1", 1024: "sd-2", 2048: "sdxl", 1280: "sdxl-refiner"}
 # Inputs of a joint attention's queries -> base, where all blocks are double ones.
 _SD3_WIDTHS = {1536: "sd-3-medium", 2432: "sd-3.5-large"}
+_FLUX_WIDTH = 3072
 _UNKNOWN = "unknown"
 _NOTHING = ("sd-1-or-2", "unet", "text-encoder", "transformer", "llm", _UNKNOWN)
 _WIDTH_ONLY = re.compile(r"(llm|transformer)-\d+|unet-of-\d+-channels")
@@ -32,6 +33,15 @@ def is_other(base: str, known: Collection[str]) -> bool:
     said to be; shapes tell then."""
     models = {name.casefold() for name in known if certainty(name) == 2}
     return certainty(base) == 2 and bool(models) and base.casefold() not in models
+
+
+def may_be(base: str, model: str) -> bool:
+    """Whether an adapter that shows one base may be of a model all the same: it shows nothing, or
+    the width of that model's double blocks alone."""
+    if base == model or not certainty(base):
+        return True
+    name, _, width = model.partition("-")
+    return name == "flux" and base == f"transformer-{width or _FLUX_WIDTH}"
 
 
 def guess_base(
@@ -92,7 +102,7 @@ def _transformer(shapes: Mapping[str, tuple[int, int, int]]) -> str:
     widths = [s[1] for name, s in shapes.items() if name.endswith(".attn.to_q")]
     width = widths[0] if widths else 0
     if any(".single_transformer_blocks." in name for name in shapes):
-        return "flux" if width in (0, 3072) else f"flux-{width}"
+        return "flux" if width in (0, _FLUX_WIDTH) else f"flux-{width}"
     return _SD3_WIDTHS.get(width, f"transformer-{width}" if width else "transformer")
 
 

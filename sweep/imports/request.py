@@ -57,8 +57,8 @@ def check_places(folders: list[Path], out: Path) -> None:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder")
-        inside = out.resolve().is_relative_to(folder.resolve())
-        if inside and not any(
-            part.startswith(".") for part in out.resolve().relative_to(folder.resolve()).parts
+        place, own = out.resolve(), folder.resolve()
+        if place.is_relative_to(own) and not any(
+            part.startswith(".") for part in place.relative_to(own).parts
         ):
             raise UserError(f"{out} lies in {folder}, whose adapters are read: give another folder")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from features.adapter_files.adapter import LayerShape, open_adapter
-from features.adapter_files.bases import certainty
+from features.adapter_files.bases import certainty, may_be
 from features.adapter_files.errors import BadAdapterError
 from features.adapter_files.matrix import real_file
 from features.adapter_files.places import PEFT_CONFIG
@@ -89,11 +89,11 @@ class Survey:
                 there is.
         """
         counts = Counter(item.base for item in self.found)
-        most = max(map(certainty, counts))
-        surest = [name for name in counts if certainty(name) == most]
+        shown = [name for name in counts if certainty(name)] or list(counts)
+        surest = [n for n in shown if not any(may_be(n, other) for other in shown if other != n)]
         chosen = base
         if chosen is None:
-            if len(surest) > 1:
+            if len(surest) != 1:
                 raise UserError(
                     f"the adapters are of several base models ({self._bases()}): choose one with "
                     "--base"
@@ -101,11 +101,8 @@ class Survey:
             chosen = surest[0]
         elif chosen not in counts:
             raise UserError(f"no adapter of base {chosen!r}; there are {self._bases()}")
-        return (
-            list(self.found)
-            if surest == [chosen]
-            else [item for item in self.found if item.base == chosen]
-        )
+        alone = surest == [chosen]
+        return [i for i in self.found if i.base == chosen or (alone and may_be(i.base, chosen))]
 
     def _bases(self) -> str:
         counts = Counter(item.base for item in self.found)
@@ -160,7 +157,8 @@ def _look(place: Place, labels: LabelSource, lokr_rank: int) -> Found | str:
         ]
         stamp = [file_stamp(path) for path in beside]
         adapter = open_adapter(weights, lokr_rank)
-        told = labels.look(place.names, weights, place.folder, adapter.header)
+        names = place.names if labels.rows else ()
+        told = labels.look(names, weights, place.folder, adapter.header)
     except BadAdapterError as error:
         return error.reason
     except (OSError, ValueError) as error:

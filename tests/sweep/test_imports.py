@@ -7,6 +7,7 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -27,7 +28,7 @@ from sweep.imports.plan import make_plan
 from sweep.imports.request import ImportOptions
 from sweep.imports.run import import_adapters
 from sweep.imports.shard import ShardWriter
-from sweep.imports.survey import survey
+from sweep.imports.survey import Survey, survey
 from sweep.models.adapters import Given, Problem, Stacked, read_adapters
 from sweep.spec import RuntimeOptions
 from sweep.watch.terminal import Reporter
@@ -424,6 +425,28 @@ def test_several_bases_need_a_choice(tmp_path):
     with pytest.raises(UserError, match="no adapter of base 'sd-2'"):
         run(root, out=tmp_path / "out", base="sd-2")
     assert run(root, out=tmp_path / "out", base="sdxl").adapters == 2
+
+
+@pytest.mark.parametrize(
+    ("bases", "kept"),
+    [
+        (["sd-1", "unknown"], 2),
+        (["flux", "transformer-3072", "transformer"], 3),
+        (["flux-64", "transformer-64"], 2),
+        (["flux", "transformer-64"], None),
+        (["sd-1", "llm-4096"], None),  # the language model's rows would be zeros
+        (["sd-1", "unet-of-64-channels"], None),
+        (["unet", "sd-1-or-2"], None),
+    ],
+)
+def test_which_bases_go_together(bases, kept):
+    looked = Survey([SimpleNamespace(base=base, name=base) for base in bases])
+    if kept is None:
+        with pytest.raises(UserError, match="several base models"):
+            looked.of_base(None)
+    else:
+        assert len(looked.of_base(None)) == kept
+    assert [item.base for item in looked.of_base(bases[-1])] == bases[-1:]
 
 
 def test_an_adapter_that_does_not_show_its_base_goes_with_the_others(tmp_path):
