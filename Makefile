@@ -15,7 +15,7 @@ demo: .venv/.lorasweep
 
 # Two processes: most tests wait for processes of their own to start.
 test: .venv/.dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 # What is left out of `make test` for the time it takes; CI runs both.
 test-long: .venv/.dev

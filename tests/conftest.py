@@ -23,6 +23,7 @@ NAMES = tuple(
 )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run in several processes, keep a file's in one, so that its fixtures are made
     once, and in one those of all files that look at the same trained run."""
@@ -34,6 +35,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         group = "zoo_run" if item.path in together else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def grouped(request: pytest.FixtureRequest) -> None:
+    """Fails where several processes do not keep a file's tests together: xdist tells groups by the
+    ends of tests' names, and a pytest that it does not know lets no plugin write there."""
+    names = [item.nodeid for item in request.session.items]
+    assert not request.config.getoption("loadgroup", False) or all("@" in name for name in names)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import signal
 import socket
 import threading
 import time
@@ -27,6 +29,12 @@ _READS, _READ_AGAIN_SECONDS = 5, 0.2
 
 Holder = dict[str, Any]
 """What a lock file says of the process that holds it."""
+
+State = Literal["alive", "ending", "dead", "unknown"]
+"""Of a holder; "ending": it was killed, and the kernel has yet to take it down."""
+
+_PF_EXITING = 0x4
+_SIGKILL_PENDING = 1 << (signal.SIGKILL - 1)
 
 
 @dataclass(frozen=True)
@@ -119,8 +127,10 @@ class LockFile:
     ) -> None:
         """Wait until nobody else holds the lock, or until whoever does has been seen to live.
 
-        A holder on this host is dead if its process is gone. On another, whose clock may differ,
-        it is dead if its heartbeat has not changed while it was watched for `dead_after` seconds.
+        A holder on this host is dead if its process is gone; one that was killed and is not gone
+        yet, which takes a second where it had much memory, is waited for. On another host, whose
+        clock may differ, it is dead if its heartbeat has not changed while it was watched for
+        `dead_after` seconds.
 
         Arguments:
             on_wait: told, in one line, that a holder is being watched, or waited for.
@@ -139,7 +149,7 @@ class LockFile:
                     return
                 holder = read_lock(self._path)
                 # None: it has just been released, or a file system has yet to see it.
-                state = "unknown" if holder is None else watch.look(holder)
+                state: State = "unknown" if holder is None else watch.look(holder)
                 if state == "dead":
                     self._write()
             if holder is not None and state == "dead":
@@ -156,7 +166,7 @@ class LockFile:
                     f"{self._what} is in use by {who}: "
                     "wait for it, or stop it with Ctrl-C or kill -INT"
                 )
-            if holder is not None and state != told:
+            if holder is not None and state not in (told, "ending"):
                 on_wait(
                     f"{self._what} is in use by {who}: waiting for its end, up to {patience:g} s"
                     if state == "alive"
@@ -297,10 +307,10 @@ class HolderWatch:
         self._since = 0.0
         self._changes = -1
 
-    def look(self, holder: Holder) -> Literal["alive", "dead", "unknown"]:
+    def look(self, holder: Holder) -> State:
         """What is known of a holder, from this look and the earlier ones."""
         if _is_here(holder):
-            return "alive" if _process_lives(holder) else "dead"
+            return _process_state(holder["pid"], holder.get("process_start"))
         now, heartbeat = self._clock(), (holder.get("token"), holder["heartbeat"])
         if heartbeat != self._seen:
             self._changes += 1
@@ -322,7 +332,7 @@ def is_alive(holder: Holder, watch: HolderWatch | None = None) -> bool:
     state = (watch or HolderWatch()).look(holder)
     if state == "unknown":
         return time.time() - holder["written"] < TIMES.dead_after
-    return state == "alive"
+    return state in ("alive", "ending")
 
 
 def _is_here(holder: Holder) -> bool:
@@ -333,9 +343,20 @@ def _is_here(holder: Holder) -> bool:
     return all(here) and here == said
 
 
-def _process_lives(holder: Holder) -> bool:
-    start = _process_start(holder["pid"])
-    return start is not None and start == holder.get("process_start")
+def _process_state(pid: int, start: int | None) -> State:
+    """Of the process of this number that started at some time; see `_process_start`."""
+    process = Path(f"/proc/{pid}")
+    try:
+        fields = _stat(process)
+        if int(fields[19]) != start:
+            return "dead"
+        if fields[0] in "ZX":  # that is its first thread, whose others may be at work still
+            return "ending" if len(os.listdir(process / "task")) > 1 else "dead"
+        pending = re.findall(r"^(?:Sig|Shd)Pnd:\s*(\w+)", (process / "status").read_text(), re.M)
+    except OSError:
+        return "dead"
+    killed = any(int(mask, 16) & _SIGKILL_PENDING for mask in pending)
+    return "ending" if killed or int(fields[6]) & _PF_EXITING else "alive"
 
 
 def _boot_id() -> str:
@@ -355,9 +376,11 @@ def _pid_namespace() -> int:
 def _process_start(pid: int) -> int | None:
     """When a process started, in clock ticks since boot; None if there is no such process."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        return int(_stat(Path(f"/proc/{pid}"))[19])
     except OSError:
         return None
-    # The command's name, in parentheses, may hold spaces; the fields after it are counted from 3.
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def _stat(process: Path) -> list[str]:
+    """The fields of its stat from the third on: the second, a command's name, may hold spaces."""
+    return (process / "stat").read_text().rpartition(")")[2].split()

@@ -23,7 +23,7 @@ from tests.processes import descendants, driver_of
 from trainables.run_dir import RunDir
 
 LONG = ["--representations", "matrix_norms", "--configs", "all_layers", "--num-runs", "2"]
-LONG += ["--epochs", "1600", "--patience", "1600"]
+LONG += ["--epochs", "800", "--patience", "800"]
 
 
 def run_here(sweep):

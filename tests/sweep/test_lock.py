@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager, nullcontext, suppress
@@ -111,6 +112,36 @@ def test_a_dead_drivers_lock_is_taken_over_at_once_on_the_same_host(lock, tmp_pa
     with driver_lock(tmp_path, lambda: None, on_wait=waits.append):
         assert read_lock(tmp_path)["process_start"] > 1
     assert waits == []
+
+
+LARGE = """
+import sys
+from pathlib import Path
+from features.core.lock import LockFile
+lock = LockFile(Path(sys.argv[1]) / "driver.lock", "it")
+lock.take(print)
+memory = b"x" * (1 << 30)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_driver_that_was_killed_and_is_not_gone_yet_is_waited_for(tmp_path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", LARGE, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout.readline() == b"held\n"
+    assert HolderWatch().look(read_lock(tmp_path)) == "alive"
+    holder.kill()
+    state = HolderWatch().look(read_lock(tmp_path))
+    assert state in ("ending", "dead"), "a GiB takes the kernel a while"
+    waits = []
+    with driver_lock(tmp_path, lambda: None, on_wait=waits.append):
+        assert read_lock(tmp_path)["pid"] == os.getpid()
+    assert waits == []
+    assert holder.wait() == -signal.SIGKILL
+    holder.stdin.close()
+    holder.stdout.close()
 
 
 def test_a_driver_on_another_host_lives_while_its_heartbeat_changes(tmp_path):
