@@ -30,7 +30,9 @@ def zoo_run(local_ray, tmp_path_factory):
 def zoo_report(zoo_run, tmp_path_factory):
     """The report folder of `zoo_run`, written by the command."""
     out = tmp_path_factory.mktemp("written") / "report"
-    result = CliRunner().invoke(app, ["report", str(zoo_run), "--out", str(out)])
+    result = CliRunner().invoke(
+        app, ["report", str(zoo_run), "--out", str(out), "--formats", "png"]
+    )
     assert result.exit_code == 0, result.output
     assert result.output.splitlines()[-1] == str(out / "report.html")
     return out

@@ -23,7 +23,7 @@ from tests.processes import descendants, driver_of
 from trainables.run_dir import RunDir
 
 LONG = ["--representations", "matrix_norms", "--configs", "all_layers", "--num-runs", "2"]
-LONG += ["--epochs", "800", "--patience", "800"]
+LONG += ["--epochs", "800", "--patience", "800", "--save-models", "none"]
 
 
 def run_here(sweep):
@@ -205,7 +205,8 @@ def test_damaged_files_are_repaired_and_no_number_changes(tmp_path):
 @pytest.mark.usefixtures("local_ray")
 def test_a_full_disk_is_told_and_harms_nothing(sanity, tmp_path):
     """A file-size limit: writing fails as on a full disk, in the driver and in its workers."""
-    sweep = command(sanity, tmp_path, "--representations", "stats", "--num-runs", "1")
+    sweep = command(sanity, tmp_path, *("--representations", "stats", "--num-runs", "1"))
+    sweep += ["--save-models", "none"]
     script = f"ulimit -f 2; exec {' '.join(sweep)}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1

@@ -138,7 +138,9 @@ def test_a_run_goes_on_where_it_began_unless_told_otherwise(
         settings={"mlp": dict(hidden_dim=16, epochs=3)},
     )
     cache = tmp_path / "cache" if "features" in lacking else sanity_cache
-    options = RuntimeOptions(tmp_path, name="run", cache_dir=cache, log_to="none")
+    options = RuntimeOptions(
+        tmp_path, name="run", cache_dir=cache, log_to="none", save_models="none"
+    )
     with pytest.raises(UserError, match=r"of another processor.*--any-device"):
         run_sweep(spec, options)
     assert run_sweep(spec, replace(options, any_device=True)).summary["failed"] == 0

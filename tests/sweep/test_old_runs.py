@@ -76,7 +76,9 @@ def test_it_is_continued(old_run, tmp_path, local_ray):
     """Its records stand, its features are those of today, and what is added runs."""
     data = make_sanity(tmp_path / "sanity", samples=6, classes=3)
     shutil.copytree(DATA / "cache-0.1", tmp_path / "cache")
-    options = RuntimeOptions(tmp_path, "run-0.1", cache_dir=tmp_path / "cache", log_to="none")
+    options = RuntimeOptions(
+        tmp_path, "run-0.1", cache_dir=tmp_path / "cache", log_to="none", save_models="none"
+    )
     before = {p: p.read_bytes() for p in RunDir(old_run).records()}
     old = json.loads((old_run / "results.json").read_text())
     spec = read_sweep_file(old_run).spec()

@@ -44,7 +44,11 @@ def rows(out, name):
 
 
 @pytest.mark.parametrize(
-    "labels", [MANY[:3], pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+    "labels",
+    [
+        pytest.param(MANY[:3], marks=pytest.mark.long),
+        pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+    ],
 )
 def test_many_labels_and_configs(labels, tmp_path):
     run = made_up_run(tmp_path / "run", labels)
