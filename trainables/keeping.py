@@ -23,6 +23,7 @@ from features.model_input import ModelInput, canonical_layers
 from features.scan import DatasetScan
 from features.sources import Source
 
+from .beginning import load_data, load_features, set_up_device
 from .calibration import fit_temperature
 from .classifiers.base import FitState, Predictor
 from .data import FittedTransform
@@ -31,7 +32,6 @@ from .model import KeptData, KeptFit, write_model
 from .record import TrialKey, read_record
 from .reference import Reference
 from .run_dir import RunDir
-from .trial import load_data, load_features, set_up_device
 
 CLOSE = 1e-4
 """Where the two largest probabilities differ by less, either class is right."""

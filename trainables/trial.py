@@ -13,17 +13,16 @@ import numpy as np
 import ray
 import torch
 from ray import tune
-from threadpoolctl import threadpool_limits
 
 from features.cache import FeatureMatrix, OpenedFolders
 from features.core.files import DamagedFileError
-from features.core.memory import keep_freed_memory
 from features.dataset_matrix import DatasetMatrix
 from features.layout import Layout
-from features.nodes import Kind, assigned_device, first_unseen, kind_of, misplacement, same_origin
+from features.nodes import Kind, first_unseen, kind_of, misplacement, same_origin
 
+from .beginning import load_data, set_up_device
 from .classifiers.base import Fit, FitState, Progress
-from .data import TrialData, prepare_data
+from .data import TrialData
 from .events import (
     EventLog,
     StateDamaged,
@@ -279,28 +278,6 @@ class TrialWorker(tune.Trainable):
             time.sleep(0.02)
 
 
-def load_data(
-    job: TrialJob, key: TrialKey, device: torch.device, opened: OpenedFolders | None = None
-) -> TrialData:
-    """A trial's data.
-
-    Arguments:
-        opened: see `FeatureMatrix.load`.
-    """
-    features, labels = load_features(job, key, opened), np.array(job.labels)
-    split = job.split.split(len(labels), key.seed)
-    matrix = job.matrix(key)
-    return prepare_data(
-        features, labels, split, job.n_classes, device, matrix.transform, matrix.layout
-    )
-
-
-def load_features(job: TrialJob, key: TrialKey, opened: OpenedFolders | None = None) -> np.ndarray:
-    """(n_samples, n_features) float32 of a trial's pair."""
-    features = job.matrix(key).features
-    return features.load() if isinstance(features, DatasetMatrix) else features.load(opened)
-
-
 def trial_metrics(scores: dict[str, SplitScores], outcome: dict[str, Any]) -> dict[str, Any]:
     """The record's `metrics`: all of val and test, some of train, and what the fit tells."""
     metrics: dict[str, Any] = {
@@ -321,24 +298,6 @@ def _out_of_memory(error: RuntimeError) -> str | None:
     if isinstance(error, torch.OutOfMemoryError) or any(word in text for word in words):
         return (text.splitlines() or [""])[0]
     return None
-
-
-def set_up_device(threads: int) -> torch.device:
-    """The device Ray gave this worker, set up so that a seed decides the result bit for bit."""
-    torch.set_num_threads(threads)
-    # NumPy's and SciPy's BLAS have threads of their own; they can be told once they are loaded.
-    import scipy.linalg  # noqa: F401
-
-    threadpool_limits(threads)
-    keep_freed_memory()
-    device = assigned_device()
-    if device.type == "cpu":
-        return device
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    return device
 
 
 def _environment(device: torch.device) -> dict[str, Any]:

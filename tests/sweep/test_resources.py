@@ -217,7 +217,7 @@ def test_a_trial_out_of_gpu_memory_gets_twice_the_share_until_there_is_no_more(
 @pytest.mark.usefixtures("local_ray")
 def test_a_gpu_that_is_not_assigned_is_not_used(monkeypatch):
     """`--gpus-per-trial 0` on a machine with one: Ray may leave it visible."""
-    from trainables.trial import set_up_device
+    from trainables.beginning import set_up_device
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert set_up_device(1).type == "cpu"
