@@ -13,7 +13,8 @@ CHANGES ?= 50
 demo: .venv/.lorasweep
 	$(BIN)/lorasweep run --dataset examples/digits-zoo --num-runs 3
 
-# Two processes: most tests wait for processes of their own to start.
+# Two processes: most tests wait for processes of their own to start. In order of the files: by their
+# numbers of tests, a file of few and long ones would come last, beside nothing.
 test: .venv/.dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 

@@ -23,7 +23,7 @@ NAMES = tuple(
 )
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run in several processes, keep a file's in one, so that its fixtures are made
     once, and in one those of all files that look at the same trained run."""
