@@ -57,7 +57,7 @@ def tensor_sketch(columns: Tensor, down: Tensor, layers: Sequence[str], size: in
 
     Returns:
         (batch, size) float64. Inner products of two are, on average over hashes, those of the two
-        updates.
+        updates. Values that no entry is added to, which small layers have, are exactly 0.
     """
     batch, rank, _ = down.shape
     own = batch // len(layers)
@@ -69,7 +69,12 @@ def tensor_sketch(columns: Tensor, down: Tensor, layers: Sequence[str], size: in
         product = torch.fft.rfft(left).mul_(torch.fft.rfft(right))
         if rank > 1:
             product = product.reshape(own, rank, -1).sum(1)
-        parts.append(torch.fft.irfft(product, n=size))
+        sketch = torch.fft.irfft(product, n=size)
+        reached = _reached(layer, size, b.shape[2], a.shape[2])
+        if not reached.all():
+            # Rounding that would be standardised as if it were a feature.
+            sketch[:, ~reached.to(sketch.device)] = 0.0
+        parts.append(sketch)
     return torch.cat(parts)
 
 
@@ -80,6 +85,16 @@ def row_sums(values: Tensor) -> Tensor:
         compiled_updates.row_sums(values.numpy(), sums.numpy())
         return sums
     return values.sum(1, dtype=torch.float64)
+
+
+@cache
+def _reached(layer: str, size: int, outputs: int, inputs: int) -> Tensor:
+    """(size,) bool: to which values of a TensorSketch some pair of channels is added."""
+    name, counts = canonical_name(layer), []
+    for side, channels in (("sketch_output", outputs), ("sketch_input", inputs)):
+        places, _ = _hashed(name, side, size, channels)
+        counts.append(torch.fft.rfft(torch.bincount(places, minlength=size).double()))
+    return torch.fft.irfft(counts[0] * counts[1], n=size) > 0.5
 
 
 @cache

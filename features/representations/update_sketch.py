@@ -19,7 +19,7 @@ def _values(shape: Shape, size: int) -> Sequence[str]:
 
 @representation(
     "update_sketch",
-    version=1,
+    version=2,
     values=_values,
     unit=Unit.LAYER,
     sized="required",

@@ -268,6 +268,22 @@ def test_shapes_on_the_meta_device(name):
     assert values.device.type == "meta"
 
 
+@pytest.mark.usefixtures("anywhere")
+def test_values_of_the_sketch_that_nothing_is_added_to_are_zero():
+    """Not rounding, which would be scaled up to a feature."""
+    rng = np.random.default_rng(0)
+    up, down = rng.standard_normal((50, 6, 2)), rng.standard_normal((50, 2, 9))
+    found = compute("update_sketch", up.astype(np.float32), down.astype(np.float32))
+    (rows, _), (columns, _) = (
+        reference.hashed(LAYER, side, 128, n)
+        for side, n in (("sketch_output", 6), ("sketch_input", 9))
+    )
+    reached = np.isin(np.arange(128), np.add.outer(rows, columns) % 128)
+    assert 20 < reached.sum() < 60
+    assert (found[:, ~reached] == 0).all()
+    assert (found[:, reached] != 0).all()
+
+
 def test_sizes_of_the_sketch():
     assert get_representation("update_sketch").name == "update_sketch:128"
     with pytest.raises(UserError, match="the size must be one of 32, 64, 128, 256"):
