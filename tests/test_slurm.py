@@ -96,9 +96,9 @@ PROGRAM = {
         *hostnames) printf 'n1\\nn2\\n' ;;
         *job) echo "JobId=7 PreemptTime=$(cat preempt)" ;;
     esac""",
-    "scancel": "",
+    "scancel": """kill -TERM $(cat steps) 2> /dev/null""",
     "python3": "echo 127.0.0.1 1 2 3",
-    "srun": """while [[ $1 == --* ]]; do shift; done; exec "$@\"""",
+    "srun": """while [[ $1 == --* ]]; do shift; done; echo $$ >> steps; exec "$@\"""",
     "ray": """case $1 in
         status) [ -e answers ] ;;
         start) touch head; until [ -e end ]; do sleep 0.05; done ;;

@@ -120,7 +120,9 @@ def test_any_kind_refuses_nobody(four_nodes):
     assert (nodes.refused, nodes.selector(), nodes.stage_kind(on_gpus=True)) == ({}, {}, Kind())
 
 
-@pytest.mark.parametrize("lacking", ["trials", "features and trials"])
+@pytest.mark.parametrize(
+    "lacking", ["trials", pytest.param("features and trials", marks=pytest.mark.long)]
+)
 def test_a_run_goes_on_where_it_began_unless_told_otherwise(
     lacking, sanity, sanity_cache, sanity_run, tmp_path
 ):

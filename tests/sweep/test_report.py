@@ -254,6 +254,7 @@ def strange_run(local_ray, tmp_path_factory):
     ).run_dir
 
 
+@pytest.mark.long
 def test_strange_class_names_one_seed_and_one_config(strange_run, tmp_path, browser):
     out = tmp_path / "report"
     result = report(strange_run, "--out", out, "--formats", "png")
@@ -271,6 +272,7 @@ def test_strange_class_names_one_seed_and_one_config(strange_run, tmp_path, brow
     assert not (out / "figures/stability.png").exists()
 
 
+@pytest.mark.long
 def test_several_runs_by_size(strange_run, sanity_run, zoo_run, zoo_report, tmp_path, browser):
     small = shutil.copytree(sanity_run.run_dir, tmp_path / "small")
     result = report(small, zoo_run, strange_run, "--formats", "none")

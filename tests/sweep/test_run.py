@@ -217,7 +217,7 @@ def test_one_failing_trial_does_not_stop_the_others(spec, options, finished):
         if path.name == "seed-43.json":
             path.unlink()
     blocked.mkdir()
-    result = run_sweep(spec, replace(options, max_failures=1))
+    result = run_sweep(spec, replace(options, max_failures=0))
     assert result.failed == [key]
     assert summary(result) == counts(8, 4, 3, failed=1)
     failure = json.loads((run_dir / "failures" / f"{key}.json").read_text())

@@ -86,6 +86,7 @@ class Estimator(ClassifierMixin, BaseEstimator):
         return self.predict_proba(x).argmax(1)
 
 
+@pytest.mark.long
 def test_single_columns_as_scikit_learn_has_them(monkeypatch):
     """With other permutations, so many of them."""
     monkeypatch.setattr(importance, "REPEATS", 300)
