@@ -33,6 +33,7 @@ from features.representations import (
 )
 from features.representations.base import shape_name
 from features.scan import DatasetScan
+from trainables.classifiers.base import DataSize
 from trainables.classifiers.catalogue import find_classifiers
 from trainables.record import TrialKey
 from trainables.splits import BY_CHANCE, SplitRule
@@ -166,6 +167,15 @@ class Declared:
             return ()
         names = set(self.columns(config, label, scan))
         return layout_of(layer for layer in scan.layers if layer.name in names)
+
+    def data_size(self, config: str, label: str, scan: DatasetScan) -> DataSize:
+        """Of what a pair's classifier sees."""
+        return DataSize(
+            scan.num_samples,
+            self.features(config, label, scan),
+            len(scan.classes),
+            self.layout(config, label, scan),
+        )
 
     def refused(self, scan: DatasetScan) -> dict[Pair, str]:
         """(config, label) of what cannot be run -> why."""

@@ -120,9 +120,10 @@ def _seconds(
 
 def _guess(key: TrialKey, declared: Declared, sweep: SweepFile, scan: DatasetScan) -> float:
     """Seconds of a trial of a pair without records, from the arithmetic of training."""
-    features = declared.features(key.config, key.label, scan)
-    hidden = sweep.settings(key.classifier).get("hidden_dim", 0)
-    weights = (features + 2 * hidden + len(scan.classes)) * max(hidden, len(scan.classes))
+    item = declared.classifiers[key.classifier]
+    multiplications = item.classifier.multiplications(
+        declared.data_size(key.config, key.label, scan), item.config
+    )
     samples = len(declared.split.split(scan.num_samples).train)
     epochs = min(sweep.settings(key.classifier).get("epochs", _EPOCHS_GUESSED), _EPOCHS_GUESSED)
-    return 6.0 * weights * samples * epochs / _FLOPS_PER_CORE + 0.1
+    return 6.0 * multiplications * samples * epochs / _FLOPS_PER_CORE + 0.1

@@ -5,7 +5,6 @@ from __future__ import annotations
 from features.core.errors import UserError
 from features.core.files import DamagedFileError
 from features.nodes import CPU, Kind
-from trainables.classifiers.base import DataSize
 from trainables.record import TrialKey, read_record
 
 from ..invocation import Invocation
@@ -57,12 +56,7 @@ def _kind_of_record(run: Invocation, key: TrialKey, fingerprint: str) -> Kind | 
 def device_bytes(run: Invocation, key: TrialKey) -> int:
     """GPU memory that a trial takes at most, where it is given one; 0: it uses none."""
     declared, scan = run.declared.classifiers[key.classifier], run.scan
-    size = DataSize(
-        scan.num_samples,
-        run.declared.features(key.config, key.label, scan),
-        len(scan.classes),
-        run.declared.layout(key.config, key.label, scan),
-    )
+    size = run.declared.data_size(key.config, key.label, scan)
     return declared.classifier.device_bytes(size, declared.config)
 
 

@@ -1,10 +1,12 @@
 """GL-net: what its output does not depend on, and what its sizes and scales are."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from features.core.errors import UserError
 from features.layers import Layer
@@ -208,3 +210,15 @@ def test_settings_and_layout_are_all_that_its_weights_need(trained, tmp_path):
 def test_impossible_settings_are_named(change, message):
     with pytest.raises(UserError, match=message):
         GlNetConfig(**change)
+
+
+@pytest.mark.parametrize("channels", [4, 6, 32])
+def test_multiplications_are_those_that_torch_counts(channels):
+    config = replace(CONFIG, channels=channels)
+    model = GlNetwork(LAYOUT, 3, config).eval()
+    n_features = sum(layer.width for layer in LAYOUT)
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(4, n_features))
+    size = DataSize(90, n_features, 3, LAYOUT)
+    counted = counter.get_total_flops() / 2 / 4
+    assert GlNet().multiplications(size, config) == pytest.approx(counted, rel=0.01)

@@ -255,6 +255,10 @@ class Classifier(ABC):
         """Bytes of GPU memory that a trial takes at most; 0 for one that stays on the CPU."""
         return 0
 
+    def multiplications(self, size: DataSize, config: Any) -> int:
+        """Of one sample's way through it, roughly: a dry run guesses a trial's time from that."""
+        return size.n_features * size.n_classes
+
     @abstractmethod
     def host_bytes(self, size: DataSize, config: Any) -> int:
         """Bytes of main memory that a trial takes at most on the CPU, its matrices included."""

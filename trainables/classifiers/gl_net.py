@@ -51,6 +51,16 @@ class GlNet(Classifier):
         """Bytes of GPU memory at most: matrix, labels, network, and what every process keeps."""
         return data_bytes(size) + _network_bytes(size, config) + GPU_CONTEXT_BYTES
 
+    def multiplications(self, size: DataSize, config: GlNetConfig) -> int:
+        """Maps of every factor's columns, the products of what they make, and the head."""
+        channels, deeper = config.channels, config.equivariant_layers - 1
+        mapped = sum(
+            layer.rank * (layer.outputs + layer.inputs + (2 * deeper + 1) * channels)
+            for layer in size.layout
+        )
+        invariants = len(size.layout) * channels**2
+        return mapped * channels + (invariants + size.n_classes) * config.hidden_dim
+
     def host_bytes(self, size: DataSize, config: GlNetConfig) -> int:
         """Bytes of main memory at most on the CPU."""
         return base_host_bytes(size) + _network_bytes(size, config)

@@ -48,6 +48,10 @@ class Mlp(Classifier):
         """Bytes of GPU memory at most: matrix, labels, network, and what every process keeps."""
         return data_bytes(size) + _network_bytes(size, config) + GPU_CONTEXT_BYTES
 
+    def multiplications(self, size: DataSize, config: MlpConfig) -> int:
+        """The three hidden layers and the last one."""
+        return (size.n_features + 2 * config.hidden_dim + size.n_classes) * config.hidden_dim
+
     def host_bytes(self, size: DataSize, config: MlpConfig) -> int:
         """Bytes of main memory at most on the CPU."""
         return base_host_bytes(size) + _network_bytes(size, config)
