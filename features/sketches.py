@@ -73,7 +73,7 @@ def tensor_sketch(columns: Tensor, down: Tensor, layers: Sequence[str], size: in
         reached = _reached(layer, size, b.shape[2], a.shape[2])
         if not reached.all():
             # Rounding that would be standardised as if it were a feature.
-            sketch[:, ~reached.to(sketch.device)] = 0.0
+            sketch.masked_fill_(~reached.to(sketch.device), 0.0)
         parts.append(sketch)
     return torch.cat(parts)
 
