@@ -117,9 +117,13 @@ def new_figure(height: float) -> Figure:
 
 
 def settle(figure: Figure) -> None:
-    """Lay the figure out, once for all formats."""
+    """Lay the figure out, once for all formats.
+
+    Without any engine, since Matplotlib draws a figure twice to save it while there is one, even if
+    that lays nothing out.
+    """
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    figure.set_layout_engine(None)
 
 
 _SAVED: dict[str, dict[str, Any]] = {
