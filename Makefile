@@ -27,8 +27,8 @@ chaos: .venv/.dev
 	out=$$(mktemp -d) && \
 	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED) --out $$out/kills && \
 	$(BIN)/python -m tests.damage --cases $(CASES) --seed $(SEED) --out $$out/damage && \
-	$(BIN)/python -m tests.power.sweep --cuts $(CUTS) --recoveries 12 --faults 24 --first 2 --seed $(SEED) \
-		--out $$out/power && \
+	$(BIN)/python -m tests.power.sweep --cuts $(CUTS) --recoveries 12 --faults 24 --seed $(SEED) --out $$out/power && \
+	$(BIN)/python -m tests.power.sweep --everywhere --out $$out/everywhere && \
 	$(BIN)/python -m tests.elastic --changes $(CHANGES) --seed $(SEED) --out $$out/elastic && \
 	for round in $$(seq 2 $(ROUNDS)); do $(BIN)/python -m pytest -m slow tests/sweep/test_ray_dies.py || exit 1; done && \
 	$(BIN)/python -m pytest -m slow && rm -r $$out

@@ -66,7 +66,8 @@ class Slurm:
 
 @contextmanager
 def slurm() -> Iterator[Slurm]:
-    """A SLURM of two nodes with one core each, for the duration of the block."""
+    """A SLURM of two nodes with one core each, for the duration of the block; jobs of the partition
+    "urgent" preempt others, who have a minute to end."""
     with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
         Path(folder).chmod(0o755)  # munged runs as another user
         with _running(Path(folder)) as found:
@@ -103,8 +104,11 @@ ReturnToService=2
 KillWait=10
 MinJobAge=600
 SchedulerParameters=sched_interval=5,requeue_delay=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 {nodes}
-PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=2 PreemptMode=OFF
 """
     )
     found = Slurm(folder, {**os.environ, "PATH": _PATH, "SLURM_CONF": str(folder / "slurm.conf")})

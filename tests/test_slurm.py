@@ -232,6 +232,28 @@ def test_a_job_near_its_time_limit_ends_its_slices_and_is_queued_again(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("warned", [False, True], ids=["SIGTERM", "send_user_signal"])
+def test_a_preempted_job_stops_and_is_queued_again(warned, cluster, dataset, reference, tmp_path):
+    if warned:
+        with (cluster.folder / "slurm.conf").open("a") as file:
+            file.write("PreemptParameters=send_user_signal\n")
+        cluster.run("scontrol", "reconfigure")
+    job = submit(cluster, "one-node.sbatch", dataset, tmp_path)
+    wait_for_slice(tmp_path / "run")
+    urgent = tmp_path / "urgent"
+    urgent.write_text("#!/bin/bash\nsleep 10\n")
+    other = cluster.submit(
+        urgent, options=("--partition=urgent", "--nodes=2", f"--output={tmp_path}/urgent.log")
+    )
+    cluster.wait_for(other, "COMPLETED", seconds=120)
+    assert cluster.state(job) == "PENDING"
+    cluster.wait_for(job, "COMPLETED", "FAILED", seconds=600)
+    log = check(cluster, job, tmp_path, reference)
+    assert "interrupted" in log  # and not killed when its minute was over
+
+
+@pytest.mark.slow
 def test_a_sweep_on_two_nodes_outlives_one_of_them(cluster, dataset, reference, tmp_path):
     job = submit(
         cluster, "many-nodes.sbatch", dataset, tmp_path, "--nodes=2", "--ntasks-per-node=1"

@@ -12,7 +12,7 @@ from typing import Any
 
 import mfusepy
 
-from .mount import KILL, Fault, Operation
+from .mount import KILL, Fault, Operation, pattern_of
 
 
 class RecordingFiles(mfusepy.Operations):
@@ -36,10 +36,12 @@ class RecordingFiles(mfusepy.Operations):
     def _note(self, kind: str, path: str, **details: Any) -> None:
         self.operations.append(Operation(kind, path, by_worker=_caller_is_worker(), **details))
 
-    def _strike(self, kind: str) -> None:
+    def _strike(self, kind: str, path: str) -> None:
         """Fail or kill, if it is this operation's turn."""
         fault = self.fault
-        if fault is None or kind not in fault.kinds or fault.by_worker != _caller_is_worker():
+        if fault is None or kind not in fault.kinds:
+            return
+        if fault.pattern not in ("", pattern_of(path)) or fault.by_worker != _caller_is_worker():
             return
         self.counted += 1
         if self.counted != fault.number:
@@ -52,7 +54,7 @@ class RecordingFiles(mfusepy.Operations):
     # What changes something
 
     def create(self, path: str, mode: int, fi: Any = None) -> int:
-        self._strike("create")
+        self._strike("create", path)
         handle = os.open(self._place(path), os.O_RDWR | os.O_CREAT | os.O_TRUNC, mode)
         self._note("create", path, handle=handle)
         return handle
@@ -66,61 +68,61 @@ class RecordingFiles(mfusepy.Operations):
         return handle
 
     def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
-        self._strike("write")
+        self._strike("write", path)
         data = bytes(data)
         written = os.pwrite(fh, data, offset)
         self._note("write", path, handle=fh, size=offset, data=data[:written])
         return written
 
     def truncate(self, path: str, length: int, fh: int | None = None) -> int:
-        self._strike("truncate")
+        self._strike("truncate", path)
         os.truncate(self._place(path), length)
         self._note("truncate", path, size=length)
         return 0
 
     def rename(self, old: str, new: str) -> int:
-        self._strike("rename")
+        self._strike("rename", old)
         os.rename(self._place(old), self._place(new))
         self._note("rename", old, other=new)
         return 0
 
     def link(self, target: str, source: str) -> int:
-        self._strike("link")
+        self._strike("link", source)
         os.link(self._place(source), self._place(target))
         self._note("link", source, other=target)
         return 0
 
     def symlink(self, target: str, source: str) -> int:
-        self._strike("symlink")
+        self._strike("symlink", target)
         os.symlink(source, self._place(target))
         self._note("symlink", target, other=source)
         return 0
 
     def unlink(self, path: str) -> int:
-        self._strike("unlink")
+        self._strike("unlink", path)
         os.unlink(self._place(path))
         self._note("unlink", path)
         return 0
 
     def mkdir(self, path: str, mode: int) -> int:
-        self._strike("mkdir")
+        self._strike("mkdir", path)
         os.mkdir(self._place(path), mode)
         self._note("mkdir", path)
         return 0
 
     def rmdir(self, path: str) -> int:
-        self._strike("rmdir")
+        self._strike("rmdir", path)
         os.rmdir(self._place(path))
         self._note("rmdir", path)
         return 0
 
     def fsync(self, path: str, datasync: int, fh: int) -> int:
-        self._strike("fsync")
+        self._strike("fsync", path)
         self._note("fsync", path, handle=fh)
         return 0
 
     def fsyncdir(self, path: str, datasync: int, fh: int) -> int:
-        self._strike("fsync")
+        self._strike("fsyncdir", path)
         self._note("fsyncdir", path)
         return 0
 

@@ -6,6 +6,7 @@ It runs in a process of its own: whoever waits for it may hold Python's lock, as
 from __future__ import annotations
 
 import multiprocessing
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,12 +52,19 @@ class Fault:
         by_worker: whose operations count: workers', or everybody else's.
         number: counted from 1.
         error: an error number, or `KILL`.
+        pattern: of the files whose operations count; "": of all.
     """
 
     kinds: frozenset[str]
     by_worker: bool
     number: int
     error: int
+    pattern: str = ""
+
+
+def pattern_of(path: str) -> str:
+    """A path without what is not the same in two runs, or in two files of one kind."""
+    return re.sub(r"[0-9a-f]{8,}|\d+", "#", path)
 
 
 class Mount:

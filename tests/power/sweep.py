@@ -1,14 +1,15 @@
 """Cut the power all through a real sweep; look at what is left, and go on from it.
 
-    python -m tests.power.sweep --cuts 500 --recoveries 6 --faults 12 --seed 0
-    python -m tests.power.sweep --every rename,fsync
+    python -m tests.power.sweep --cuts 500 --recoveries 6 --faults 12 --seed 0 --out FOLDER
+    python -m tests.power.sweep --everywhere --out FOLDER
 
 A small sweep runs once on a file system that writes everything down. From that come the states
 that a power cut may leave after any of its operations. Each is read by what reads run directories
 and caches: nothing may be wrong, nothing that was told as finished may be missing, nothing may be
 raised but what is told in one line. From some of them the same command goes on, to the undisturbed
-numbers. And operations fail, or kill who asks for them, one in each of other sweeps; with --every
-all of some kinds, of a sweep of one trial: the first, the second, … until none is met.
+numbers. And operations fail, or kill who asks for them, one in each of other sweeps. With
+--everywhere they do so, in turn, wherever a smaller sweep has operations: the first of each kind
+that the driver, or a worker, asks for about each kind of file.
 """
 
 from __future__ import annotations
@@ -21,11 +22,10 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import count, product
+from itertools import product
 from pathlib import Path
-from typing import NoReturn
 
 from features.cache import CacheEntry
 from features.core.errors import UserError
@@ -38,7 +38,7 @@ from zoo.sanity import make_sanity
 
 from ..chaos import VARYING, command, records, results_without_times, undisturbed
 from .disk import Disk
-from .mount import KILL, Fault, Operation, mounted
+from .mount import KILL, Fault, Operation, mounted, pattern_of
 
 SAMPLES, CLASSES = 18, 3
 STORED = ("stats", "matrix_norms")
@@ -47,9 +47,9 @@ SWEEP = (
     *("--num-runs", "2", "--epochs", "6", "--hidden-dim", "16", "--save-models", "none"),
     *("--log-to", "none"),
 )
-ONE_TRIAL = (
-    *("--pairs", "stats:mlp", "--configs", "all_layers", "--num-runs", "1", "--epochs", "3"),
-    *("--hidden-dim", "8", "--save-models", "none", "--log-to", "none"),
+SMALLER = (
+    *("--pairs", "stats:mlp,update_pca:64:linear", "--configs", "all_layers", "--num-runs", "1"),
+    *("--epochs", "3", "--hidden-dim", "8", "--log-to", "none"),
 )
 CHANGES = frozenset({"write", "rename", "fsync", "fsyncdir", "create", "mkdir"})
 
@@ -212,25 +212,18 @@ def _complete(recorded: Recorded, folder: Path, found: Found, out: Path | None =
     found.seen["completed"] += 1
 
 
-def first_operations(numbers: int) -> Iterator[Fault]:
-    """The first operations of each kind, the driver's and the workers': each fails, each kills."""
-    for kind, by_worker in product(sorted(CHANGES), (False, True)):
-        for number, error in product(range(1, numbers + 1), (errno.EIO, KILL)):
-            yield Fault(frozenset({kind}), by_worker, number, error)
-
-
-def fail_every(recorded: Recorded, folder: Path, kinds: list[str], found: Found) -> int:
-    """Let the n-th operation of each kind fail, and kill, for n = 1, 2, … until none is met; how
-    many were."""
-    met = 0
-    for kind, by_worker, error in product(kinds, (False, True), (errno.EIO, KILL)):
-        for number in count(1):
-            fault = Fault(frozenset({kind}), by_worker, number, error)
-            if not fail_once(recorded, _emptied(folder), fault, found):
-                break
-            met += 1
-            print(f"{_told(fault)}: {len(found.wrong)} wrong", flush=True)
-    return met
+def faults_everywhere(recorded: Recorded) -> list[Fault]:
+    """The first operation of each kind, by driver or worker, about each kind of file: it fails, and
+    it kills."""
+    met = {
+        (o.kind, o.by_worker, pattern_of(o.path)): None
+        for o in recorded.operations
+        if o.kind in CHANGES
+    }
+    return [
+        Fault(frozenset({kind}), by_worker, 1, error, pattern)
+        for (kind, by_worker, pattern), error in product(met, (errno.EIO, KILL))
+    ]
 
 
 def _random_faults(recorded: Recorded, faults: int, rng: random.Random) -> Iterator[Fault]:
@@ -241,10 +234,23 @@ def _random_faults(recorded: Recorded, faults: int, rng: random.Random) -> Itera
         yield Fault(CHANGES, by_worker, rng.randrange(1, len(counted) + 1), error)
 
 
+def _fail(recorded: Recorded, folder: Path, faults: Iterable[Fault], found: Found) -> str:
+    """Let each of the faults happen in a sweep of its own; how many were met."""
+    met = number = 0
+    for number, fault in enumerate(faults, start=1):
+        place, before = folder / f"fault-{number}", len(found.wrong)
+        met += fail_once(recorded, place, fault, found)
+        print(f"{number}: {_told(fault)}: {len(found.wrong)} wrong", flush=True)
+        if len(found.wrong) == before:
+            shutil.rmtree(place)
+    return f"{met} of {number} faults met"
+
+
 def _told(fault: Fault) -> str:
     kind = "any operation" if fault.kinds == CHANGES else ", ".join(fault.kinds)
     whose = "worker" if fault.by_worker else "driver"
-    return f"{kind} {fault.number}, {whose}, {errno.errorcode.get(fault.error, 'killed')}"
+    error = errno.errorcode.get(fault.error, "killed")
+    return f"{kind} {fault.number} {fault.pattern}, {whose}, {error}"
 
 
 def main() -> None:
@@ -252,41 +258,25 @@ def main() -> None:
     parser.add_argument("--cuts", type=int, default=500, help="states that are looked at")
     parser.add_argument("--recoveries", type=int, default=6, help="of them, that are gone on from")
     parser.add_argument("--faults", type=int, default=12, help="sweeps with one random fault each")
-    parser.add_argument(
-        "--first", type=int, default=2, help="operations of each kind, a sweep for each to fail"
-    )
-    parser.add_argument("--every", default="", help="kinds of operations, instead of all that")
+    parser.add_argument("--everywhere", action="store_true", help="faults in turn, instead of that")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     rng, found = random.Random(arguments.seed), Found()
-    if arguments.every:
-        recorded = record(arguments.out / "recorded", ONE_TRIAL)
-        _tell_kinds(recorded)
-        met = fail_every(recorded, arguments.out / "every", arguments.every.split(","), found)
-        _conclude(f"{met} faults met", found)
-    recorded = record(arguments.out / "recorded")
-    _tell_kinds(recorded)
-    cut_power(recorded, arguments.out / "left", arguments.cuts, rng, found)
-    print(f"{arguments.cuts} cuts: {dict(found.seen)}, {len(found.wrong)} wrong", flush=True)
-    for number in range(arguments.recoveries):
-        recover(recorded, arguments.out / f"recovery-{number}", rng, found)
-    print(f"{found.seen['completed']} of {arguments.recoveries} went on to the end", flush=True)
-    met = 0
-    faults = [*first_operations(arguments.first), *_random_faults(recorded, arguments.faults, rng)]
-    for number, fault in enumerate(faults):
-        met += fail_once(recorded, arguments.out / f"fault-{number}", fault, found)
-        print(f"{_told(fault)}: {len(found.wrong)} wrong", flush=True)
-    _conclude(f"{met} of {len(faults)} faults met", found)
-
-
-def _tell_kinds(recorded: Recorded) -> None:
+    recorded = record(arguments.out / "recorded", SMALLER if arguments.everywhere else SWEEP)
     kinds = Counter(operation.kind for operation in recorded.operations)
     print(f"{len(recorded.operations)} operations: {dict(kinds)}", flush=True)
-
-
-def _conclude(what: str, found: Found) -> NoReturn:
-    print(f"{what}, {len(found.wrong)} wrong")
+    if arguments.everywhere:
+        faults: Iterable[Fault] = faults_everywhere(recorded)
+    else:
+        cut_power(recorded, arguments.out / "left", arguments.cuts, rng, found)
+        print(f"{arguments.cuts} cuts: {dict(found.seen)}, {len(found.wrong)} wrong", flush=True)
+        for number in range(arguments.recoveries):
+            recover(recorded, arguments.out / f"recovery-{number}", rng, found)
+        done = found.seen["completed"]
+        print(f"{done} of {arguments.recoveries} went on to the end", flush=True)
+        faults = _random_faults(recorded, arguments.faults, rng)
+    print(f"{_fail(recorded, arguments.out, faults, found)}, {len(found.wrong)} wrong")
     for line in found.wrong[:20]:
         print(line)
     sys.exit(bool(found.wrong))

@@ -1,5 +1,6 @@
 """What the writing functions promise holds through a power cut at any moment."""
 
+import errno
 import random
 
 import numpy as np
@@ -11,7 +12,7 @@ from features.core.files import DamagedFileError, write_text
 from features.core.plugins import find_origin
 from features.representations import get_representation
 from tests.power.disk import Disk
-from tests.power.mount import mounted
+from tests.power.mount import Fault, mounted, pattern_of
 from tests.programs import require_fuse
 from trainables.record import TrialKey, read_record, write_record
 from trainables.state import TrialState, read_state, write_state
@@ -154,3 +155,31 @@ def test_a_copy_of_a_users_own_code_is_whole_or_not_there(power, tmp_path):
         assert not (left / place).exists() or digest(left) == origin.digest
     for left in power.now():
         assert digest(left) == origin.digest
+
+
+@pytest.mark.parametrize(
+    ("path", "pattern"),
+    [
+        (
+            "/run/checkpoints/all_layers/stats/seed-42.json",
+            "/run/checkpoints/all_layers/stats/seed-#.json",
+        ),
+        ("/cache/0123456789abcdef/stats/data-00001.arrow", "/cache/#/stats/data-#.arrow"),
+        ("/run/results.json", "/run/results.json"),
+    ],
+)
+def test_files_of_one_kind_have_one_pattern(path, pattern):
+    assert pattern_of(path) == pattern
+
+
+def test_a_fault_is_about_the_files_it_names(tmp_path):
+    require_fuse()
+    with mounted(tmp_path / "disk", tmp_path / "below") as mount:
+        fault = Fault(frozenset({"rename"}), False, 2, errno.EIO, "/.b#.#.tmp")
+        mount.arm(fault)
+        for name in ("a1", "b1", "a2"):
+            write_text(mount.path / name, "content")
+        with pytest.raises(OSError, match="Input/output"):
+            write_text(mount.path / "b2", "content")
+        assert mount.counted() == 2
+        write_text(mount.path / "b3", "content")
