@@ -32,6 +32,7 @@ from .lock import driver_lock
 from .machine import machine_memory
 from .memory import largest_trial, require_memory
 from .models.choice import chosen_pairs, has_model, refusal
+from .models.fits import delete_fits
 from .opened import open_run
 from .plan import (
     RecordState,
@@ -258,6 +259,8 @@ def _keep_models(run: Invocation, came: Outcome, cache: Path | None = None) -> N
         and refusal(run.run_dir, run.sweep, pair) is None
     ]
     make_models(run, pairs, cache)
+    run.lock.check()
+    delete_fits(run.run_dir)
 
 
 def make_models(

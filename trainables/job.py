@@ -6,7 +6,7 @@ It names files and settings: a worker looks nothing up in a catalogue of its own
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,8 @@ class TrialJob:
         threads: CPU threads of one trial.
         workers: trial workers that will run side by side.
         instructions: of the processors that the run's trials are on; "": any.
+        keep_fits: configs whose trials leave their finished fit, for models to keep;
+        keep_after: if they trained for so many seconds.
     """
 
     run_dir: Path
@@ -99,6 +101,8 @@ class TrialJob:
     threads: int
     workers: int
     instructions: str = ""
+    keep_fits: list[str] = field(default_factory=list)
+    keep_after: float = 0.0
 
     @cached_property
     def _by_pair(self) -> dict[tuple[str, str, int | None], PairMatrix]:
@@ -173,6 +177,8 @@ class TrialJob:
             "threads": self.threads,
             "workers": self.workers,
             "instructions": self.instructions,
+            "keep_fits": self.keep_fits,
+            "keep_after": self.keep_after,
         }
 
     @classmethod

@@ -1,7 +1,8 @@
-"""Training a pair's trials once more, for a model to keep; runs in Ray workers.
+"""Making a model to keep of a pair's trials; runs in Ray workers.
 
-The same seed, threads, split and features give the same bits as the trial had; where they do not,
-as on another processor, there is no model.
+Trials that took long have left what they predict with; others are trained once more: the same seed,
+threads, split and features give the same bits as the trial had. What predicts otherwise than its
+record, as on another processor, gives no model.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from features.sources import Source
 from .beginning import load_data, load_features, set_up_device
 from .calibration import fit_temperature
 from .classifiers.base import FitState, Predictor
-from .data import FittedTransform
+from .data import FittedTransform, TrialData
+from .finished_fits import read_fit
 from .job import TrialJob
 from .model import KeptData, KeptFit, write_model
 from .record import TrialKey, read_record
@@ -59,8 +61,8 @@ class FitOnDataset:
     folder: Path
 
 
-def fit_again(job: TrialJob, key: TrialKey) -> tuple[KeptFit, None]:
-    """Train a trial once more.
+def finished_fit(job: TrialJob, key: TrialKey) -> tuple[KeptFit, None]:
+    """What a trial left, or what it comes to if it is trained once more.
 
     Returns:
         what to keep, and something small to wait for.
@@ -69,26 +71,59 @@ def fit_again(job: TrialJob, key: TrialKey) -> tuple[KeptFit, None]:
         NoModelError: it predicts otherwise than its record says, or cannot be kept.
     """
     data = load_data(job, key, set_up_device(job.threads))
+    record = read_record(job.run_dir, key)
+    state, log_p = _left(job, key, data, record) or _trained(job, key, data, record)
+    temperature = fit_temperature(log_p, data.val.y.cpu().numpy())
+    scores = {name: record["metrics"][name] for name in ("val_acc", "test_acc")}
+    return KeptFit(key.seed, state, temperature, 0, scores), None
+
+
+def _left(
+    job: TrialJob, key: TrialKey, data: TrialData, record: dict[str, Any]
+) -> tuple[FitState, np.ndarray] | None:
+    """What a trial left, if it predicts as its record says.
+
+    Returns:
+        it, and its (n, n_classes) log-probabilities of the validation split.
+    """
+    state = read_fit(job.run_dir, key, record["fingerprint"])
+    if state is None:
+        return None
+    classifier, config = job.classifier(key.classifier)
+    try:
+        found = classifier.load(state, data.n_features, job.n_classes, config)
+        predicted = [found.log_probabilities(s.x.cpu()) for s in (data.val, data.test)]
+    except Exception:  # a user's own classifier: training it again tells what is wrong
+        return None
+    return (state, predicted[0]) if _agree(predicted, record) else None
+
+
+def _trained(
+    job: TrialJob, key: TrialKey, data: TrialData, record: dict[str, Any]
+) -> tuple[FitState, np.ndarray]:
+    """The same of training it once more."""
     classifier, config = job.classifier(key.classifier)
     fit = classifier.start(data, config, key.seed)
     while not fit.finished:
         fit.advance(_WHOLE_SLICE)
-    record = read_record(job.run_dir, key)
-    for name, split in (("val", data.val), ("test", data.test)):
-        predicted = fit.log_probabilities(split.x).argmax(1).tolist()
-        if predicted != record["predictions"][name]:
-            made = record["environment"].get("device_name", "another machine")
-            raise NoModelError(
-                f"seed {key.seed}, trained again, predicts otherwise than its record, which was "
-                f"made on {made}"
-            )
+    predicted = [fit.log_probabilities(s.x) for s in (data.val, data.test)]
+    if not _agree(predicted, record):
+        made = record["environment"].get("device_name", "another machine")
+        raise NoModelError(
+            f"seed {key.seed}, trained again, predicts otherwise than its record, which was made "
+            f"on {made}"
+        )
     kept = fit.kept()
     if kept is None:
         raise NoModelError(f"classifier {key.classifier} keeps no model")
-    state = FitState({name: tensor.cpu() for name, tensor in kept.tensors.items()}, kept.rest)
-    temperature = fit_temperature(fit.log_probabilities(data.val.x), data.val.y.cpu().numpy())
-    scores = {name: record["metrics"][name] for name in ("val_acc", "test_acc")}
-    return KeptFit(key.seed, state, temperature, 0, scores), None
+    tensors = {name: tensor.cpu() for name, tensor in kept.tensors.items()}
+    return FitState(tensors, kept.rest), predicted[0]
+
+
+def _agree(predicted: Sequence[np.ndarray], record: dict[str, Any]) -> bool:
+    """Whether log-probabilities of validation and test split give the classes of a record."""
+    classes = (record["predictions"][name] for name in ("val", "test"))
+    return all(p.argmax(1).tolist() == of for p, of in zip(predicted, classes))
 
 
 def write_pair(

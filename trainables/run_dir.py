@@ -36,11 +36,20 @@ class RunDir:
         """The state of a trial that is still training."""
         return self.path / "inflight" / f"{key.path}.safetensors"
 
+    def fit(self, key: TrialKey) -> Path:
+        """A finished fit that models may be made of."""
+        return self.fits / f"{key.path}.safetensors"
+
     def records(self) -> list[Path]:
         """Every record there is, of whatever grid."""
         return list((self.path / "checkpoints").glob("*/*/seed-*.json"))
 
     # Of the run
+
+    @property
+    def fits(self) -> Path:
+        """Folder of finished fits; only until models are made."""
+        return self.path / "fits"
 
     @property
     def sweep(self) -> Path:
@@ -139,5 +148,5 @@ class RunDir:
         own |= {self.layer_rankings.name, self.adapter_maps.name, self.models.name}
         own |= {path.name for path in (self.logs, self.trackers, self.report)}
         own |= {self.results(suffix).name for suffix in ("json", "txt", "parquet")}
-        own |= {"checkpoints", "failures", "inflight", f"{self.sweep.name}.corrupt"}
+        own |= {"checkpoints", "failures", "inflight", self.fits.name, f"{self.sweep.name}.corrupt"}
         return sorted(p.name for p in self.path.iterdir() if p.name not in own and p.name[0] != ".")

@@ -33,6 +33,7 @@ from .events import (
     TrialResumed,
     TrialStarted,
 )
+from .finished_fits import write_fit
 from .importance import importance_part
 from .job import TrialJob
 from .record import TrialKey, has_record, write_record
@@ -241,6 +242,7 @@ class TrialWorker(tune.Trainable):
             "timing": timing,
             "environment": {**_environment(self._device), "features": matrix.origin},
         }
+        self._keep(fit)
         write_record(self._job.run_dir, self._key, self._fingerprint, body)
         delete_state(self._job.run_dir, self._key)
         result = TrialFinished(
@@ -253,6 +255,17 @@ class TrialWorker(tune.Trainable):
         )
         self._events.write(result)
         return result
+
+    def _keep(self, fit: Fit) -> None:
+        """Leave the finished fit, if a model may be made of it and it would take long to train."""
+        job = self._job
+        if self._key.config in job.keep_fits and self._train_seconds >= job.keep_after:
+            try:
+                kept = fit.kept()
+            except Exception:  # a user's own code: whoever makes the model will be told
+                return
+            if kept is not None:
+                write_fit(job.run_dir, self._key, self._fingerprint, kept)
 
     def _job_data(self) -> TrialData:
         assert self._data is not None  # a fit has been started with it

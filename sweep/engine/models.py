@@ -1,4 +1,4 @@
-"""Making models to keep: winners are trained once more, in Ray, with a trial's own resources."""
+"""Making models to keep of finished trials, in Ray, with a trial's own resources."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from features.core.plugins import Origin
 from features.fitted.projection import FILE as PROJECTION
 from features.model_input import ModelInput, model_input
 from features.representations import Representation
-from trainables.keeping import FitOnDataset, NoModelError, fit_again, write_pair
+from trainables.keeping import FitOnDataset, NoModelError, finished_fit, write_pair
 from trainables.record import TrialKey
 from trainables.run_dir import RunDir
 
@@ -115,7 +115,7 @@ def _run(
     abouts: dict[Pair, dict[str, Any]],
     start: Any,
 ) -> Iterator[tuple[Pair, int | Exception]]:
-    """Train and write; yields each pair with its model's bytes, or with why it has none."""
+    """Find or train fits and write; yields each pair with its model's bytes, or why it has none."""
     import ray
 
     points = {key: run.sweep.fingerprints[key] for of in keys.values() for key in of}
@@ -140,7 +140,7 @@ def _run(
                     "num_returns": 2,
                     "label_selector": run.nodes.selector(),
                 }
-                kept, ended = start(fit_again, options, job, key)
+                kept, ended = start(finished_fit, options, job, key)
                 fits[pair].append(kept)
                 running[ended] = pair
         if not running:

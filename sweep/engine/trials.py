@@ -35,6 +35,7 @@ from ..decide import decide_layers
 from ..invocation import Invocation
 from ..machine import machine_memory
 from ..memory import largest_trial
+from ..models.fits import KEEP_AFTER_SECONDS, FinishedFits, configs_to_keep
 from ..spec import RuntimeOptions
 from .features import ensure_features
 from .fitted import ensure_fitted, fitted_matrix, keep_maps
@@ -126,7 +127,7 @@ def prepare_features(
     wanted = [run.declared.inputs[name].representation for name in names]
     _, report = ensure_features(run.source, run.scan, wanted, cache, run.stream, run.stage_nodes)
     run.lock.check()
-    run.feature_seconds = report.seconds
+    run.feature_seconds += report.seconds
     ready = []
     for key in todo:
         parts = run.declared.inputs[key.representation].representation.stored
@@ -351,6 +352,8 @@ def make_job(
         threads=run.spec.threads,
         workers=workers,
         instructions=run.nodes.instructions,
+        keep_fits=configs_to_keep(run.sweep.grid, run.options.save_models),
+        keep_after=KEEP_AFTER_SECONDS,
     )
 
 
@@ -365,6 +368,7 @@ def _fit(
 
     job = make_job(run, cache, points, min(resources.slots, len(points)), resources.gpus)
     ended: dict[TrialKey, Ended] = {}
+    fits = FinishedFits(run.run_dir, run.sweep.grid, run.options.save_models)
 
     def on_trial(event: TrialEvent) -> None:
         if isinstance(event, TrialFailed):
@@ -372,6 +376,8 @@ def _fit(
         if run.lock.lost.is_set():  # the main thread is interrupted; another is stopped here
             raise run.lock.error()
         run.stream.publish(event)
+        if isinstance(event, TrialFinished):
+            fits.finished(event)
         if isinstance(event, Ended):
             ended[event.key] = event
             run.stream.publish(TrialsProgress(len(ended.keys() & points.keys()), len(points)))

@@ -26,9 +26,12 @@ from sweep.models.predict import Threshold, Verdict, find_models
 from sweep.sweep_file import read_sweep_file
 from sweep.watch.terminal import Reporter
 from tests.adapter_folder import read_rows, write_rows
-from trainables.keeping import CLOSE
+from trainables.classifiers.catalogue import CLASSIFIERS
+from trainables.job import TrialJob
+from trainables.keeping import CLOSE, finished_fit
 from trainables.record import read_record
 from trainables.run_dir import RunDir
+from trainables.signed_tensors import read_tensors
 from trainables.splits import SplitRule
 
 ZOO = Path(__file__).parents[2] / "examples" / "digits-zoo"
@@ -88,6 +91,8 @@ def test_files_are_judged_as_the_records_say(kept, files):
     sweep = read_sweep_file(kept[2])
     models = find_models(kept[2])
     assert {model.pair for model in models} == set(sweep.grid.pairs)
+    # Models read the features again, which takes nothing from what computing them took.
+    assert json.loads(RunDir(kept[2]).summary.read_text())["feature_seconds"] > 0
     for model in models:
         keys = sweep.grid.keys_of(model.pair)
         assert [fit["seed"] for fit in model.note["fits"]] == [key.seed for key in keys]
@@ -138,6 +143,46 @@ def test_what_is_missing_is_made_and_what_differs_is_refused(kept, tmp_path):
     # It is not tried again with every run; `export` does, and says why it cannot.
     run_sweep(spec, options, Reporter(file=lines))
     assert lines.getvalue().count("no model of") == 1
+
+
+def test_what_trials_left_is_not_trained_again(kept, tmp_path, monkeypatch):
+    spec, options, run_dir = kept
+    copy = RunDir(tmp_path / "copy")
+    monkeypatch.setattr("sweep.engine.trials.KEEP_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(
+        "sweep.launch.make_models", lambda run, *_: shutil.copytree(run.run_dir, copy.path)
+    )
+    result = run_sweep(spec, replace(options, output_dir=tmp_path))
+    assert not RunDir(result.run_dir).fits.exists()
+    (path,) = copy.tune.glob("*/job.json")
+    job = replace(TrialJob.read(path), run_dir=copy.path)
+
+    class Trained(Exception):
+        pass
+
+    def start(*_):
+        raise Trained
+
+    for classifier in CLASSIFIERS.values():
+        monkeypatch.setattr(type(classifier), "start", start)
+    keys = read_sweep_file(copy.path).grid.keys
+    for key in keys:
+        found, _ = finished_fit(job, key)
+        note, tensors = read_tensors(RunDir(run_dir).model(*key.pair), "model", [f"fit-{key.seed}"])
+        assert tensors.keys() == {f"fit-{key.seed}/{name}" for name in found.state.tensors}
+        for name, tensor in found.state.tensors.items():
+            assert tensors[f"fit-{key.seed}/{name}"].equal(tensor)
+        (written,) = (fit for fit in note["fits"] if fit["seed"] == key.seed)
+        assert (found.temperature, found.state.rest) == (written["temperature"], written["rest"])
+    # What is not there, or predicts otherwise than the record says, is no help.
+    of = [key for key in keys if key.pair == ("visual_only", "simple_stats")]
+    record = read_record(copy.path, of[0])
+    record["predictions"]["val"][0] = (record["predictions"]["val"][0] + 1) % 10
+    write_json(copy.record(of[0]), sign(record))
+    copy.fit(of[1]).unlink()
+    for key in of:
+        with pytest.raises(Trained):
+            finished_fit(job, key)
 
 
 @pytest.mark.long

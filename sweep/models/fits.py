@@ -1,0 +1,71 @@
+"""Which finished fits are kept until models are made; without Ray or torch."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from features.core.files import DamagedFileError
+from trainables.events import TrialFinished
+from trainables.finished_fits import delete_fit
+from trainables.record import TrialKey, read_record
+from trainables.run_dir import RunDir
+
+from ..grid import Grid, Pair
+from ..spec import ALL, BEST
+from .choice import best_pairs
+
+KEEP_AFTER_SECONDS = 10.0
+"""A trial that trained for less is trained again as quickly as its data are read."""
+
+
+def configs_to_keep(grid: Grid, mode: str) -> list[str]:
+    """The layer configs of whose pairs models may be made."""
+    return {ALL: list(grid.configs), BEST: grid.ordinary_configs}.get(mode, [])
+
+
+class FinishedFits:
+    """Of a config's complete pairs only the best one's fits are kept, unless all models are.
+
+    Arguments:
+        mode: which models are made.
+    """
+
+    def __init__(self, run_dir: Path, grid: Grid, mode: str) -> None:
+        self._run_dir, self._grid, self._mode = run_dir, grid, mode
+        self._accuracies: dict[TrialKey, float] = {}
+
+    def finished(self, event: TrialFinished) -> None:
+        """Remove those that are not needed any more, now that a trial is finished."""
+        if event.val_acc is not None:
+            self._accuracies[event.key] = event.val_acc
+        if self._mode == BEST and RunDir(self._run_dir).fit(event.key).exists():
+            means = self._complete(event.key.config)
+            for pair in means.keys() - set(best_pairs(means, [event.key.config])):
+                for key in self._grid.keys_of(pair):
+                    delete_fit(self._run_dir, key)
+
+    def _complete(self, config: str) -> dict[Pair, float]:
+        """Complete pair of a config -> mean validation accuracy, in the order of the grid."""
+        means = {}
+        for label in self._grid.labels_of(config):
+            found = [self._accuracy(key) for key in self._grid.keys_of((config, label))]
+            accuracies = [accuracy for accuracy in found if accuracy is not None]
+            if len(accuracies) == len(found):
+                means[config, label] = sum(accuracies) / len(accuracies)
+        return means
+
+    def _accuracy(self, key: TrialKey) -> float | None:
+        """None where there is no record yet."""
+        if key not in self._accuracies:
+            try:
+                record = read_record(self._run_dir, key)
+            except (OSError, DamagedFileError):
+                return None
+            self._accuracies[key] = record["metrics"]["val_acc"]
+        return self._accuracies[key]
+
+
+def delete_fits(run_dir: Path) -> None:
+    """Forget all of them."""
+    shutil.rmtree(RunDir(run_dir).fits, ignore_errors=True)

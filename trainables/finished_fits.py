@@ -1,0 +1,50 @@
+"""Finished fits of trials that took long, kept until models are made of them.
+
+fits/<config>/<label>/seed-<seed>.safetensors
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from features.core.files import DamagedFileError
+
+from .classifiers.base import FitState
+from .record import TrialKey
+from .run_dir import RunDir
+from .signed_tensors import read_tensors, write_tensors
+
+LARGEST_BYTES = 200_000_000
+"""Larger ones are not kept: such a classifier holds its training split."""
+
+_KIND = "fit"
+
+
+def write_fit(run_dir: Path, key: TrialKey, fingerprint: str, kept: FitState) -> None:
+    """Keep what `Fit.kept` gave, unless it is too large.
+
+    Arguments:
+        fingerprint: of the trial.
+    """
+    if sum(tensor.nbytes for tensor in kept.tensors.values()) > LARGEST_BYTES:
+        return
+    note = {"key": key.to_json(), "fingerprint": fingerprint, "rest": kept.rest}
+    tensors = {f"{_KIND}/{name}": tensor for name, tensor in kept.tensors.items()}
+    write_tensors(RunDir(run_dir).fit(key), _KIND, note, tensors)
+
+
+def read_fit(run_dir: Path, key: TrialKey, fingerprint: str) -> FitState | None:
+    """What a trial left, on the CPU; None if that is nothing, damaged, or of other inputs."""
+    try:
+        note, found = read_tensors(RunDir(run_dir).fit(key), _KIND)
+    except (FileNotFoundError, DamagedFileError):
+        return None
+    if (note["key"], note["fingerprint"]) != (key.to_json(), fingerprint):
+        return None
+    tensors = {name.removeprefix(f"{_KIND}/"): tensor for name, tensor in found.items()}
+    return FitState(tensors, note["rest"])
+
+
+def delete_fit(run_dir: Path, key: TrialKey) -> None:
+    """Forget it."""
+    RunDir(run_dir).fit(key).unlink(missing_ok=True)
