@@ -8,8 +8,8 @@ that a power cut may leave after any of its operations. Each is read by what rea
 and caches: nothing may be wrong, nothing that was told as finished may be missing, nothing may be
 raised but what is told in one line. From some of them the same command goes on, to the undisturbed
 numbers. And operations fail, or kill who asks for them, one in each of other sweeps. With
---everywhere they do so, in turn, wherever a smaller sweep has operations: the first of each kind
-that the driver, or a worker, asks for about each kind of file.
+--everywhere they do so, in turn, about each kind of file that the driver, or a worker, of a smaller
+sweep writes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 
 from features.cache import CacheEntry
@@ -213,16 +212,19 @@ def _complete(recorded: Recorded, folder: Path, found: Found, out: Path | None =
 
 
 def faults_everywhere(recorded: Recorded) -> list[Fault]:
-    """The first operation of each kind, by driver or worker, about each kind of file: it fails, and
-    it kills."""
-    met = {
-        (o.kind, o.by_worker, pattern_of(o.path)): None
-        for o in recorded.operations
-        if o.kind in CHANGES
-    }
+    """For the driver and for workers, about each kind of file: an operation fails, and one kills.
+
+    The first of a kind of operation each; kinds take turns from one kind of file to the next.
+    """
+    kinds: dict[tuple[bool, str], dict[str, None]] = {}
+    for operation in recorded.operations:
+        if operation.kind in CHANGES:
+            place = operation.by_worker, pattern_of(operation.path)
+            kinds.setdefault(place, {})[operation.kind] = None
     return [
-        Fault(frozenset({kind}), by_worker, 1, error, pattern)
-        for (kind, by_worker, pattern), error in product(met, (errno.EIO, KILL))
+        Fault(frozenset({list(of)[(turn + shift) % len(of)]}), by_worker, 1, error, pattern)
+        for turn, ((by_worker, pattern), of) in enumerate(kinds.items())
+        for shift, error in enumerate((errno.EIO, KILL))
     ]
 
 
