@@ -252,15 +252,16 @@ def _keep_models(run: Invocation, came: Outcome, cache: Path | None = None) -> N
     done, failed, results = came
     if len(done) + len(failed) < len(run.sweep.grid.keys):
         return
-    pairs = [
-        pair
-        for pair in chosen_pairs(results, run.sweep.grid, run.options.save_models)
-        if not has_model(run.run_dir, run.sweep, pair)
-        and refusal(run.run_dir, run.sweep, pair) is None
-    ]
+    chosen = chosen_pairs(results, run.sweep.grid, run.options.save_models)
+
+    def lacking() -> list[Pair]:
+        return [pair for pair in chosen if not has_model(run.run_dir, run.sweep, pair)]
+
+    pairs = [pair for pair in lacking() if refusal(run.run_dir, run.sweep, pair) is None]
     make_models(run, pairs, cache)
     run.lock.check()
-    delete_fits(run.run_dir)
+    # `export` may still make what was too large.
+    delete_fits(run.run_dir, (key for pair in lacking() for key in run.sweep.grid.keys_of(pair)))
 
 
 def make_models(

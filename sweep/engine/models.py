@@ -15,6 +15,7 @@ from features.core.plugins import Origin
 from features.fitted.projection import FILE as PROJECTION
 from features.model_input import ModelInput, model_input
 from features.representations import Representation
+from trainables.finished_fits import delete_fit
 from trainables.keeping import FitOnDataset, NoModelError, finished_fit, write_pair
 from trainables.record import TrialKey
 from trainables.run_dir import RunDir
@@ -61,6 +62,8 @@ def make_models(run: Invocation, cache: Path, pairs: Sequence[Pair], *, big: boo
                 _refuse(run, pair, _reason(result), lasting=_is_lasting(result))
             else:
                 RunDir(run.run_dir).no_model(*pair).unlink(missing_ok=True)
+                for key in keys[pair]:
+                    delete_fit(run.run_dir, key)
                 seeds = len(keys[pair])
                 run.stream.say(
                     f"model     {'/'.join(pair)}: {seeds} seed{'s' * (seeds > 1)}, "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from features.core.files import DamagedFileError
@@ -66,6 +67,14 @@ class FinishedFits:
         return self._accuracies[key]
 
 
-def delete_fits(run_dir: Path) -> None:
-    """Forget all of them."""
-    shutil.rmtree(RunDir(run_dir).fits, ignore_errors=True)
+def delete_fits(run_dir: Path, except_of: Iterable[TrialKey] = ()) -> None:
+    """Forget those of all trials but some."""
+    stay = {RunDir(run_dir).fit(key) for key in except_of}
+    for path in RunDir(run_dir).fits.glob("*/*/*"):
+        if path not in stay:
+            path.unlink(missing_ok=True)
+    for folder in (*RunDir(run_dir).fits.glob("*/*"), *RunDir(run_dir).fits.glob("*")):
+        with suppress(OSError):  # not empty
+            folder.rmdir()
+    with suppress(OSError):
+        RunDir(run_dir).fits.rmdir()

@@ -58,8 +58,10 @@ def test_of_complete_pairs_the_best_ones_stay(mode, tmp_path):
     assert left(tmp_path) == (
         everything if mode == ALL else {("spectral", "42"), ("spectral", "43")}
     )
+    delete_fits(tmp_path, spectral[:1])
+    assert left(tmp_path) == {("spectral", "42")}
     delete_fits(tmp_path)
-    assert left(tmp_path) == set()
+    assert not RunDir(tmp_path).fits.exists()
 
 
 def test_fits_are_kept_of_configs_that_models_are_made_of():

@@ -147,15 +147,11 @@ def test_what_is_missing_is_made_and_what_differs_is_refused(kept, tmp_path):
 
 def test_what_trials_left_is_not_trained_again(kept, tmp_path, monkeypatch):
     spec, options, run_dir = kept
-    copy = RunDir(tmp_path / "copy")
     monkeypatch.setattr("sweep.engine.trials.KEEP_AFTER_SECONDS", 0.0)
-    monkeypatch.setattr(
-        "sweep.launch.make_models", lambda run, *_: shutil.copytree(run.run_dir, copy.path)
-    )
-    result = run_sweep(spec, replace(options, output_dir=tmp_path))
-    assert not RunDir(result.run_dir).fits.exists()
-    (path,) = copy.tune.glob("*/job.json")
-    job = replace(TrialJob.read(path), run_dir=copy.path)
+    monkeypatch.setattr("sweep.launch.make_models", lambda *_: None)
+    here = RunDir(run_sweep(spec, replace(options, output_dir=tmp_path)).run_dir)
+    (path,) = here.tune.glob("*/job.json")
+    job = TrialJob.read(path)
 
     class Trained(Exception):
         pass
@@ -165,7 +161,7 @@ def test_what_trials_left_is_not_trained_again(kept, tmp_path, monkeypatch):
 
     for classifier in CLASSIFIERS.values():
         monkeypatch.setattr(type(classifier), "start", start)
-    keys = read_sweep_file(copy.path).grid.keys
+    keys = read_sweep_file(here.path).grid.keys
     for key in keys:
         found, _ = finished_fit(job, key)
         note, tensors = read_tensors(RunDir(run_dir).model(*key.pair), "model", [f"fit-{key.seed}"])
@@ -176,10 +172,10 @@ def test_what_trials_left_is_not_trained_again(kept, tmp_path, monkeypatch):
         assert (found.temperature, found.state.rest) == (written["temperature"], written["rest"])
     # What is not there, or predicts otherwise than the record says, is no help.
     of = [key for key in keys if key.pair == ("visual_only", "simple_stats")]
-    record = read_record(copy.path, of[0])
+    record = read_record(here.path, of[0])
     record["predictions"]["val"][0] = (record["predictions"]["val"][0] + 1) % 10
-    write_json(copy.record(of[0]), sign(record))
-    copy.fit(of[1]).unlink()
+    write_json(here.record(of[0]), sign(record))
+    here.fit(of[1]).unlink()
     for key in of:
         with pytest.raises(Trained):
             finished_fit(job, key)
@@ -203,6 +199,22 @@ def test_a_model_above_the_limit_is_made_only_where_that_is_said(kept, tmp_path,
     say(*asked, "--yes")
     assert model.read_bytes() == before
     assert next((tmp_path / "out").rglob("*.safetensors")).read_bytes() == before
+
+
+@pytest.mark.long
+def test_what_trials_left_stays_where_a_model_is_too_large(kept, tmp_path, monkeypatch):
+    spec, options, _ = kept
+    monkeypatch.setattr("sweep.engine.trials.KEEP_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr("sweep.engine.models.BIG_BYTES", 1)
+    spec = replace(spec, pairs=spec.pairs[:2])
+    run = run_sweep(spec, replace(options, output_dir=tmp_path, save_models="best"))
+    grid = read_sweep_file(run.run_dir).grid
+    ((config, label),) = chosen_pairs(run.results, grid, "best")
+    left = {path.parent.name for path in RunDir(run.run_dir).fits.rglob("*.safetensors")}
+    assert left == {label}
+    say("export", run.run_dir, tmp_path / "out", "--cache-dir", options.cache_dir, "--yes")
+    assert find_models(tmp_path / "out")[0].pair == (config, label)
+    assert not list(RunDir(run.run_dir).fits.rglob("*.safetensors"))
 
 
 def test_the_best_by_validation_are_kept_by_default(kept):
