@@ -8,8 +8,8 @@ that a power cut may leave after any of its operations. Each is read by what rea
 and caches: nothing may be wrong, nothing that was told as finished may be missing, nothing may be
 raised but what is told in one line. From some of them the same command goes on, to the undisturbed
 numbers. And operations fail, or kill who asks for them, one in each of other sweeps. With
---everywhere they do so, in turn, about each kind of file that the driver, or a worker, of a smaller
-sweep writes.
+--everywhere they do so about each kind of file that the driver, or a worker, of a smaller sweep
+writes, one after the other, each sweep going on from what the one before has left.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import random
 import shutil
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,7 +37,7 @@ from zoo.sanity import make_sanity
 
 from ..chaos import VARYING, command, records, results_without_times, undisturbed
 from .disk import Disk
-from .mount import KILL, Fault, Operation, mounted, pattern_of
+from .mount import KILL, Fault, Mount, Operation, mounted, pattern_of
 
 SAMPLES, CLASSES = 18, 3
 STORED = ("stats", "matrix_norms")
@@ -179,18 +179,46 @@ def recover(recorded: Recorded, folder: Path, rng: random.Random, found: Found) 
 def fail_once(recorded: Recorded, folder: Path, fault: Fault, found: Found) -> bool:
     """Run the sweep with one fault, and again without; returns whether it was met."""
     with mounted(folder / "mount", folder / "out") as mount:
-        mount.arm(fault)
-        log = folder / "log"
-        with log.open("w") as file:
-            subprocess.run(
-                command(recorded.dataset, mount.path, *recorded.sweep),
-                stdout=file, stderr=subprocess.STDOUT, timeout=300, check=False,
-            )  # fmt: skip
-        met = mount.counted() >= fault.number
-        mount.arm(None)
-        if "Traceback" in log.read_text():
-            found.wrong.append(f"{fault}: a traceback on the terminal")
+        met = _fail(recorded, folder, mount, fault, found)
         _complete(recorded, folder, found, mount.path)
+    return met
+
+
+def fail_in_turn(
+    recorded: Recorded, folder: Path, faults: list[Fault], found: Found
+) -> Iterator[tuple[Fault, bool]]:
+    """Give the same command again and again, with a fault each time, from what the one before has
+    left; yields each with whether it was met.
+
+    The faults are in the order in which a sweep meets them. Where one is not met, the sweep has
+    come too far: it is compared, and the next one begins.
+    """
+    left = deque(faults)
+    while left:
+        begun = False
+        with mounted(_emptied(folder) / "mount", folder / "out") as mount:
+            while left:
+                met = _fail(recorded, folder, mount, left[0], found)
+                if begun and not met:
+                    break
+                begun = True
+                yield left.popleft(), met
+            _complete(recorded, folder, found, mount.path)
+
+
+def _fail(recorded: Recorded, folder: Path, mount: Mount, fault: Fault, found: Found) -> bool:
+    """Run the sweep with a fault; returns whether it was met."""
+    mount.arm(fault)
+    log = folder / "log"
+    with log.open("w") as file:
+        subprocess.run(
+            command(recorded.dataset, mount.path, *recorded.sweep),
+            stdout=file, stderr=subprocess.STDOUT, timeout=300, check=False,
+        )  # fmt: skip
+    met = mount.counted() >= fault.number
+    mount.arm(None)
+    if "Traceback" in log.read_text():
+        found.wrong.append(f"{fault}: a traceback on the terminal: {log.read_text()[-500:]}")
     return met
 
 
@@ -236,18 +264,6 @@ def _random_faults(recorded: Recorded, faults: int, rng: random.Random) -> Itera
         yield Fault(CHANGES, by_worker, rng.randrange(1, len(counted) + 1), error)
 
 
-def _fail(recorded: Recorded, folder: Path, faults: Iterable[Fault], found: Found) -> str:
-    """Let each of the faults happen in a sweep of its own; how many were met."""
-    met = number = 0
-    for number, fault in enumerate(faults, start=1):
-        place, before = folder / f"fault-{number}", len(found.wrong)
-        met += fail_once(recorded, place, fault, found)
-        print(f"{number}: {_told(fault)}: {len(found.wrong)} wrong", flush=True)
-        if len(found.wrong) == before:
-            shutil.rmtree(place)
-    return f"{met} of {number} faults met"
-
-
 def _told(fault: Fault) -> str:
     kind = "any operation" if fault.kinds == CHANGES else ", ".join(fault.kinds)
     whose = "worker" if fault.by_worker else "driver"
@@ -268,8 +284,17 @@ def main() -> None:
     recorded = record(arguments.out / "recorded", SMALLER if arguments.everywhere else SWEEP)
     kinds = Counter(operation.kind for operation in recorded.operations)
     print(f"{len(recorded.operations)} operations: {dict(kinds)}", flush=True)
+    met: list[bool] = []
+
+    def tell(fault: Fault, was_met: bool) -> None:
+        met.append(was_met)
+        said = "" if was_met else ", not met"
+        print(f"{len(met)}: {_told(fault)}{said}: {len(found.wrong)} wrong", flush=True)
+
     if arguments.everywhere:
-        faults: Iterable[Fault] = faults_everywhere(recorded)
+        faults = faults_everywhere(recorded)
+        for fault, was_met in fail_in_turn(recorded, arguments.out / "faults", faults, found):
+            tell(fault, was_met)
     else:
         cut_power(recorded, arguments.out / "left", arguments.cuts, rng, found)
         print(f"{arguments.cuts} cuts: {dict(found.seen)}, {len(found.wrong)} wrong", flush=True)
@@ -277,8 +302,9 @@ def main() -> None:
             recover(recorded, arguments.out / f"recovery-{number}", rng, found)
         done = found.seen["completed"]
         print(f"{done} of {arguments.recoveries} went on to the end", flush=True)
-        faults = _random_faults(recorded, arguments.faults, rng)
-    print(f"{_fail(recorded, arguments.out, faults, found)}, {len(found.wrong)} wrong")
+        for number, fault in enumerate(_random_faults(recorded, arguments.faults, rng)):
+            tell(fault, fail_once(recorded, arguments.out / f"fault-{number}", fault, found))
+    print(f"{sum(met)} of {len(met)} faults met, {len(found.wrong)} wrong")
     for line in found.wrong[:20]:
         print(line)
     sys.exit(bool(found.wrong))
