@@ -50,6 +50,17 @@ class Slurm:
         shown = self.run("scontrol", "--oneliner", "show", "job", job)
         return dict(part.split("=", 1) for part in shown.split() if "=" in part)["JobState"]
 
+    def send_user_signal(self) -> None:
+        """Have preemption send the signal that a job asked for."""
+        conf = self.folder / "slurm.conf"
+        known = conf.read_text()
+        conf.write_text(f"{known}PreemptParameters=send_user_signal\n")
+        try:
+            self.run("scontrol", "reconfigure")
+        except RuntimeError:  # an older SLURM
+            conf.write_text(f"{known}SlurmctldParameters=preempt_send_user_signal\n")
+            self.run("scontrol", "reconfigure")
+
     def wait_for(self, job: str, *states: str, seconds: float) -> str:
         """Wait until a job is in one of some states; returns which.
 

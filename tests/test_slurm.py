@@ -236,9 +236,7 @@ def test_a_job_near_its_time_limit_ends_its_slices_and_is_queued_again(
 @pytest.mark.parametrize("warned", [False, True], ids=["SIGTERM", "send_user_signal"])
 def test_a_preempted_job_stops_and_is_queued_again(warned, cluster, dataset, reference, tmp_path):
     if warned:
-        with (cluster.folder / "slurm.conf").open("a") as file:
-            file.write("PreemptParameters=send_user_signal\n")
-        cluster.run("scontrol", "reconfigure")
+        cluster.send_user_signal()
     job = submit(cluster, "one-node.sbatch", dataset, tmp_path)
     wait_for_slice(tmp_path / "run")
     urgent = tmp_path / "urgent"

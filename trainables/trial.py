@@ -262,10 +262,12 @@ class TrialWorker(tune.Trainable):
         if self._key.config in job.keep_fits and self._train_seconds >= job.keep_after:
             try:
                 kept = fit.kept()
-            except Exception:  # a user's own code: whoever makes the model will be told
+                if kept is not None:
+                    write_fit(job.run_dir, self._key, self._fingerprint, kept)
+            except OSError:
+                raise
+            except Exception:  # a user's own classifier: where the model is made, it will be told
                 return
-            if kept is not None:
-                write_fit(job.run_dir, self._key, self._fingerprint, kept)
 
     def _job_data(self) -> TrialData:
         assert self._data is not None  # a fit has been started with it
