@@ -71,7 +71,7 @@ def report_run(
         run_figures(analysis),
         run_tables(analysis),
         title=f"lorasweep: {run.run_dir.name}",
-        subtitle=_subtitle(run),
+        subtitle=subtitle(run),
         notices=_notices(run),
         findings=findings(analysis),
         facts={"": run_facts(run)},
@@ -119,11 +119,14 @@ def _write(
     return out / "report.html"
 
 
-def _subtitle(run: RunData) -> str:
+def subtitle(run: RunData) -> str:
+    """How large a run is."""
     grid, frozen = run.sweep.grid, run.sweep.frozen
+    classifiers = len(grid.classifiers)
     return (
-        f"{frozen['num_samples']} adapters, {run.n_classes} classes; {len(grid.entries)} "
-        f"representations × {len(grid.configs)} layer configs × {len(grid.seeds)} seeds"
+        f"{frozen['num_samples']} adapters, {run.n_classes} classes; {len(grid.representations)} "
+        f"representations × {f'{classifiers} classifiers × ' if classifiers > 1 else ''}"
+        f"{len(grid.configs)} layer configs × {len(grid.seeds)} seeds"
     )
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from sweep.adapter_map import AdapterMap, write_maps
 from sweep.report.analysis import Analysis
-from sweep.report.build import report_run
+from sweep.report.build import report_run, subtitle
 from sweep.report.content import run_tables
 from sweep.report.facts import reproduce_command, run_facts
 from sweep.report.figures import figure, run_figures
@@ -175,6 +175,13 @@ def test_styles_of_any_number_of_configs():
     for a, b in itertools.combinations(first, 2):
         assert (a.colour, a.dashes) != (b.colour, b.dashes)
     assert len(style_of(map(str, range(500)))) == 500
+
+
+def test_the_subtitle_counts_what_is_crossed(tmp_path):
+    few = made_up_run(tmp_path, ("stats", "spectral"), CONFIGS[:2])
+    assert subtitle(few) == "300 adapters, 4 classes; 2 representations × 2 layer configs × 3 seeds"
+    many = made_up_run(tmp_path, ("stats", "stats@linear"), CONFIGS[:2])
+    assert "; 1 representations × 2 classifiers × 2 layer configs × 3 seeds" in subtitle(many)
 
 
 def test_nothing_is_of_no_section():
