@@ -64,7 +64,7 @@ class Fault:
 
 def pattern_of(path: str) -> str:
     """A path without what is not the same in two runs, or in two files of one kind."""
-    return re.sub(r"[0-9a-f]{8,}|\d+|(?<=/TrialWorker_)[^/]*", "#", path)
+    return re.sub(r"(?<=/TrialWorker_)[^/]+|[0-9a-f]{8,}|\d+", "#", path)
 
 
 class Mount:

@@ -165,7 +165,7 @@ def test_a_copy_of_a_users_own_code_is_whole_or_not_there(power, tmp_path):
             "/run/checkpoints/all_layers/stats/seed-#.json",
         ),
         ("/cache/0123456789abcdef/stats/data-00001.arrow", "/cache/#/stats/data-#.arrow"),
-        ("/run/tune/0/TrialWorker_de1e2_00000_0_point=x/file", "/run/tune/#/TrialWorker_#/file"),
+        ("/run/tune/0/TrialWorker_1e2de_00000_0_point=x/file", "/run/tune/#/TrialWorker_#/file"),
         ("/run/results.json", "/run/results.json"),
     ],
 )
