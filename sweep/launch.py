@@ -260,8 +260,10 @@ def _keep_models(run: Invocation, came: Outcome, cache: Path | None = None) -> N
     pairs = [pair for pair in lacking() if refusal(run.run_dir, run.sweep, pair) is None]
     make_models(run, pairs, cache)
     run.lock.check()
-    # `export` may still make what was too large.
-    delete_fits(run.run_dir, (key for pair in lacking() for key in run.sweep.grid.keys_of(pair)))
+    if RunDir(run.run_dir).fits.exists():
+        # `export` may still make what was too large.
+        still = (key for pair in lacking() for key in run.sweep.grid.keys_of(pair))
+        delete_fits(run.run_dir, still)
 
 
 def make_models(
