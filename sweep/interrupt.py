@@ -25,10 +25,12 @@ class Interruption:
 
     Attributes:
         interrupted: whether a signal has come.
+        asked: whether it came from outside, not from a thread that found the run at its end.
     """
 
     def __init__(self) -> None:
-        self.interrupted = False
+        self.interrupted = self.asked = False
+        self._woken = False
         self._number, self._at = 0, 0.0
         self._exit_code = EXIT_CODE
         self._before = {}
@@ -59,7 +61,7 @@ class Interruption:
         """
         main = threading.main_thread().ident
         if self._before and not self.interrupted and main is not None:
-            self._exit_code = exit_code
+            self._exit_code, self._woken = exit_code, True
             # Here, not in the handler: a thread that waits in C++ runs none.
             self._watchdog.start()
             signal.pthread_kill(main, signal.SIGINT)
@@ -75,6 +77,7 @@ class Interruption:
                 return
             os._exit(EXIT_CODE)
         self.interrupted, self._number, self._at = True, number, now
+        self.asked = not self._woken
         if not self._watchdog.is_alive():
             self._watchdog.start()
         raise KeyboardInterrupt(signal.Signals(number).name)

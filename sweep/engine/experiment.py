@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from features.core.files import read_signed_json, sign, write_json
 from trainables.record import TrialKey
 from trainables.run_dir import RunDir
 
+from ..interrupt import Interruption
 from ..spec import RuntimeOptions
 from .borrowed import environment
 from .packing import TrialResources
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ray.lorasweep")  # to the run's log file, with what Ray says
 
+_LAST_SLICES_SECONDS = 10.0
+"""For which a run that is to stop waits for the slices under way."""
+
+_STOPPING = (
+    f"stopping  as soon as the trials under way have kept their states, within "
+    f"{_LAST_SLICES_SECONDS:g} s; the same signal again stops at once"
+)
 
 _PENDING_ON_CLUSTER = 16
 """Trials that wait for room on a cluster at least: so many workers start at once on a new node."""
@@ -50,6 +58,8 @@ def run_experiment(
     selector: dict[str, str],
     options: RuntimeOptions,
     on_trial: OnTrial,
+    interruption: Interruption,
+    say: Callable[[str], None],
 ) -> None:
     """Run trials with Ray Tune: restore the newest experiment if it fits, else start a new one.
 
@@ -59,6 +69,8 @@ def run_experiment(
     Arguments:
         points: trials without a record -> fingerprint.
         selector: of the nodes that may take trials, as Ray's label selector.
+        interruption: where it is asked for, the slices under way end first.
+        say: told that.
     """
     from .listener import TrialListener
 
@@ -75,8 +87,17 @@ def run_experiment(
     with environment(variables):
         tuner = _restore(job, points, asked) if options.tune_restore else None
         tuner = tuner or _start(job, points, asked, verbose=int(options.verbose))
-        with TrialListener(job.run_dir).telling(on_trial), _uncounted_callbacks(), _known():
-            tuner.fit()
+        with (
+            TrialListener(job.run_dir).telling(on_trial) as experiment,
+            _uncounted_callbacks(),
+            _known(),
+        ):
+            try:
+                tuner.fit()
+            except KeyboardInterrupt:
+                if interruption.asked:
+                    experiment.await_slices(_LAST_SLICES_SECONDS, lambda: say(_STOPPING))
+                raise
 
 
 @contextmanager

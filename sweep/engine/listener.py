@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
 from trainables.events import (
@@ -23,8 +25,38 @@ from trainables.record import TrialKey, has_record, write_failure
 
 OnTrial = Callable[[TrialEvent], None]
 
-_told: dict[Path, OnTrial] = {}
-"""Run directory -> whom to tell. Not part of the listener, which Tune pickles."""
+
+@dataclass
+class Experiment:
+    """An experiment that runs in this process.
+
+    Attributes:
+        on_trial: told what becomes of its trials.
+        trials: Tune's, as its last notice had them.
+    """
+
+    on_trial: OnTrial
+    trials: list[Any] = field(default_factory=list)
+
+    def await_slices(self, seconds: float, on_wait: Callable[[], None]) -> None:
+        """Wait until no worker is in the middle of a slice, whose state would be lost.
+
+        A worker answers once its slice has ended, and gets no other from an interrupted driver.
+
+        Arguments:
+            seconds: to wait at most.
+            on_wait: called if that takes a moment.
+        """
+        running = [trial for trial in self.trials if trial.status == trial.RUNNING]
+        workers = [trial.temporary_state.ray_actor for trial in running]
+        answers = [worker.get_current_ip_pid.remote() for worker in workers if worker]
+        if answers and ray.wait(answers, num_returns=len(answers), timeout=_MOMENT_SECONDS)[1]:
+            on_wait()
+            ray.wait(answers, num_returns=len(answers), timeout=seconds)
+
+
+_experiments: dict[Path, Experiment] = {}
+"""Run directory -> its experiment. Not part of the listener, which Tune pickles."""
 
 _stopping: set[Path] = set()
 """Run directories whose experiment is to end, because a node has to be left out of the next."""
@@ -32,6 +64,8 @@ _stopping: set[Path] = set()
 _TOLD_AT_THE_END = ("seconds", "epoch", "val_acc", "test_acc")
 
 _DIED = "the trial's worker died; see logs/"
+
+_MOMENT_SECONDS = 0.3
 
 
 class TrialListener(tune.Callback):
@@ -46,17 +80,18 @@ class TrialListener(tune.Callback):
         self._furthest: dict[TrialKey, int] = {}
 
     @contextmanager
-    def telling(self, on_trial: OnTrial) -> Iterator[None]:
-        """Pass notices on to `on_trial` during the block."""
-        _told[self.run_dir] = on_trial
+    def telling(self, on_trial: OnTrial) -> Iterator[Experiment]:
+        """Pass notices on to `on_trial` during the block; yields the experiment."""
+        _experiments[self.run_dir] = experiment = Experiment(on_trial)
         try:
-            yield
+            yield experiment
         finally:
-            del _told[self.run_dir]
+            del _experiments[self.run_dir]
             _stopping.discard(self.run_dir)
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Tune's notice that a worker has a trial."""
+        _experiments[self.run_dir].trials = trials
         self._tell(TrialStarted(_key(trial)))
 
     def on_trial_result(
@@ -107,7 +142,7 @@ class TrialListener(tune.Callback):
         write_failure(self.run_dir, key, fingerprint, reason)
 
     def _tell(self, event: TrialEvent) -> None:
-        _told[self.run_dir](event)
+        _experiments[self.run_dir].on_trial(event)
 
 
 class NodeStopper(tune.Stopper):

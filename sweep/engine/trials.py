@@ -385,6 +385,15 @@ def _fit(
     run.stream.publish(ExperimentStarted(job.workers, len(points), resources.gpus))
     run.stream.publish(TrialsProgress(0, len(points)))
     began = time.perf_counter()
-    run_experiment(job, points, resources, run.nodes.selector(), run.options, on_trial)
+    run_experiment(
+        job,
+        points,
+        resources,
+        run.nodes.selector(),
+        run.options,
+        on_trial,
+        run.interruption,
+        run.stream.say,
+    )
     run.train_seconds += time.perf_counter() - began
     return ended

@@ -1,6 +1,7 @@
 """What dies comes back: real processes, real files, real signals."""
 
 import contextlib
+import io
 import ipaddress
 import json
 import os
@@ -8,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -16,11 +18,16 @@ import pytest
 from typer.testing import CliRunner
 
 import cli
+from sweep import RuntimeOptions, SweepSpec, run_sweep
 from sweep.watch.prometheus import read_targets
+from sweep.watch.terminal import Reporter
 from tests.chaos import Chaos, command, compare, read_events, torment
 from tests.damage import Victim
 from tests.processes import descendants, driver_of
+from trainables.events import TrialProgress
+from trainables.record import TrialKey
 from trainables.run_dir import RunDir
+from trainables.state import read_state
 
 LONG = ["--representations", "matrix_norms", "--configs", "all_layers", "--num-runs", "2"]
 LONG += ["--epochs", "1600", "--patience", "1600", "--save-models", "none"]
@@ -162,6 +169,45 @@ def test_a_killed_worker_a_signal_and_a_killed_driver_cost_slices(
     chaos = Chaos()
     compare(run_dir, reference, chaos)
     assert chaos.different == []
+
+
+class Stops(Reporter):
+    """Asks the run to stop in the middle of a trial's second slice."""
+
+    def __init__(self, file):
+        super().__init__(file=file)
+        self.at = 0.0
+
+    def take(self, event):
+        super().take(event)
+        if isinstance(event, TrialProgress) and not self.at:
+            self.at = time.time() + 1
+            threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_run_that_is_to_stop_loses_no_slice(sanity, sanity_cache, tmp_path):
+    spec = SweepSpec(
+        str(sanity),
+        representations=("matrix_norms",),
+        configs=("all_layers",),
+        num_runs=1,
+        settings={"mlp": dict(epochs=100_000, patience=100_000)},
+    )
+    options = RuntimeOptions(tmp_path, "run", cache_dir=sanity_cache, log_to="none")
+    out = io.StringIO()
+    stops = Stops(out)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(spec, options, stops)
+    assert "stopping  as soon as" in out.getvalue()
+    events = read_events(tmp_path / "run")
+    slices = [event for event in events if event["event"] == "trial_progress"]
+    assert len(slices) == 2, "the one that was under way ended"
+    assert slices[0]["time"] <= stops.at < slices[1]["time"]
+    state = read_state(tmp_path / "run", TrialKey.from_json(slices[-1]["key"]))
+    assert state.rest["train_seconds"] == pytest.approx(
+        sum(event["slice_seconds"] for event in slices)
+    )
 
 
 TWICE = """
