@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 from features.core.errors import UserError
-from features.core.files import make_folders
+from features.core.files import require_folder
 from features.scan import DatasetScan, scan_dataset
 from features.sources import Source, dataset_label, find_dataset
 from trainables.run_dir import RunDir
@@ -44,7 +43,7 @@ def open_dataset(
     def on_progress(done: int, total: int) -> None:
         reporter.progress("scanning", done, total, "adapters")
 
-    make_folder(memo)
+    require_folder(memo)
     scan = scan_dataset(
         source,
         spec.label_column,
@@ -96,13 +95,3 @@ def find_source(
                 f"{flag_of(name)} is for folders of adapter files, and {spec.dataset} is none"
             )
     return find_dataset(request, memo, on_progress)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder that can be written to, or raise a `UserError`."""
-    try:
-        make_folders([folder])
-    except OSError as error:
-        raise UserError(f"cannot make {folder}: {error.strerror}") from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"cannot write to {folder}: permission denied")

@@ -13,7 +13,7 @@ import numpy as np
 from features.adapter_files.adapter import AdapterFile, open_adapter
 from features.adapter_files.errors import BadAdapterError
 from features.adapter_files.matrix import matrix_of
-from features.adapter_files.places import FOLDER_WEIGHTS, is_weights, walk_weights
+from features.adapter_files.places import FOLDER_WEIGHTS, is_dataset, is_weights, walk_weights
 from features.core.errors import UserError
 from features.layer_names import COMPONENTS, parse_layer
 from features.layers import pair_layers, rank_column
@@ -105,14 +105,6 @@ def inspect_path(
         if not is_dataset(place):
             return _adapters(place, on_progress)
     return _dataset(path, label_column, lora_rank, memo, on_progress)
-
-
-def is_dataset(folder: Path) -> bool:
-    """Whether a folder is a dataset rather than one of adapter files."""
-    if any((folder / name).exists() for name in ("state.json", "dataset_dict.json")):
-        return True
-    found = (file for suffix in ("parquet", "arrow") for file in folder.rglob(f"*.{suffix}"))
-    return next(found, None) is not None and next(walk_weights(folder), None) is None
 
 
 # Adapters

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from features.core.files import write_json, write_text
+from features.core.files import require_folder, write_json, write_text
 from features.core.plugins import PluginError
 from features.nodes import Nodes
 from features.scan import DatasetScan
@@ -20,7 +20,7 @@ from trainables.record import TrialKey
 from trainables.run_dir import RunDir
 from trainables.splits import SplitRule
 
-from .dataset import make_folder, open_dataset
+from .dataset import open_dataset
 from .decide import decide_layers
 from .declared import Declared, declared_by
 from .engine.trials import engine, run_trials
@@ -124,7 +124,7 @@ def opened_run(
         source, scan = open_dataset(spec, options, run_dir, reporter)
         declared = _declared(spec, split_rule(spec, source, scan), scan, run_dir)
         make_sweep_file(spec, declared, source, scan, options)  # refused before a folder
-        make_folder(run_dir)
+        require_folder(run_dir)
         # What is started over may find its predecessor still ending.
         patience = options.cluster_wait if options.may_follow else 0.0
         with driver_lock(

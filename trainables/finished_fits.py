@@ -29,20 +29,18 @@ def write_fit(run_dir: Path, key: TrialKey, fingerprint: str, kept: FitState) ->
     if sum(tensor.nbytes for tensor in kept.tensors.values()) > LARGEST_BYTES:
         return
     note = {"key": key.to_json(), "fingerprint": fingerprint, "rest": kept.rest}
-    tensors = {f"{_KIND}/{name}": tensor for name, tensor in kept.tensors.items()}
-    write_tensors(RunDir(run_dir).fit(key), _KIND, note, tensors)
+    write_tensors(RunDir(run_dir).fit(key), _KIND, note, {_KIND: kept.tensors})
 
 
 def read_fit(run_dir: Path, key: TrialKey, fingerprint: str) -> FitState | None:
     """What a trial left, on the CPU; None if that is nothing, damaged, or of other inputs."""
     try:
-        note, found = read_tensors(RunDir(run_dir).fit(key), _KIND)
+        note, parts = read_tensors(RunDir(run_dir).fit(key), _KIND, [_KIND])
     except (FileNotFoundError, DamagedFileError):
         return None
     if (note["key"], note["fingerprint"]) != (key.to_json(), fingerprint):
         return None
-    tensors = {name.removeprefix(f"{_KIND}/"): tensor for name, tensor in found.items()}
-    return FitState(tensors, note["rest"])
+    return FitState(parts[_KIND], note["rest"])
 
 
 def delete_fit(run_dir: Path, key: TrialKey) -> None:

@@ -84,11 +84,8 @@ def write_model(
     Arguments:
         about: what it is and what it was made from; see `ModelFile`.
     """
-    tensors: dict[str, Tensor] = {}
-    for fit in fits:
-        tensors |= {f"fit-{fit.seed}/{name}": value for name, value in fit.state.tensors.items()}
-    for index, shared in enumerate(data):
-        tensors |= {f"data-{index}/{name}": value for name, value in _data_tensors(shared).items()}
+    parts = {_fit_part(fit.seed): fit.state.tensors for fit in fits}
+    parts |= {_data_part(index): _data_tensors(shared) for index, shared in enumerate(data)}
     note = {
         **about,
         "schema": SCHEMA,
@@ -103,7 +100,15 @@ def write_model(
             for fit in fits
         ],
     }
-    write_tensors(path, KIND, note, tensors)
+    write_tensors(path, KIND, note, parts)
+
+
+def _fit_part(seed: int) -> str:
+    return f"fit-{seed}"
+
+
+def _data_part(index: int) -> str:
+    return f"data-{index}"
 
 
 def _data_tensors(data: KeptData) -> dict[str, Tensor]:
@@ -224,17 +229,17 @@ class ModelFile:
         classifier = self._classifier(plugins)
         chosen = [fit for fit in self.note["fits"] if fit["seed"] in seeds]
         indices = sorted({fit["data"] for fit in chosen})
-        parts = {f"fit-{fit['seed']}" for fit in chosen} | {f"data-{i}" for i in indices}
+        wanted = [_fit_part(fit["seed"]) for fit in chosen] + [_data_part(i) for i in indices]
         try:
-            _, tensors = read_tensors(self.path, KIND, parts)
+            _, parts = read_tensors(self.path, KIND, wanted)
         except (OSError, DamagedFileError) as error:
             raise UserError(f"{error}: export it again") from error
         layers = len(self.input.layers)
-        data = {i: _read_data(_of(tensors, f"data-{i}"), layers) for i in indices}
+        data = {i: _read_data(parts[_data_part(i)], layers) for i in indices}
         config = classifier.Config.from_json(self.note["settings"])
         fits = []
         for fit in chosen:
-            kept = FitState(_of(tensors, f"fit-{fit['seed']}"), fit["rest"])
+            kept = FitState(parts[_fit_part(fit["seed"])], fit["rest"])
             width = data[fit["data"]].transform.width
             loaded = classifier.load(kept, width, len(self.classes), config)
             fits.append(LoadedFit(loaded, fit["temperature"], fit["data"]))
@@ -281,11 +286,6 @@ def read_model(path: Path) -> ModelFile:
     if note["schema"] != SCHEMA:
         raise UserError(f"{path} was written by a newer version of lorasweep")
     return ModelFile(path, note)
-
-
-def _of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    prefix = f"{part}/"
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def _origin(plugins: Path, value: Mapping[str, str]) -> Origin:

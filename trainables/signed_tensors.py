@@ -16,23 +16,26 @@ if TYPE_CHECKING:
 
 _PARTS = "tensors"
 
+Parts = Mapping[str, Mapping[str, "Tensor"]]
+"""Part -> name -> tensor. Each part has a checksum of its own, so that it can be read alone."""
 
-def write_tensors(
-    path: Path, kind: str, note: dict[str, Any], tensors: Mapping[str, Tensor]
-) -> None:
+
+def write_tensors(path: Path, kind: str, note: dict[str, Any], parts: Parts) -> None:
     """Write tensors and a note about them, atomically.
 
     Arguments:
         kind: of file; the key of the note in the metadata.
         note: any JSON object.
-        tensors: by names `part/name`; each part has a checksum of its own, so that it can be read
-            alone.
     """
     from safetensors.torch import save
 
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    signed = sign({**note, _PARTS: {p: _checksum(of) for p, of in _by_part(whole).items()}})
-    content = save(whole, metadata={kind: json.dumps(signed, allow_nan=False)})
+    whole = {
+        part: {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        for part, tensors in parts.items()
+    }
+    signed = sign({**note, _PARTS: {part: _checksum(part, of) for part, of in whole.items()}})
+    named = {f"{part}/{name}": tensor for part, of in whole.items() for name, tensor in of.items()}
+    content = save(named, metadata={kind: json.dumps(signed, allow_nan=False)})
     write_atomic(path, lambda file: file.write(content))
 
 
@@ -58,9 +61,9 @@ def read_note(path: Path, kind: str) -> dict[str, Any]:
 
 
 def read_tensors(
-    path: Path, kind: str, parts: Collection[str] | None = None
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The note, and the tensors of some parts or of all, on the CPU.
+    path: Path, kind: str, parts: Collection[str]
+) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """The note, and some of the parts, on the CPU.
 
     Raises:
         DamagedFileError: it is no file of this kind, or a checksum differs.
@@ -69,39 +72,28 @@ def read_tensors(
     from safetensors import SafetensorError, safe_open
 
     note = read_note(path, kind)
+    found: dict[str, dict[str, Tensor]] = {part: {} for part in parts}
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {
-                name: file.get_tensor(name)
-                for name in file.keys()  # noqa: SIM118
-                if parts is None or _part(name) in parts
-            }
+            for full in file.keys():  # noqa: SIM118
+                part, _, name = full.partition("/")
+                if part in found:
+                    found[part][name] = file.get_tensor(full)
     except (SafetensorError, OSError) as error:
         raise DamagedFileError(f"{path} cannot be read: {error}") from error
-    found = {part: _checksum(of) for part, of in _by_part(tensors).items()}
-    expected = {p: c for p, c in note[_PARTS].items() if parts is None or p in parts}
-    if found != expected:
-        raise DamagedFileError(f"{path} does not match its checksum")
-    return note, tensors
+    for part, tensors in found.items():
+        # Files of earlier versions do not list a part without tensors.
+        if note[_PARTS].get(part, _checksum(part, {})) != _checksum(part, tensors):
+            raise DamagedFileError(f"{path} does not match its checksum")
+    return note, found
 
 
-def _part(name: str) -> str:
-    return name.partition("/")[0]
-
-
-def _by_part(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    found: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        found.setdefault(_part(name), {})[name] = tensor
-    return found
-
-
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
+def _checksum(part: str, tensors: Mapping[str, Tensor]) -> str:
     import torch
 
     hasher = xxhash.xxh3_128()
     for name in sorted(tensors):
         tensor = tensors[name]
-        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        hasher.update(f"{part}/{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return hasher.hexdigest()

@@ -50,8 +50,7 @@ def write_state(run_dir: Path, key: TrialKey, state: TrialState) -> None:
         "environment": state.environment,
         "state": state.rest,
     }
-    tensors = {f"{_PART}/{name}": tensor for name, tensor in state.tensors.items()}
-    write_tensors(RunDir(run_dir).state(key), _KIND, note, tensors)
+    write_tensors(RunDir(run_dir).state(key), _KIND, note, {_PART: state.tensors})
 
 
 def read_state(run_dir: Path, key: TrialKey) -> TrialState:
@@ -62,13 +61,12 @@ def read_state(run_dir: Path, key: TrialKey) -> TrialState:
         FileNotFoundError: there is none.
     """
     try:
-        note, found = read_tensors(RunDir(run_dir).state(key), _KIND)
+        note, parts = read_tensors(RunDir(run_dir).state(key), _KIND, [_PART])
     except DamagedFileError as error:
         raise DamagedFileError(f"the state of {key}: {error}") from error
     if note["key"] != key.to_json():
         raise DamagedFileError(f"the state of {key} is another trial's")
-    tensors = {name.removeprefix(f"{_PART}/"): tensor for name, tensor in found.items()}
-    return TrialState(note["fingerprint"], note["environment"], tensors, note["state"])
+    return TrialState(note["fingerprint"], note["environment"], parts[_PART], note["state"])
 
 
 def delete_state(run_dir: Path, key: TrialKey) -> None:

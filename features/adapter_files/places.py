@@ -48,6 +48,14 @@ def is_weights(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder is a dataset rather than one of adapter files."""
+    if any((folder / name).exists() for name in ("state.json", "dataset_dict.json")):
+        return True
+    found = (file for suffix in ("parquet", "arrow") for file in folder.rglob(f"*.{suffix}"))
+    return next(found, None) is not None and next(walk_weights(folder), None) is None
+
+
 def find_weights(path: Path) -> Path:
     """The file of an adapter's weights: `path` itself, or that in a folder of PEFT or diffusers.
 

@@ -15,6 +15,8 @@ from typing import IO, Any
 
 import xxhash
 
+from .errors import UserError
+
 _flushed: set[Path] = set()
 """Folders whose names this process has made durable, with those of all above."""
 
@@ -72,6 +74,16 @@ def make_folders(folders: Iterable[Path]) -> None:
                 if path in made:
                     raise
             _flushed.add(path)
+
+
+def require_folder(folder: Path) -> None:
+    """Make a folder that can be written to, or raise a `UserError`."""
+    try:
+        make_folders([folder])
+    except OSError as error:
+        raise UserError(f"cannot make {folder}: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"cannot write to {folder}: permission denied")
 
 
 def fsync_path(path: Path) -> None:

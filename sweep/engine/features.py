@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from features.cache import CacheEntry, exclusive
 from features.core.errors import UserError
+from features.core.files import require_folder
 from features.core.lock import LockFile
 from features.nodes import Nodes, Shared
 from features.representations import Representation, stored_representations
@@ -16,7 +17,7 @@ from features.scan import DatasetScan
 from features.sources import Source
 from trainables.events import FeaturesDone, FeaturesProgress
 
-from ..dataset import make_folder, open_dataset
+from ..dataset import open_dataset
 from ..declared import declared_by
 from ..interrupt import interruptible
 from ..spec import RuntimeOptions, SweepSpec
@@ -34,7 +35,7 @@ PLUGINS = "plugins"
 def _plan_features(scan: DatasetScan, wanted: Sequence[Representation], cache: Path) -> StagePlan:
     from features.stage import plan_stage
 
-    make_folder(cache)
+    require_folder(cache)
     return plan_stage(scan, stored_representations(wanted), cache)
 
 
@@ -108,7 +109,7 @@ def features_only(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) 
     spec.validate()
     options.validate()
     cache = options.cache_dir.absolute()
-    make_folder(cache)
+    require_folder(cache)
     source, scan = open_dataset(spec, options, None, reporter)
     wanted = declared_by(spec).copied(cache / PLUGINS).representations
     for item in wanted:

@@ -25,7 +25,8 @@ from ..invocation import Invocation
 from ..models.choice import write_refusal
 from ..samples import optional_column
 from .fitted import ensure_fitted
-from .trials import make_job, prepare_features, resources_of
+from .jobs import make_job
+from .trials import prepare_features, resources_of
 
 BIG_BYTES = 500_000_000
 """A model above this size is made only for whoever says so."""

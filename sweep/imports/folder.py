@@ -8,12 +8,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from features.adapter_files.matrix import real_file
-from features.adapter_files.places import PEFT_CONFIG, walk_weights
+from features.adapter_files.places import PEFT_CONFIG, is_dataset, walk_weights
 from features.core.errors import UserError
-from features.core.files import digest, file_stamp
+from features.core.files import digest, file_stamp, require_folder
 
-from ..dataset import make_folder
-from ..inspection import is_dataset
 from ..spec import RuntimeOptions
 from ..watch.terminal import Reporter
 from .labels import metadata_places
@@ -44,7 +42,7 @@ def imported(
     key = digest([VERSION, _KEYS, str(folder), stamps, asdict(wanted)])
     out = runtime.cache_dir.absolute() / "imports" / key
     if not (out / RECORD).exists():
-        make_folder(out.parent)
+        require_folder(out.parent)
         reporter.say(f"{folder} has adapter files: importing them into {out}")
         try:
             import_adapters(

@@ -19,14 +19,20 @@ from typing import Any
 
 from features.adapter_files.matrix import real_file
 from features.core.errors import UserError
-from features.core.files import DamagedFileError, fsync_path, read_signed_json, sign, write_json
+from features.core.files import (
+    DamagedFileError,
+    fsync_path,
+    read_signed_json,
+    require_folder,
+    sign,
+    write_json,
+)
 from features.core.lock import locked
 from features.hf_folder import finish_folder
 from features.nodes import Nodes, Shared
 from features.pool import run_on_workers
 from features.shapes import some
 
-from ..dataset import make_folder
 from ..interrupt import interruptible
 from ..spec import RuntimeOptions
 from ..watch.terminal import Reporter
@@ -135,7 +141,7 @@ def import_adapters(
             f"{len(unread)} adapters have tensors of these layers that are not read, like "
             f"{unread[0][0]}: see column unread_tensors"
         )
-    make_folder(out.parent)
+    require_folder(out.parent)
     with locked(
         out.with_name(f".{out.name}.import.lock"),
         lambda: reporter.say(f"another process imports into {out}: waiting for it"),
@@ -223,7 +229,7 @@ def _open_work(out: Path, plan: ImportPlan) -> Path | None:
     if begun != plan.digest:
         # Shards of adapters that have changed since are of no use.
         shutil.rmtree(work, ignore_errors=True)
-        make_folder(work)
+        require_folder(work)
         write_json(work / _PLAN, sign({"digest": plan.digest}))
     return work
 

@@ -13,7 +13,7 @@ from features.adapter_files.adapter import LayerShape, open_adapter
 from features.adapter_files.bases import guess_base
 from features.adapter_files.errors import BadAdapterError
 from features.adapter_files.matrix import matrix_of
-from features.adapter_files.places import find_candidates, is_weights
+from features.adapter_files.places import find_candidates, is_dataset, is_weights
 from features.adapter_files.stack import Stack
 from features.columns import to_matrices
 from features.core.errors import UserError
@@ -23,8 +23,6 @@ from features.ranks import own_ranks
 from features.representations import Representation
 from features.shapes import rank_columns, read_shapes, some
 from features.sources import DatasetRequest, Source, find_dataset
-
-from ..inspection import is_dataset
 
 _MOST_ROWS = 256
 _MOST_NUMBERS = 1 << 24

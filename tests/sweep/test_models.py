@@ -147,7 +147,7 @@ def test_what_is_missing_is_made_and_what_differs_is_refused(kept, tmp_path):
 
 def test_what_trials_left_is_not_trained_again(kept, tmp_path, monkeypatch):
     spec, options, run_dir = kept
-    monkeypatch.setattr("sweep.engine.trials.KEEP_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr("sweep.engine.jobs.KEEP_AFTER_SECONDS", 0.0)
     monkeypatch.setattr("sweep.launch.make_models", lambda *_: None)
     here = RunDir(run_sweep(spec, replace(options, output_dir=tmp_path)).run_dir)
     (path,) = here.tune.glob("*/job.json")
@@ -164,10 +164,11 @@ def test_what_trials_left_is_not_trained_again(kept, tmp_path, monkeypatch):
     keys = read_sweep_file(here.path).grid.keys
     for key in keys:
         found, _ = finished_fit(job, key)
-        note, tensors = read_tensors(RunDir(run_dir).model(*key.pair), "model", [f"fit-{key.seed}"])
-        assert tensors.keys() == {f"fit-{key.seed}/{name}" for name in found.state.tensors}
+        part = f"fit-{key.seed}"
+        note, parts = read_tensors(RunDir(run_dir).model(*key.pair), "model", [part])
+        assert parts[part].keys() == found.state.tensors.keys()
         for name, tensor in found.state.tensors.items():
-            assert tensors[f"fit-{key.seed}/{name}"].equal(tensor)
+            assert parts[part][name].equal(tensor)
         (written,) = (fit for fit in note["fits"] if fit["seed"] == key.seed)
         assert (found.temperature, found.state.rest) == (written["temperature"], written["rest"])
     # What is not there, or predicts otherwise than the record says, is no help.
@@ -204,7 +205,7 @@ def test_a_model_above_the_limit_is_made_only_where_that_is_said(kept, tmp_path,
 @pytest.mark.long
 def test_what_trials_left_stays_where_a_model_is_too_large(kept, tmp_path, monkeypatch):
     spec, options, _ = kept
-    monkeypatch.setattr("sweep.engine.trials.KEEP_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr("sweep.engine.jobs.KEEP_AFTER_SECONDS", 0.0)
     monkeypatch.setattr("sweep.engine.models.BIG_BYTES", 1)
     spec = replace(spec, pairs=spec.pairs[:2])
     run = run_sweep(spec, replace(options, output_dir=tmp_path, save_models="best"))

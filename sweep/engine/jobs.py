@@ -1,0 +1,128 @@
+"""What the workers of some trials need to know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from features.cache import CacheEntry, FeatureMatrix, feature_matrix
+from features.dataset_matrix import DatasetMatrix, dataset_matrix
+from features.nodes import CPU
+from features.representations import Unit
+from trainables.job import ClassifierJob, PairMatrix, TrialJob
+from trainables.record import TrialKey
+
+from ..invocation import Invocation
+from ..models.fits import KEEP_AFTER_SECONDS, configs_to_keep
+from .fitted import fitted_matrix
+from .nodes import device_bytes
+
+if TYPE_CHECKING:
+    from features.representations import Representation
+
+
+@dataclass
+class Stored:
+    """Where features are, and on what they were computed: read once for many pairs."""
+
+    cache: Path
+    weights: str
+    _origins: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+
+    def origin(self, part: Representation) -> dict[str, Any]:
+        """On what a representation's features were computed."""
+        of = part.name, part.version
+        if of not in self._origins:
+            self._origins[of] = CacheEntry(self.cache, self.weights, part).origin()
+        return self._origins[of]
+
+
+def make_job(
+    run: Invocation, cache: Path, points: Mapping[TrialKey, str], workers: int, gpus: float = 0.0
+) -> TrialJob:
+    """What the workers of some trials, each with `gpus` of a GPU, need to know."""
+    here = (run.nodes.gpu if gpus else CPU) if run.nodes.instructions else ""
+
+    def device(key: TrialKey) -> str:
+        """Any, where it does not matter, or no record says and nobody has asked the nodes."""
+        return (run.devices.get(key.classifier) or here) if device_bytes(run, key) else ""
+
+    return TrialJob(
+        run_dir=run.run_dir,
+        invocation=run.name,
+        matrices=_matrices(run, points, Stored(cache, run.scan.weights)),
+        labels=run.scan.kept_labels,
+        n_classes=len(run.scan.classes),
+        split=run.declared.split,
+        classifiers=[
+            ClassifierJob(name, _config(run, name), _origin(run, name), device(key))
+            for name, key in {key.classifier: key for key in points}.items()
+        ],
+        threads=run.spec.threads,
+        workers=workers,
+        instructions=run.nodes.instructions,
+        keep_fits=configs_to_keep(run.sweep.grid, run.options.save_models),
+        keep_after=KEEP_AFTER_SECONDS,
+    )
+
+
+def _matrices(run: Invocation, keys: Iterable[TrialKey], stored: Stored) -> list[PairMatrix]:
+    """Where the workers find the features of some trials: one for each pair, or, where a pair is
+    fitted on every seed's own split, for each trial."""
+    found: dict[tuple[str, str, int | None], PairMatrix] = {}
+    for key in keys:
+        is_fitted = bool(run.declared.inputs[key.representation].representation.kernel)
+        seed = key.seed if is_fitted and run.declared.split.per_seed else None
+        of = *key.pair, seed
+        if of not in found:
+            found[of] = replace(pair_matrix(run, key, stored), seed=seed)
+    return list(found.values())
+
+
+def pair_matrix(run: Invocation, key: TrialKey, stored: Stored) -> PairMatrix:
+    """Where the workers find a trial's features."""
+    config, label = key.pair
+    item = run.declared.inputs[key.representation]
+    columns = run.declared.columns(config, label, run.scan)
+    parts = item.representation.stored
+    one = run.declared.fitted(key, run.scan)
+    features: FeatureMatrix | DatasetMatrix
+    if one:
+        features, parts = fitted_matrix(stored.cache, run.scan.weights, one), (one.stored,)
+    elif item.representation.cached:
+        features = feature_matrix(stored.cache, run.scan.weights, item.representation, columns)
+    else:
+        features = dataset_matrix(run.source, run.scan, item.representation, columns)
+    return PairMatrix(
+        config,
+        label,
+        features,
+        _value_names(run, key.representation, features),
+        len(run.declared.tensors(config, label, run.scan)),
+        item.transform,
+        {part.name: stored.origin(part) for part in parts},
+        run.declared.layout(config, label, run.scan),
+    )
+
+
+def _value_names(
+    run: Invocation, representation: str, features: FeatureMatrix | DatasetMatrix
+) -> tuple[tuple[str, ...], ...]:
+    """Of each column of a matrix, a name for every value; none where they are of whole adapters."""
+    item = run.declared.inputs[representation].representation
+    if item.unit is Unit.ADAPTER:
+        return ()
+    shapes = run.scan.columns(item.unit)
+    names = {shape: item.values(shape) for shape in {shapes[name] for name in features.columns}}
+    return tuple(names[shapes[name]] for name in features.columns)
+
+
+def _config(run: Invocation, classifier: str) -> dict[str, Any]:
+    return run.declared.classifiers[classifier].config.to_json()
+
+
+def _origin(run: Invocation, classifier: str) -> dict[str, str] | None:
+    origin = run.declared.classifiers[classifier].origin
+    return origin.to_json() if origin else None
