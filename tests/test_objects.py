@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import fsspec
@@ -159,6 +160,21 @@ class Server:
     def lorasweep(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return self.python("-m", "cli", *words, **environment)
 
+    @contextmanager
+    def refusing_strangers(self):
+        """Answer with 403 whom the server does not know: everybody."""
+        self._unchecked_requests("0")
+        try:
+            yield
+        finally:
+            self._unchecked_requests("inf")
+
+    def _unchecked_requests(self, count: str) -> None:
+        url = f"{self.environment['AWS_ENDPOINT_URL']}/moto-api/reset-auth"
+        plain = {"Content-Type": "text/plain"}
+        asked = urllib.request.Request(url, count.encode(), plain)
+        urllib.request.urlopen(asked, timeout=5).close()
+
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory):
@@ -220,6 +236,18 @@ def test_what_s3_refuses_is_one_line(url, environment, reason, s3, make_dataset,
     assert re.search(reason, done.stderr)
     assert "Traceback" not in done.stderr
     assert SECRET not in done.stderr + done.stdout
+
+
+def test_who_may_not_read_is_told_so_in_one_line(s3, make_dataset, tmp_path):
+    url = "s3://bucket-3/adapters"
+    s3.upload(make_dataset(), url)
+    words = ["run", "--dataset", url, "--cache-dir", str(tmp_path / "cache"), "--dry-run"]
+    with s3.refusing_strangers():
+        done = s3.lorasweep(*words)
+    assert done.returncode == 2
+    assert re.fullmatch(rf"error: cannot read {url}: .*\n", done.stderr)
+    assert SECRET not in done.stderr
+    assert s3.lorasweep(*words).returncode == 0
 
 
 @pytest.mark.long

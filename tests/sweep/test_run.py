@@ -356,6 +356,7 @@ def own(batch):
 """
 
 
+@pytest.mark.long
 def test_a_failing_representation_fails_its_trials_only(spec, options, tmp_path, capsys):
     """One of the user's own; once mended, only its trials run."""
     file = tmp_path / "own.py"
