@@ -254,6 +254,7 @@ def test_damaged_files_are_repaired_and_no_number_changes(tmp_path):
     assert len(kinds) > 4
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("local_ray")
 def test_a_full_disk_is_told_and_harms_nothing(sanity, tmp_path):
     """A file-size limit: writing fails as on a full disk, in the driver and in its workers."""
