@@ -35,7 +35,7 @@ from .core.files import (
 )
 from .core.lock import LockFile, locked
 from .hf_folder import finish_folder, shard_name, write_shard
-from .nodes import same_origin
+from .kinds import same_origin
 from .reader import TableReader
 from .representations.base import Representation, Shape, shape_name
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .core.files import is_disk_error
-from .nodes import Kind, Nodes, assigned_device, first_unseen, kind_of, misplacement
+from .kinds import Kind, assigned_device, kind_of
+from .nodes import Nodes, first_unseen, misplacement
 
 Row = dict[str, Any]
 

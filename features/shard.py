@@ -12,8 +12,8 @@ import numpy as np
 from .batches import DatasetBatches, open_reader
 from .cache import CacheEntry
 from .core.memory import keep_freed_memory
+from .kinds import assigned_device, kind_of
 from .layers import Layer
-from .nodes import assigned_device, kind_of
 from .representations import Representation, Unit, get_representation
 from .representations.evaluate import evaluate_each, matrix_batch
 from .sources import Source

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 from features.cache import OpenedFolders
 from features.core.memory import keep_freed_memory
 from features.dataset_matrix import DatasetMatrix
-from features.nodes import assigned_device
+from features.kinds import assigned_device
 
 from .data import TrialData, prepare_data
 from .job import TrialJob

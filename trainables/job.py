@@ -14,8 +14,8 @@ from typing import Any
 from features.cache import FeatureMatrix
 from features.core.plugins import Origin
 from features.dataset_matrix import DatasetMatrix
+from features.kinds import Kind
 from features.layout import LayerFactors, Layout
-from features.nodes import Kind
 
 from .classifiers.base import Classifier, Config
 from .classifiers.catalogue import CLASSIFIERS, load_classifier

@@ -17,8 +17,9 @@ from ray import tune
 from features.cache import FeatureMatrix, OpenedFolders
 from features.core.files import DamagedFileError
 from features.dataset_matrix import DatasetMatrix
+from features.kinds import Kind, kind_of, same_origin
 from features.layout import Layout
-from features.nodes import Kind, first_unseen, kind_of, misplacement, same_origin
+from features.nodes import first_unseen, misplacement
 
 from .beginning import load_data, set_up_device
 from .classifiers.base import Fit, FitState, Progress

@@ -14,8 +14,8 @@ from ..batches import open_reader
 from ..cache import CacheEntry
 from ..columns import to_matrices
 from ..core.memory import keep_freed_memory
+from ..kinds import assigned_device
 from ..layers import Layer
-from ..nodes import assigned_device
 from ..shard import origin_of
 from ..sources import Source
 from .kernel import Factors, Kernel, layer_products

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from features.cache import CacheEntry, FeatureMatrix, feature_matrix
 from features.dataset_matrix import DatasetMatrix, dataset_matrix
-from features.nodes import CPU
+from features.kinds import CPU
 from features.representations import Unit
 from trainables.job import ClassifierJob, PairMatrix, TrialJob
 from trainables.record import TrialKey

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from features.core.errors import UserError
 from features.core.files import DamagedFileError
-from features.nodes import CPU, Kind
+from features.kinds import CPU, Kind
 from trainables.record import TrialKey, read_record
 
 from ..invocation import Invocation

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from features.core.files import DamagedFileError, require_folder
-from features.nodes import CPU, Shared, same_origin
+from features.kinds import CPU, same_origin
+from features.nodes import Shared
 from trainables.events import (
     DashboardUp,
     ExperimentStarted,

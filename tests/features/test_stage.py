@@ -15,7 +15,7 @@ import torch
 
 from features.cache import CacheEntry, exclusive, feature_matrix
 from features.hf_folder import write_dataset
-from features.nodes import kind_of
+from features.kinds import kind_of
 from features.representations import (
     DEFAULT_REPRESENTATIONS,
     REPRESENTATIONS,

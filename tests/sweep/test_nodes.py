@@ -12,7 +12,8 @@ import torch
 
 from features.core.errors import UserError
 from features.core.files import sign, write_json
-from features.nodes import CPU, Kind, Node, Nodes, kind_of, same_origin
+from features.kinds import CPU, Kind, kind_of, same_origin
+from features.nodes import Node, Nodes
 from sweep import RuntimeOptions, SweepSpec, run_sweep
 from tests.chaos import Chaos, command, compare, undisturbed
 from trainables.run_dir import RunDir
