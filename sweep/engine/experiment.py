@@ -72,7 +72,20 @@ def run_experiment(
         interruption: where it is asked for, the slices under way end first.
         say: told that.
     """
-    from .listener import TrialListener
+    from .listener import NotRestoredError, TrialListener
+
+    def fit(tuner: Any) -> None:
+        with (
+            TrialListener(job.run_dir).telling(on_trial) as experiment,
+            _uncounted_callbacks(),
+            _known(),
+        ):
+            try:
+                tuner.fit()
+            except KeyboardInterrupt:
+                if interruption.asked:
+                    experiment.await_slices(_LAST_SLICES_SECONDS, lambda: say(_STOPPING))
+                raise
 
     asked = _asked(resources, selector, options)
     variables = {
@@ -85,19 +98,13 @@ def run_experiment(
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
     }
     with environment(variables):
-        tuner = _restore(job, points, asked) if options.tune_restore else None
-        tuner = tuner or _start(job, points, asked, verbose=int(options.verbose))
-        with (
-            TrialListener(job.run_dir).telling(on_trial) as experiment,
-            _uncounted_callbacks(),
-            _known(),
-        ):
+        restored = _restore(job, points, asked) if options.tune_restore else None
+        if restored is not None:
             try:
-                tuner.fit()
-            except KeyboardInterrupt:
-                if interruption.asked:
-                    experiment.await_slices(_LAST_SLICES_SECONDS, lambda: say(_STOPPING))
-                raise
+                return fit(restored)
+            except NotRestoredError:
+                logger.warning("the experiment is not restored: Tune cannot read its own files")
+        fit(_start(job, points, asked, verbose=int(options.verbose)))
 
 
 @contextmanager
@@ -218,7 +225,7 @@ def _misfit(folder: Path, points: dict[TrialKey, str], asked: dict[str, Any]) ->
     """
     try:
         note = read_signed_json(folder / "points.json")
-        snapshot = max(folder.glob("experiment_state-*.json"), key=lambda p: p.stat().st_mtime)
+        snapshot = max(folder.glob("experiment_state-*.json"))  # as Tune chooses it
         trials = [json.loads(trial) for trial, _ in json.loads(snapshot.read_text())["trial_data"]]
         searcher = next(folder.glob("basic-variant-state-*.json"), None)
         own = [json.dumps(point, sort_keys=True) for point in note["points"]]

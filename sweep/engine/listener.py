@@ -26,6 +26,10 @@ from trainables.record import TrialKey, has_record, write_failure
 OnTrial = Callable[[TrialEvent], None]
 
 
+class NotRestoredError(Exception):
+    """Tune could not read its own files and has begun an experiment without our trials instead."""
+
+
 @dataclass
 class Experiment:
     """An experiment that runs in this process.
@@ -167,7 +171,9 @@ class NodeStopper(tune.Stopper):
 
 
 def _key(trial: Any) -> TrialKey:
-    point = trial.config["point"]
+    point = trial.config.get("point")
+    if point is None:
+        raise NotRestoredError
     return TrialKey.from_json({name: v for name, v in point.items() if name != "fingerprint"})
 
 

@@ -3,6 +3,7 @@
 import os
 import pickle
 import shutil
+from dataclasses import replace
 
 import pytest
 from ray.tune.experiment import Trial
@@ -64,11 +65,10 @@ class Bomb:
         return os.mkdir, (str(self.mark),)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("restore", [True, False])
-def test_nothing_of_tunes_is_unpickled_unless_its_experiment_is_restored(
-    restore, sanity, sanity_cache, sanity_run, tmp_path
-):
+@pytest.fixture
+def interrupted(sanity, sanity_cache, sanity_run, tmp_path):
+    """(spec, options, run directory) of a run that lacks a record; Tune's experiment holds the
+    trial."""
     shutil.copytree(sanity_run.run_dir, tmp_path / "run")
     spec = SweepSpec(
         str(sanity),
@@ -76,17 +76,42 @@ def test_nothing_of_tunes_is_unpickled_unless_its_experiment_is_restored(
         num_runs=2,
         settings={"mlp": dict(hidden_dim=16, epochs=3)},
     )
-    options = RuntimeOptions(
-        tmp_path, name="run", cache_dir=sanity_cache, log_to="none", tune_restore=restore
-    )
+    options = RuntimeOptions(tmp_path, name="run", cache_dir=sanity_cache, log_to="none")
     run_dir = RunDir(tmp_path / "run")
     run_dir.record(TrialKey("all_layers", "stats", 42)).unlink()
-    # As if the run had been interrupted here.
     for snapshot in run_dir.tune.glob("*/experiment_state-*.json"):
         text = snapshot.read_text().replace(str(sanity_run.run_dir), str(tmp_path / "run"))
         snapshot.write_text(text.replace("TERMINATED", "PENDING"))
+    return spec, options, run_dir
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("restore", [True, False])
+def test_nothing_of_tunes_is_unpickled_unless_its_experiment_is_restored(
+    restore, interrupted, tmp_path
+):
+    spec, options, run_dir = interrupted
     mark = tmp_path / "unpickled"
     (tuner,) = run_dir.tune.glob("*/tuner.pkl")
     tuner.write_bytes(pickle.dumps(Bomb(mark)))
-    assert run_sweep(spec, options).summary["ran"] == 1
+    assert run_sweep(spec, replace(options, tune_restore=restore)).summary["ran"] == 1
     assert mark.exists() == restore
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("torn", ["experiment_state", "basic-variant-state"])
+def test_an_experiment_that_tune_cannot_read_is_begun_anew(torn, interrupted, capsys):
+    """Tune itself would say so in its log, and begin one with a trial of no configuration."""
+    spec, options, run_dir = interrupted
+    (path,) = run_dir.tune.glob(f"0/{torn}-*.json")
+    if torn == "experiment_state":
+        text = path.read_text()
+        pickled = '\\"value\\": \\"80'
+        assert pickled in text
+        path.write_text(text.replace(pickled, pickled[:-2] + "ff"))
+    else:
+        path.write_bytes(b"")
+    assert run_sweep(spec, options).summary["ran"] == 1
+    assert (run_dir.tune / "1").exists()
+    said = capsys.readouterr()
+    assert "Traceback" not in said.out + said.err
