@@ -7,7 +7,6 @@ is named after what tells its object from an earlier one: a changed object is an
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from threading import Event, Lock
 from typing import IO, Any
 
 from .core.errors import UserError
-from .core.files import digest, make_folders, remove_unfinished, write_atomic
+from .core.files import digest, remove_unfinished, require_folder, write_atomic
 from .core.lock import locked
 
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
@@ -134,10 +133,6 @@ class Objects:
             OSError: the disk is full, or fails.
         """
         folder = cache.absolute() / "objects"
-        try:
-            make_folders([folder])
-        except OSError as error:
-            raise UserError(f"cannot make {folder}: {error.strerror}") from error
         stamps = [self.stamps[place.path] for place in chosen]
         copies = [folder / f"{digest(s)}{p.suffix}" for p, s in zip(chosen, stamps)]
 
@@ -150,8 +145,7 @@ class Objects:
 
         if not lacking():
             return copies
-        if not os.access(folder, os.W_OK):
-            raise UserError(f"cannot write to {folder}: permission denied")
+        require_folder(folder)
         with locked(folder / ".copying", lambda: None, str(folder)) as held:
             remove_unfinished(folder)
             missing = lacking()

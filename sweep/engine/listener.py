@@ -70,6 +70,7 @@ _TOLD_AT_THE_END = ("seconds", "epoch", "val_acc", "test_acc")
 _DIED = "the trial's worker died; see logs/"
 
 _MOMENT_SECONDS = 0.3
+"""Longer waits are told."""
 
 
 class TrialListener(tune.Callback):
