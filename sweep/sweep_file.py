@@ -29,7 +29,6 @@ from .grid import Grid, Pair
 from .imports.request import ImportOptions
 from .layer_ranking import Rankings, decided_tensors, deciding_trials, read_rankings
 from .machine import usable_cores
-from .schema_1 import from_schema_1
 from .spec import RuntimeOptions, SweepSpec
 
 _SCHEMA = 2
@@ -287,10 +286,9 @@ def read_sweep_file(run_dir: Path) -> SweepFile:
             f"{error}; delete that file and give the original `lorasweep run` command again: "
             "finished trials are kept"
         ) from error
-    if value["schema"] == 1:
-        value = from_schema_1(value)
     if value["schema"] != _SCHEMA:
-        raise UserError(f"{path} was written by a newer version of lorasweep")
+        age = "an older" if value["schema"] < _SCHEMA else "a newer"
+        raise UserError(f"{path} was written by {age} version of lorasweep, which can read it")
     grid = Grid.from_json(value["grid"])
     return SweepFile(
         value["frozen"], grid, value["declared"], value["environment"], read_rankings(run_dir)

@@ -78,7 +78,7 @@ def test_a_dataset_of_adapter_files(tmp_path):
 
 
 def test_a_run_directory(tmp_path):
-    shutil.copytree(ROOT / "tests" / "data" / "run-0.1", tmp_path / "run")
+    shutil.copytree(ROOT / "tests" / "data" / "runs-0.1" / "finished", tmp_path / "run")
     assert inspect(tmp_path / "run")["kind"] == "run"
 
 

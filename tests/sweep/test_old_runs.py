@@ -1,127 +1,193 @@
-"""A run directory that version 0.1 wrote opens in every later one."""
+"""Runs, models and caches that version 0.1 wrote, before its modules had today's names, still work.
+
+tests/data/runs-0.1 holds a finished run, an interrupted one with states in mid-training, one with
+a plug-in of each kind, an exported model, and their dataset and feature cache.
+"""
 
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from features.cache import CacheEntry
 from features.core.errors import UserError
 from features.core.files import sign
+from features.kinds import kind_of
 from features.representations import REPRESENTATIONS
 from features.scan import scan_dataset
 from features.sources import DatasetRequest, find_dataset
 from features.stage import plan_stage
 from sweep import RuntimeOptions, open_run, run_sweep
+from sweep.models.predict import choose_model, find_models, predict
 from sweep.report.build import make_report
 from sweep.report.facts import reproduce_command
 from sweep.report.runs import load_run
 from sweep.sweep_file import continued, read_sweep_file
 from sweep.watch.status import read_status
+from tests.chaos import read_events
 from trainables.classifiers.mlp import Mlp
-from trainables.record import TrialKey
 from trainables.run_dir import RunDir
-from zoo.sanity import make_sanity
+from trainables.state import read_state
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[1] / "data" / "runs-0.1"
 
 
 @pytest.fixture
-def old_run(tmp_path):
-    """Two representations × two configs × two seeds on the sanity set of 6 × 3 adapters."""
-    shutil.copytree(DATA / "run-0.1", tmp_path / "run-0.1")
-    return tmp_path / "run-0.1"
+def old(tmp_path):
+    """A copy of the whole folder; nothing in it knows where it lies now."""
+    shutil.copytree(DATA, tmp_path / "old")
+    return tmp_path / "old"
 
 
-def test_it_is_shown_as_it_was(old_run):
-    status = read_status(old_run)
-    assert len(status.done) == 8
-    assert status.todo == status.failed == []
-    assert {key.classifier for key in status.done} == {"mlp"}
-    page = make_report([old_run]).read_text()
-    assert "ensemble" in page
-    assert "mportance" not in page  # its records have none
-
-
-def test_it_is_shown_as_it_was_when_versions_are_raised(old_run, monkeypatch):
-    monkeypatch.setattr(Mlp, "version", 999)
-    monkeypatch.setitem(REPRESENTATIONS, "stats", REPRESENTATIONS["simple_stats"])
-    assert len(read_status(old_run).done) == 8
-    assert load_run(old_run).missing(("all_layers", "stats")) == []
-
-
-def test_it_opens_in_python(old_run):
-    run = open_run(old_run)
-    assert len(run.trials) == 8
-    means = run.trials.groupby(["config", "representation"]).test_acc.mean()
-    old = json.loads((old_run / "results.json").read_text())
-    for config in ("all_layers", "visual_only"):
-        for now, then in zip(run.results[f"{config}_results"], old[f"{config}_results"]):
-            assert now.items() >= then.items()
-            name = then["representation"].removesuffix(f"_{config}")
-            assert means[config, name] == pytest.approx(then["test_acc_mean"])
-    assert run.status.todo == []
-    # Of an unfinished one, what there is.
-    RunDir(old_run).record(next(iter(run.records))).unlink()
-    left = open_run(str(old_run))
-    assert len(left.trials) == 7
-    assert len(left.results["all_layers_results"]) == len(old["all_layers_results"]) - 1
-    with pytest.raises(UserError, match="is no run directory"):
-        open_run(old_run.parent)
-
-
-def test_it_is_continued(old_run, tmp_path, local_ray):
-    """Its records stand, its features are those of today, and what is added runs."""
-    data = make_sanity(tmp_path / "sanity", samples=6, classes=3)
-    shutil.copytree(DATA / "cache-0.1", tmp_path / "cache")
+def go_on(old, name, **changes):
+    """Continue a run of the folder with its dataset and cache, and return what came of it."""
+    spec = replace(read_sweep_file(old / name).spec(), dataset=str(old / "adapters"), **changes)
     options = RuntimeOptions(
-        tmp_path, "run-0.1", cache_dir=tmp_path / "cache", log_to="none", save_models="none"
+        old, name, cache_dir=old / "cache", log_to="none", save_models="none", any_device=True
     )
-    before = {p: p.read_bytes() for p in RunDir(old_run).records()}
-    old = json.loads((old_run / "results.json").read_text())
-    spec = read_sweep_file(old_run).spec()
-    spec = type(spec)(**{**vars(spec), "dataset": str(data), "num_runs": 3})
-    lost = RunDir(old_run).record(TrialKey("all_layers", "stats", 43))
-    lost.unlink()
-    result = run_sweep(spec, options)
-    assert (result.summary["skipped"], result.summary["ran"]) == (7, 5)
-    for path, content in before.items():
-        if path == lost:  # trained again, to the same bits on the same kind of processor only
-            mine, theirs = json.loads(path.read_bytes()), json.loads(content)
-            assert mine["fingerprint"] == theirs["fingerprint"]
-            assert mine.keys() - theirs.keys() == {"importance"}
-        else:
-            assert path.read_bytes() == content
-    assert list(result.results) == [n for n in old if n not in ("derived", "checksum")]
+    return run_sweep(spec, options)
 
 
-def test_its_features_are_used(tmp_path):
-    data = make_sanity(tmp_path / "sanity", samples=6, classes=3)
-    shutil.copytree(DATA / "cache-0.1", tmp_path / "cache")
-    source = find_dataset(DatasetRequest(str(data)), tmp_path)
-    scan = scan_dataset(source, "category_label", None, tmp_path)
-    plan = plan_stage(scan, [REPRESENTATIONS["stats"]], tmp_path / "cache")
-    assert plan.computed == []
-    assert plan.damaged == {}
-    assert (
-        "instructions" not in CacheEntry(tmp_path / "cache", scan.weights, plan.cached[0]).origin()
+def content(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("name", "done", "left"), [("finished", 18, 0), ("interrupted", 1, 3), ("plugins", 6, 0)]
+)
+def test_status_and_report_show_a_run_as_it_was(name, done, left, old, monkeypatch):
+    monkeypatch.setattr(Mlp, "version", 999)  # what a run declared counts, not today's versions
+    monkeypatch.setitem(REPRESENTATIONS, "stats", REPRESENTATIONS["simple_stats"])
+    run_dir = old / name
+    before = content(run_dir)
+    status = read_status(run_dir)
+    assert (len(status.done), len(status.todo), status.failed) == (done, left, [])
+    page = make_report([run_dir], old / "report", formats=()).read_text()
+    assert "stats" in page
+    loaded = load_run(run_dir)
+    assert sum(len(loaded.missing(pair)) for pair in read_sweep_file(run_dir).grid.pairs) == left
+    assert content(run_dir) == before
+
+
+def test_python_opens_a_run(old):
+    run = open_run(old / "finished")
+    assert len(run.trials) == 18
+    then = json.loads((old / "finished" / "results.json").read_text())
+    del then["derived"], then["checksum"]
+    assert json.loads(json.dumps(run.results)) == then
+    next(iter(RunDir(run.run_dir).records())).unlink()
+    assert len(open_run(str(run.run_dir)).trials) == 17
+    with pytest.raises(UserError, match="is no run directory"):
+        open_run(old)
+
+
+def test_caches_are_used(old):
+    source = find_dataset(DatasetRequest(str(old / "adapters")), old / "cache")
+    scan = scan_dataset(source, "category_label", None, old / "cache")
+    items = [REPRESENTATIONS["stats"], REPRESENTATIONS["update_sketch"].of_size("32")]
+    plan = plan_stage(scan, items, old / "cache")
+    assert (plan.computed, plan.damaged) == ([], {})
+    for item in plan.cached:
+        assert CacheEntry(old / "cache", scan.weights, item).damage(24) is None
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_finished_run_goes_on_with_another_seed(old):
+    records, cache = content(old / "finished" / "checkpoints"), content(old / "cache")
+    assert go_on(old, "finished").summary["skipped"] == 18
+    more = go_on(old, "finished", num_runs=3).summary
+    # linear and neighbours, which no seed changes, have their records.
+    assert (more["skipped"], more["ran"], more["failed"]) == (18, 6, 0)
+    assert content(old / "finished" / "checkpoints").items() >= records.items()
+    assert {p: old_bytes for p, old_bytes in content(old / "cache").items() if p in cache} == cache
+    assert not [p for p in content(old / "cache") if p not in cache and "scans" not in p.parts]
+
+
+def made_here(environment):
+    """Whether this machine rounds as the one that a state comes from; else trials start over."""
+    here = kind_of(torch.device("cpu")).instructions
+    return environment["torch"] == torch.__version__ and environment["instructions"] == here
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_an_interrupted_run_goes_on_from_its_states(old):
+    run_dir = old / "interrupted"
+    sweep = read_sweep_file(run_dir)
+    left = [key for key in sweep.grid.keys if key.classifier != "neighbours"]
+    states = [read_state(run_dir, key) for key in left]
+    assert {key.classifier for key in left} == {"mlp", "gl_net", "linear"}
+    assert all(s and s.fingerprint == f for s, f in zip(states, map(sweep.fingerprints.get, left)))
+    records = content(run_dir / "checkpoints")
+    result = go_on(old, "interrupted")
+    assert (result.summary["skipped"], result.summary["ran"]) == (1, 3)
+    assert content(run_dir / "checkpoints").items() >= records.items()
+    resumed = [event for event in read_events(run_dir) if event["event"] == "trial_resumed"]
+    assert len(resumed) == (3 if made_here(states[0].environment) else 0)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_plug_ins_of_each_kind_go_on_from_their_copies(old):
+    result = go_on(old, "plugins", num_runs=3)
+    # Copies were moved; row_norms and stats by mlp get a third seed.
+    assert (result.summary["skipped"], result.summary["ran"], result.failed) == (6, 2, [])
+    assert len(list(RunDir(result.run_dir).plugins.iterdir())) == 3  # the copies, and no more
+
+
+def judge(folder, old, **chosen):
+    model = choose_model(find_models(folder), *map(chosen.get, ("config", "rep", "classifier")))
+    return predict(
+        folder,
+        model,
+        [str(old / "adapters")],
+        ensemble=False,
+        run_plugins=True,
+        memo=old / "cache",
     )
 
 
-def test_a_setting_that_is_newer_than_a_run_has_its_default_there(old_run):
-    value = json.loads((old_run / "sweep.json").read_text())
-    del value["frozen"]["decides"]["hyperparameters"]["weight_decay"]
-    (old_run / "sweep.json").write_text(json.dumps(sign(value)))
-    old = read_sweep_file(old_run)
-    assert "weight_decay" not in old.settings("mlp")
-    assert "--weight-decay" not in reproduce_command(old)
-    now = replace(old, declared=json.loads(json.dumps(old.declared)))
+@pytest.mark.parametrize(
+    ("folder", "chosen"),
+    [
+        ("finished", {"config": "all_layers"}),
+        ("exported", {}),
+        ("plugins", {"rep": "row_norms", "classifier": "centroids"}),
+    ],
+)
+def test_models_predict_as_they_did(folder, chosen, old):
+    verdicts = judge(old / folder, old, **chosen)
+    right = [verdict.probabilities.argmax() == i % 3 for i, verdict in enumerate(verdicts)]
+    assert len(right) == 24
+    assert np.mean(right) > 0.8
+
+
+def test_a_setting_that_is_newer_than_a_run_has_its_default_there(old):
+    path = old / "finished" / "sweep.json"
+    value = json.loads(path.read_text())
+    settings = value["declared"]["classifiers"]["mlp"]
+    del settings["config"]["weight_decay"], settings["defaults"]["weight_decay"]
+    path.write_text(json.dumps(sign(value)))
+    before = read_sweep_file(path.parent)
+    assert "weight_decay" not in before.settings("mlp")
+    assert "--weight-decay" not in reproduce_command(before)
+    now = replace(before, declared=json.loads(json.dumps(before.declared)))
     settings = now.declared["classifiers"]["mlp"]
     settings["defaults"] = Mlp.Config().to_json()
     settings["config"] = {**settings["config"], "weight_decay": 1e-4}
-    assert continued(old_run, now).fingerprints == old.fingerprints
+    assert continued(path.parent, now).fingerprints == before.fingerprints
     settings["config"]["weight_decay"] = 0.5
     with pytest.raises(UserError, match=r"mlp.weight_decay 0.0001, this run has 0.5"):
-        continued(old_run, now)
+        continued(path.parent, now)
+
+
+def test_a_run_of_the_first_schema_is_refused_untouched(old):
+    path = old / "finished" / "sweep.json"
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps(sign({**value, "schema": 1})))
+    before = content(path.parent)
+    with pytest.raises(UserError, match="older version"):
+        read_status(path.parent)
+    assert content(path.parent) == before
