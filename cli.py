@@ -15,12 +15,19 @@ from typing import Annotated, Any
 
 import typer
 
-from features.core.errors import UserError
-from sweep.imports.request import ImportOptions
-from sweep.options import Option, as_names, flag_of, options_of, read_typed
-from sweep.spec import QUICK_ANSWER, QUICK_RUNS, RuntimeOptions, SweepSpec, assigned, merged
-from sweep.supervisor import RayDiedError, enable, supervised
-from trainables.classifiers.catalogue import built_in_settings, setting_option
+from lorasweep.features.common.errors import UserError
+from lorasweep.sweep.process.supervisor import RayDiedError, enable, supervised
+from lorasweep.sweep.request.import_options import ImportOptions
+from lorasweep.sweep.request.options import Option, as_names, flag_of, options_of, read_typed
+from lorasweep.sweep.request.spec import (
+    QUICK_ANSWER,
+    QUICK_RUNS,
+    RuntimeOptions,
+    SweepSpec,
+    assigned,
+    merged,
+)
+from lorasweep.trainables.classifiers.catalogue import built_in_settings, setting_option
 
 app = typer.Typer(
     name="lorasweep",
@@ -48,7 +55,7 @@ def _disk_error(error: BaseException | None) -> OSError | None:
 
     Tune wraps what its callbacks raise.
     """
-    from features.core.files import is_disk_error
+    from lorasweep.features.common.files import is_disk_error
 
     while error is not None:
         if isinstance(error, OSError) and is_disk_error(error):
@@ -261,7 +268,7 @@ def run(
     ] = False,
 ) -> None:
     """Run the sweep, or what remains of it."""
-    from sweep.yaml_file import read_yaml, write_yaml
+    from lorasweep.sweep.request.yaml_file import read_yaml, write_yaml
 
     fields = read_yaml(sweep) if sweep else {}
     settings = merged(fields.get("settings", {}), given.get("settings", {}), assigned(assign or []))
@@ -302,7 +309,7 @@ def restore(
 ) -> None:
     """Continue an interrupted sweep from what its run directory says. Its feature cache and which
     models it keeps are the run's unless --cache-dir and --save-models say otherwise."""
-    from sweep.sweep_file import read_sweep_file
+    from lorasweep.sweep.store.sweep_file import read_sweep_file
 
     run_dir = run_dir.absolute()
     sweep = read_sweep_file(run_dir)
@@ -317,13 +324,13 @@ def restore(
 
 
 def _run(spec: Any, options: Any, *, dry_run: bool = False) -> None:
-    from sweep.launch import run_sweep
-    from sweep.watch.terminal import Reporter
-    from trainables.run_dir import RunDir
+    from lorasweep.sweep.driver.launch import run_sweep
+    from lorasweep.sweep.watch.terminal import Reporter
+    from lorasweep.trainables.store.run_dir import RunDir
 
     with Reporter() as reporter:
         if dry_run:
-            from sweep.dry_run import describe
+            from lorasweep.sweep.driver.dry_run import describe
 
             describe(spec, options, reporter)
             return
@@ -350,7 +357,7 @@ def status(
     every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.1)] = 2.0,
 ) -> None:
     """Say how far a sweep is, while it runs or after it ended."""
-    from sweep.watch.status import read_status, watch
+    from lorasweep.sweep.watch.status import read_status, watch
 
     if follow and not as_json:
         # Whoever stops watching stops nothing else.
@@ -368,8 +375,8 @@ def dashboard(
     show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
 ) -> None:
     """Say where the Ray dashboard of a running sweep is, and how to log in."""
-    from sweep.watch.prometheus import read_targets
-    from sweep.watch.status import read_status
+    from lorasweep.sweep.watch.prometheus import read_targets
+    from lorasweep.sweep.watch.status import read_status
 
     found = read_status(run_dir)
     if found.driver is None or not found.alive:
@@ -404,9 +411,9 @@ def report(
     show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
 ) -> None:
     """Write figures, tables and a page about a sweep, finished or not."""
-    from sweep.report.build import make_report
-    from sweep.report.style import read_formats
-    from sweep.watch.terminal import Reporter
+    from lorasweep.sweep.report.build import make_report
+    from lorasweep.sweep.report.style import read_formats
+    from lorasweep.sweep.watch.terminal import Reporter
 
     with Reporter() as reporter:
         page = make_report(
@@ -434,8 +441,8 @@ def report(
 )
 def features(given: Given, as_json: AsJson = False) -> None:
     """Compute and cache features without training anything."""
-    from sweep.engine.features import features_only
-    from sweep.watch.terminal import Reporter
+    from lorasweep.sweep.engine.feature_stage import features_only
+    from lorasweep.sweep.watch.terminal import Reporter
 
     spec = SweepSpec(**_of(SweepSpec, given))
     options = RuntimeOptions(dashboard=False, **_of(RuntimeOptions, given))
@@ -466,8 +473,8 @@ def layers(
 ) -> None:
     """List a dataset's layers, and which layer configs have them: all built-in ones, or those of
     --configs."""
-    from sweep.layer_table import read_layer_table
-    from sweep.watch.terminal import Reporter
+    from lorasweep.sweep.look.layer_table import read_layer_table
+    from lorasweep.sweep.watch.terminal import Reporter
 
     spec = SweepSpec(dataset, **_of(SweepSpec, given))
     options = RuntimeOptions(**_of(RuntimeOptions, given))
@@ -487,8 +494,8 @@ def inspect_(
     as_json: AsJson = False,
 ) -> None:
     """Say what an adapter file, a folder of them, a dataset or a run directory is."""
-    from sweep.inspection import inspect_path
-    from sweep.watch.terminal import Reporter
+    from lorasweep.sweep.look.inspection import inspect_path
+    from lorasweep.sweep.watch.terminal import Reporter
 
     spec, options = SweepSpec(**_of(SweepSpec, given)), RuntimeOptions(**_of(RuntimeOptions, given))
     with Reporter(file=sys.stderr) as reporter:
@@ -518,9 +525,9 @@ def export(
 ) -> None:
     """Write the best models of a sweep, of every layer config or of what is named, with a model
     card, into a folder that is all that `predict` needs. Those that are missing are trained."""
-    from sweep.models.export import export_models
-    from sweep.sweep_file import read_sweep_file
-    from sweep.watch.terminal import Reporter
+    from lorasweep.sweep.driver.export import export_models
+    from lorasweep.sweep.store.sweep_file import read_sweep_file
+    from lorasweep.sweep.watch.terminal import Reporter
 
     run_dir = run_dir.absolute()
     known = {"cache_dir": Path(read_sweep_file(run_dir).environment["cache_dir"])}
@@ -579,9 +586,9 @@ def predict(
 ) -> None:
     """Say what adapters were trained on: class, calibrated probability, and how unlike the training
     adapters they are."""
-    from features.core.files import write_text
-    from sweep.models import predict as models
-    from sweep.watch.terminal import Reporter
+    from lorasweep.features.common.files import write_text
+    from lorasweep.sweep.models import predict as models
+    from lorasweep.sweep.watch.terminal import Reporter
 
     chosen = models.choose_model(models.find_models(folder), config, representation, classifier)
     thresholds = [models.Threshold.parse(text, chosen.classes) for text in fail_on or ()]
@@ -620,8 +627,8 @@ def import_(
 ) -> None:
     """Make a dataset of adapter files: of diffusers, PEFT, kohya, LyCORIS. The same command again
     resumes."""
-    from sweep.imports.run import import_adapters
-    from sweep.watch.terminal import Reporter
+    from lorasweep.sweep.imports.run import import_adapters
+    from lorasweep.sweep.watch.terminal import Reporter
 
     runtime = RuntimeOptions(dashboard=False, **_of(RuntimeOptions, given))
     with Reporter() as reporter:
@@ -637,7 +644,7 @@ def sanity(
     seed: Annotated[int, typer.Option(help="Decides every number.")] = 0,
 ) -> None:
     """A small set whose classes have means ten standard deviations apart."""
-    from zoo.sanity import make_sanity
+    from lorasweep.zoo.random.sanity import make_sanity
 
     typer.echo(make_sanity(out, samples=samples, classes=classes, seed=seed))
 
@@ -652,8 +659,8 @@ def synthetic(
     seed: Annotated[int, typer.Option(help="Decides every number.")] = 0,
 ) -> None:
     """Random adapters with the layer shapes of Stable Diffusion 1.5 and a weak class signal."""
-    from sweep.watch.terminal import Reporter
-    from zoo.synthetic import make_synthetic
+    from lorasweep.sweep.watch.terminal import Reporter
+    from lorasweep.zoo.random.synthetic import make_synthetic
 
     with Reporter() as reporter:
         folder = make_synthetic(
@@ -690,8 +697,8 @@ def zoo(
     seed: Annotated[int, typer.Option(help="Decides every number.")] = 0,
 ) -> None:
     """Train real adapters of a small diffusion model of digits, one class each."""
-    from sweep.watch.terminal import Reporter
-    from zoo.adapters import make_zoo
+    from lorasweep.sweep.watch.terminal import Reporter
+    from lorasweep.zoo.digits.adapters import make_zoo
 
     with Reporter() as reporter:
         folder = make_zoo(

@@ -22,7 +22,7 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"
 
 from benchmarks.measure import lorasweep  # noqa: E402
-from trainables.run_dir import RunDir  # noqa: E402
+from lorasweep.trainables.store.run_dir import RunDir  # noqa: E402
 
 _ROOT = Path(__file__).parents[1]
 PROCESSES = len(os.sched_getaffinity(0))
@@ -50,7 +50,7 @@ HEADER = f"{'what':44} {'measured':>9} {'unit':8} {'bar':>8} {'ratio':>6}"
 def features(options: argparse.Namespace, work: Path, rank: int = 1) -> Iterator[Row]:
     """The feature stage against one sort and one FFT of every matrix."""
     from benchmarks.floor import measure_floor
-    from zoo.synthetic import synthetic_shapes
+    from lorasweep.zoo.random.synthetic import synthetic_shapes
 
     samples = max(16, options.samples // rank)
     dataset = _synthetic(options, work, samples, rank)
@@ -179,7 +179,7 @@ def training(options: argparse.Namespace, work: Path) -> Iterator[Row]:
     import torch
 
     from benchmarks.training import measure_bare_step, measure_step
-    from features.core.memory import keep_freed_memory
+    from lorasweep.features.common.memory import keep_freed_memory
 
     torch.set_num_threads(1)
     keep_freed_memory()

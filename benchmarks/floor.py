@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import scipy.fft
 
-from features.columns import to_matrices
-from features.reader import TableReader
+from lorasweep.features.datasets.columns import to_matrices
+from lorasweep.features.datasets.reader import TableReader
 
 _BLOCK_BYTES = 400_000_000
 

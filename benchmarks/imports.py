@@ -29,7 +29,7 @@ def write_adapters(folder: Path, count: int) -> Path:
     """Rank-1 adapters of 64 layers of Stable Diffusion 1.5, of ten classes, once per folder."""
     from safetensors.numpy import save_file
 
-    from zoo.synthetic import synthetic_shapes
+    from lorasweep.zoo.random.synthetic import synthetic_shapes
 
     shapes = synthetic_shapes(1)
     for i in range(count):
@@ -47,10 +47,10 @@ def measure_import(folder: Path, work: Path) -> ImportSpeed:
     """Time the three, each after all files were read once."""
     from safetensors.numpy import load_file
 
-    from sweep.imports.labels import label_source
-    from sweep.imports.plan import make_plan
-    from sweep.imports.shard import ShardWriter
-    from sweep.imports.survey import survey
+    from lorasweep.sweep.imports.labels import label_source
+    from lorasweep.sweep.imports.plan import make_plan
+    from lorasweep.sweep.imports.shard import ShardWriter
+    from lorasweep.sweep.imports.survey import survey
 
     files = sorted(folder.rglob("*.safetensors"))
     for path in files:

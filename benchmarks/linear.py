@@ -9,9 +9,9 @@ import time
 import torch
 from torch import Tensor
 
-from trainables.classifiers.base import DataSize
-from trainables.classifiers.linear import Linear, LinearConfig
-from trainables.data import SplitTensors, TrialData
+from lorasweep.trainables.classifiers.base import DataSize
+from lorasweep.trainables.classifiers.linear import Linear, LinearSettings
+from lorasweep.trainables.data.trial_data import SplitTensors, TrialData
 
 WIDTH = 8576
 CLASSES = 10
@@ -35,15 +35,15 @@ def _measure(rows: int) -> tuple[float, float, str]:
     ]
     classifier, data = Linear(), TrialData(*splits, CLASSES)
     began = time.perf_counter()
-    fit = classifier.start(data, LinearConfig(), seed=0)
+    fit = classifier.start(data, LinearSettings(), seed=0)
     while not fit.finished:
         fit.advance(2.0)
     for split in splits:
-        fit.log_probabilities(split.x)
+        fit.predict(split.x)
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     size = DataSize(rows * 10 // 7, WIDTH, CLASSES)
-    promised = classifier.host_bytes(size, LinearConfig()) / 2**30
+    promised = classifier.host_bytes(size, LinearSettings()) / 2**30
     outcome = fit.outcome()
     note = f"converged: {outcome['converged']}; promised {promised:.1f} GiB at most"
     return seconds, peak, note

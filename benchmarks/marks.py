@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.measure import Run, lorasweep
-from trainables.run_dir import RunDir
+from lorasweep.trainables.store.run_dir import RunDir
 
 SLEEPING = Path(__file__).with_name("sleeping.py")
 TRIALS, STEPS, SECONDS, TOGETHER = 8, 8, 0.5, 2

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import torch
 
-from features.cache import CacheEntry
-from features.core.memory import keep_freed_memory
-from features.fitted import fitted
-from features.fitted.kernel import KERNELS
-from features.fitted.landmarks import write_landmarks
-from features.fitted.products import ProductTask
-from features.representations import get_representation
-from features.scan import scan_dataset
-from features.sources import DatasetRequest, find_dataset
+from lorasweep.features.common.memory import keep_freed_memory
+from lorasweep.features.compute.cache import CacheEntry
+from lorasweep.features.datasets.scan import scan_dataset
+from lorasweep.features.datasets.sources import DatasetRequest, find_dataset
+from lorasweep.features.projections import fitted
+from lorasweep.features.projections.kernel import KERNELS
+from lorasweep.features.projections.landmarks import write_landmarks
+from lorasweep.features.projections.products import ProductTask
+from lorasweep.features.representations import get_representation
 
 LANDMARKS = 4096
 _SHARD = 1024

@@ -10,12 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainables.classifiers.base import Classifier, Config, DataSize, Fit, FitState, setting
-from trainables.data import TrialData
+from lorasweep.trainables.classifiers.base import (
+    Classifier,
+    DataSize,
+    Fit,
+    FitState,
+    Settings,
+    setting,
+)
+from lorasweep.trainables.data.trial_data import TrialData
 
 
 @dataclass(frozen=True)
-class SleepingConfig(Config):
+class SleepingSettings(Settings):
     """For how long."""
 
     steps: int = setting(1, "steps")
@@ -25,13 +32,13 @@ class SleepingConfig(Config):
 class SleepingFit(Fit):
     """Finds every class as likely as any other."""
 
-    def __init__(self, data: TrialData, config: SleepingConfig) -> None:
-        self.n_classes, self.config, self.done = data.n_classes, config, 0
+    def __init__(self, data: TrialData, settings: SleepingSettings) -> None:
+        self.n_classes, self.settings, self.done = data.n_classes, settings, 0
 
     @property
     def finished(self) -> bool:
         """Whether all steps are done."""
-        return self.done == self.config.steps
+        return self.done == self.settings.steps
 
     @property
     def curves(self) -> Mapping[str, list[float]]:
@@ -40,10 +47,10 @@ class SleepingFit(Fit):
 
     def step(self) -> None:
         """Sleep."""
-        time.sleep(self.config.seconds)
+        time.sleep(self.settings.seconds)
         self.done += 1
 
-    def log_probabilities(self, x: torch.Tensor) -> np.ndarray:
+    def predict(self, x: torch.Tensor) -> np.ndarray:
         """The same for all."""
         return np.full((len(x), self.n_classes), -np.log(self.n_classes))
 
@@ -63,12 +70,12 @@ class SleepingFit(Fit):
 class Sleeping(Classifier):
     """See above."""
 
-    name, version, Config = "sleeping", 1, SleepingConfig
+    name, version, Settings = "sleeping", 1, SleepingSettings
 
-    def host_bytes(self, size: DataSize, config: Config) -> int:
+    def host_bytes(self, size: DataSize, settings: Settings) -> int:
         """Next to nothing."""
         return 1 << 28
 
-    def start(self, data: TrialData, config: Any, seed: int) -> Fit:
+    def start(self, data: TrialData, settings: Any, seed: int) -> Fit:
         """Go to sleep."""
-        return SleepingFit(data, config)
+        return SleepingFit(data, settings)

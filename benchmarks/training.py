@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from trainables.classifiers.mlp import MlpConfig
-from trainables.classifiers.mlp_training import Training, build_classifier
-from trainables.data import SplitTensors, TrialData
+from lorasweep.trainables.classifiers.mlp import MlpSettings
+from lorasweep.trainables.classifiers.mlp_training import Training, build_classifier
+from lorasweep.trainables.data.trial_data import SplitTensors, TrialData
 
 CLASSES = 10
 
@@ -18,7 +18,7 @@ CLASSES = 10
 def measure_step(n_features: int, rows: int) -> float:
     """Seconds per training step of an epoch over `rows` random samples, validation included."""
     train, tiny = _random_split(rows, n_features), _random_split(64, n_features)
-    config = MlpConfig()
+    config = MlpSettings()
     training = Training(TrialData(train, tiny, tiny, CLASSES), config, seed=0)
     steps = -(-rows // config.batch_size)
     return _seconds(training.step) / steps
@@ -26,7 +26,7 @@ def measure_step(n_features: int, rows: int) -> float:
 
 def measure_bare_step(n_features: int, steps: int) -> float:
     """Seconds per step of only the products, normalisations and updates of the same shapes."""
-    config = MlpConfig()
+    config = MlpSettings()
     batch, model = config.batch_size, build_classifier(n_features, CLASSES, config)
     linears = [layer for layer in model if isinstance(layer, torch.nn.Linear)]
     weights = [layer.weight.detach() for layer in linears]

@@ -1,1 +1,4 @@
-"""What a trial eats: adapters, layer tensors, representations and their cache."""
+"""Read adapters, compute their features in one pass, and cache them."""
+
+if not __name__.startswith("lorasweep."):
+    raise ImportError(f"import this package as lorasweep.{__name__}, from an installed lorasweep")

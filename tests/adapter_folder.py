@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from features.columns import to_matrices
-from features.shapes import read_shapes
-from features.sources import DatasetRequest, find_dataset
+from lorasweep.features.datasets.columns import to_matrices
+from lorasweep.features.datasets.shapes import read_shapes
+from lorasweep.features.datasets.sources import DatasetRequest, find_dataset
 
 
 def read_rows(dataset: Path, rows: Iterable[int]) -> list[dict[str, np.ndarray]]:

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lorasweep.trainables.store.trial_key import TrialKey
 from tests.processes import driver_of
-from trainables.record import TrialKey
 
 ROOT = Path(__file__).parents[1]
 VARYING = ("timing", "environment", "checksum")

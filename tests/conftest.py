@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from features.hf_folder import write_dataset
-from zoo.sanity import make_sanity
-from zoo.sd15 import matrix_column
+from lorasweep.features.datasets.hf_folder import write_dataset
+from lorasweep.zoo.random.sanity import make_sanity
+from lorasweep.zoo.random.sd15 import matrix_column
 
 from .browser import browser as browser
 
@@ -67,9 +67,9 @@ def sanity(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sanity_cache(local_ray: None, sanity: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every feature of the sanity set, computed once for the tests that are about something
     else."""
-    from sweep.engine.features import features_only
-    from sweep.spec import RuntimeOptions, SweepSpec
-    from sweep.watch.terminal import Reporter
+    from lorasweep.sweep.engine.feature_stage import features_only
+    from lorasweep.sweep.request.spec import RuntimeOptions, SweepSpec
+    from lorasweep.sweep.watch.terminal import Reporter
 
     cache = tmp_path_factory.mktemp("cache")
     with Reporter() as reporter:

@@ -13,10 +13,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from sweep import RuntimeOptions, SweepSpec, run_sweep
-from sweep.watch.terminal import Reporter
+from lorasweep import RuntimeOptions, SweepSpec, run_sweep
+from lorasweep.sweep.watch.terminal import Reporter
+from lorasweep.zoo.random.sanity import make_sanity
 from tests.chaos import records, results_without_times
-from zoo.sanity import make_sanity
 
 
 def flip(path: Path, rng: random.Random) -> None:

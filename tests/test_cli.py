@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-import cli
+from lorasweep import cli
+from lorasweep.zoo.random.sd15 import matrix_column
 from tests.conftest import NAMES, random_matrices
-from zoo.sd15 import matrix_column
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--representations", "stats", "--num-runs", "1", "--epochs", "2", "--hidden-dim", "8"]
@@ -96,7 +96,7 @@ def test_every_command_has_help_with_an_example(command):
 def test_help_imports_nothing_heavy(arguments):
     script = (
         f"import sys; sys.argv = ['lorasweep', *{arguments!r}.split()]\n"
-        "import cli\n"
+        "from lorasweep import cli\n"
         "try: cli.main()\n"
         "except SystemExit: pass\n"
         "assert not {'ray', 'torch', 'datasets', 'pyarrow', 'numpy'} & set(sys.modules)\n"
@@ -186,7 +186,7 @@ def test_a_refusal_is_the_same_in_a_process_of_its_own(sanity, tmp_path):
 
 def test_trials_that_were_not_reached_are_no_success(sanity, tmp_path, monkeypatch, capsys):
     """Tune may end without having run everything."""
-    monkeypatch.setattr("sweep.launch.run_trials", lambda *_: None)
+    monkeypatch.setattr("lorasweep.sweep.driver.launch.run_trials", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     args = ["--dataset", sanity, "--name", "run", "--log-to", "none", *SMALL]
     for command in (["run", *args], ["restore", "ray_results/run", "--log-to", "none"]):

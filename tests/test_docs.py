@@ -6,10 +6,14 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-import cli
-from features.layer_configs import CONFIG_NAMES
-from features.representations import REPRESENTATIONS
-from trainables.classifiers.catalogue import CLASSIFIERS, built_in_settings, setting_option
+from lorasweep import cli
+from lorasweep.features.layers.configs import CONFIG_NAMES
+from lorasweep.features.representations import REPRESENTATIONS
+from lorasweep.trainables.classifiers.catalogue import (
+    CLASSIFIERS,
+    built_in_settings,
+    setting_option,
+)
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -15,8 +15,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from cli import app
-from zoo.sanity import make_sanity
+from lorasweep.cli import app
+from lorasweep.zoo.random.sanity import make_sanity
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "deploy/kubernetes"

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-import cli
-from features.core.errors import UserError
-from features.scan import scan_dataset
-from features.sources import DatasetRequest, find_dataset
+from lorasweep import cli
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.datasets.scan import scan_dataset
+from lorasweep.features.datasets.sources import DatasetRequest, find_dataset
 from tests.conftest import adapter_table
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import cli
+from lorasweep import cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.sanity import make_sanity
+from lorasweep.zoo.random.sanity import make_sanity
 
 from .chaos import read_events, records, results_without_times, undisturbed
 from .programs import require_program

@@ -8,12 +8,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import cli
-from features.core.errors import UserError
-from sweep import RuntimeOptions, SweepSpec
-from sweep.options import flag_of, options_of
-from sweep.spec import QUICK_ANSWER, assigned, merged
-from sweep.yaml_file import read_yaml, write_yaml
+from lorasweep import RuntimeOptions, SweepSpec, cli
+from lorasweep.features.common.errors import UserError
+from lorasweep.sweep.request.options import flag_of, options_of
+from lorasweep.sweep.request.spec import QUICK_ANSWER, assigned, merged
+from lorasweep.sweep.request.yaml_file import read_yaml, write_yaml
 from tests.test_cli import check_refused, invoke
 
 NAMES = st.lists(st.sampled_from(["a", "b", "c:32", "d/pca:4"]), min_size=1, unique=True).map(tuple)

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import UserError
-from ..core.plugins import Origin
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.plugins import Origin
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,7 @@ class Representation:
         factors: whether a layer's values are the entries of its two matrices, in the order of a
             `LayerFactors`.
         kernel: of a fitted one, the inner product of a layer whose principal components it is, by
-            its name in `features.fitted.kernel`; else "".
+            its name in `lorasweep.features.projections.kernel`; else "".
         invariant: whether the same update factored otherwise, (B·G, G⁻¹·A), or padded with zeros to
             a higher rank, has the same values.
         about: what it is, in one line, if no function's documentation says so.
@@ -254,7 +254,7 @@ def fitted(
     """Declare principal components of whole adapters, fitted on the training split.
 
     Arguments:
-        kernel: the inner product of a layer, by its name in `features.fitted.kernel`.
+        kernel: the inner product of a layer, by its name in `features/projections/kernel.py`.
         sizes: how many components there may be.
         default_size: what a name without a size stands for.
         about: one line of documentation.

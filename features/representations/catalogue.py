@@ -7,9 +7,10 @@ import pkgutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from ..core.errors import UserError
-from ..core.names import check_doubles
-from ..core.plugins import Origin, check_own_name, load, require_origin
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.names import check_doubles
+from lorasweep.features.common.plugins import Origin, check_own_name, load, require_origin
+
 from .base import Representation
 
 GROUP = "lorasweep.representations"

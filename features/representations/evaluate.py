@@ -15,8 +15,8 @@ from .base import Representation, Shape, shape_name
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..batch import MatrixBatch
-    from ..updates import UpdateBatch
+    from lorasweep.features.numerics.matrix_batch import MatrixBatch
+    from lorasweep.features.numerics.update_batch import UpdateBatch
 
 
 class BadValuesError(ValueError):
@@ -53,7 +53,7 @@ def _checked(item: Representation, batch: MatrixBatch | UpdateBatch) -> Tensor:
 
 def shape_of(batch: MatrixBatch | UpdateBatch) -> Shape:
     """What a representation's value names depend on."""
-    from ..batch import MatrixBatch
+    from lorasweep.features.numerics.matrix_batch import MatrixBatch
 
     if isinstance(batch, MatrixBatch):
         return batch.m, batch.n
@@ -93,7 +93,7 @@ def evaluate_each(
 def matrix_batch(matrices: Tensor, wanted: list[Representation]) -> MatrixBatch:
     """(batch, m, n) float32 as a batch that already has the bulk quantities some representations
     ask for, each computed while its matrices are in the processor's cache."""
-    from ..batch import MatrixBatch
+    from lorasweep.features.numerics.matrix_batch import MatrixBatch
 
     return MatrixBatch(matrices, _bulk_quantities(tuple(wanted)))
 
@@ -161,7 +161,7 @@ def _bulk_quantities(wanted: tuple[Representation, ...]) -> frozenset[str]:
     batch."""
     import torch
 
-    from ..batch import MatrixBatch
+    from lorasweep.features.numerics.matrix_batch import MatrixBatch
 
     tiny = MatrixBatch(torch.ones(1, 2, 2))
     for item in wanted:

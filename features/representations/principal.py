@@ -1,4 +1,4 @@
-"""Principal components of whole adapters, fitted on the training split; see `features.fitted`."""
+"""Principal components of whole adapters, fitted on the training split."""
 
 from .base import fitted
 

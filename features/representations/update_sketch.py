@@ -10,7 +10,7 @@ from .base import Shape, Unit, representation
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..updates import UpdateBatch
+    from lorasweep.features.numerics.update_batch import UpdateBatch
 
 
 def _values(shape: Shape, size: int) -> Sequence[str]:

@@ -9,7 +9,7 @@ from .base import EPSILON, Unit, representation
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..updates import UpdateBatch
+    from lorasweep.features.numerics.update_batch import UpdateBatch
 
 _LARGEST = 10
 

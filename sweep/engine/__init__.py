@@ -1,1 +1,1 @@
-"""Carrying out what remains: Ray, the feature stage, Tune."""
+"""The stages of a run on Ray: features, projections, trials, models."""

@@ -10,17 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from features.core.files import read_signed_json, sign, write_json
-from trainables.record import TrialKey
-from trainables.run_dir import RunDir
+from lorasweep.features.common.files import read_signed_json, sign, write_json
+from lorasweep.sweep.cluster.process_state import environment
+from lorasweep.sweep.process.signals import Interruption
+from lorasweep.sweep.request.spec import RuntimeOptions
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.trial_key import TrialKey
 
-from ..interrupt import Interruption
-from ..spec import RuntimeOptions
-from .borrowed import environment
 from .packing import TrialResources
 
 if TYPE_CHECKING:
-    from trainables.job import TrialJob
+    from lorasweep.trainables.trial.job import TrialJob
 
     from .listener import OnTrial
 
@@ -283,7 +283,7 @@ def _asked(
 def _trainable(asked: dict[str, Any]) -> Any:
     from ray import tune
 
-    from trainables.trial import TrialWorker
+    from lorasweep.trainables.trial.trial import TrialWorker
 
     bundle = {"CPU": float(asked["cpus"])}
     if asked["gpus"]:

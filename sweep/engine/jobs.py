@@ -7,20 +7,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from features.cache import CacheEntry, FeatureMatrix, feature_matrix
-from features.dataset_matrix import DatasetMatrix, dataset_matrix
-from features.kinds import CPU
-from features.representations import Unit
-from trainables.job import ClassifierJob, PairMatrix, TrialJob
-from trainables.record import TrialKey
+from lorasweep.features.common.hardware import CPU
+from lorasweep.features.compute.cache import CacheEntry, FeatureMatrix, feature_matrix
+from lorasweep.features.compute.dataset_matrix import DatasetMatrix, dataset_matrix
+from lorasweep.features.representations import Unit
+from lorasweep.sweep.models.fits import KEEP_AFTER_SECONDS, configs_to_keep
+from lorasweep.trainables.store.trial_key import TrialKey
+from lorasweep.trainables.trial.job import ClassifierJob, PairMatrix, TrialJob
 
-from ..invocation import Invocation
-from ..models.fits import KEEP_AFTER_SECONDS, configs_to_keep
-from .fitted import fitted_matrix
+from .invocation import Invocation
 from .nodes import device_bytes
+from .projection_stage import fitted_matrix
 
 if TYPE_CHECKING:
-    from features.representations import Representation
+    from lorasweep.features.representations import Representation
 
 
 @dataclass
@@ -57,7 +57,7 @@ def make_job(
         n_classes=len(run.scan.classes),
         split=run.declared.split,
         classifiers=[
-            ClassifierJob(name, _config(run, name), _origin(run, name), device(key))
+            ClassifierJob(name, _settings(run, name), _origin(run, name), device(key))
             for name, key in {key.classifier: key for key in points}.items()
         ],
         threads=run.spec.threads,
@@ -119,8 +119,8 @@ def _value_names(
     return tuple(names[shapes[name]] for name in features.columns)
 
 
-def _config(run: Invocation, classifier: str) -> dict[str, Any]:
-    return run.declared.classifiers[classifier].config.to_json()
+def _settings(run: Invocation, classifier: str) -> dict[str, Any]:
+    return run.declared.classifiers[classifier].settings.to_json()
 
 
 def _origin(run: Invocation, classifier: str) -> dict[str, str] | None:

@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from trainables.events import (
+from lorasweep.trainables.store.events import (
     TrialEvent,
     TrialFailed,
     TrialFinished,
@@ -21,7 +21,8 @@ from trainables.events import (
     TrialStarted,
     TrialWaiting,
 )
-from trainables.record import TrialKey, has_record, write_failure
+from lorasweep.trainables.store.record import has_record, write_failure
+from lorasweep.trainables.store.trial_key import TrialKey
 
 OnTrial = Callable[[TrialEvent], None]
 

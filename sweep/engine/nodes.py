@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from features.core.errors import UserError
-from features.core.files import DamagedFileError
-from features.kinds import CPU, Kind
-from trainables.record import TrialKey, read_record
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.files import DamagedFileError
+from lorasweep.features.common.hardware import CPU, Kind
+from lorasweep.trainables.store.record import read_record
+from lorasweep.trainables.store.trial_key import TrialKey
 
-from ..invocation import Invocation
+from .invocation import Invocation
 
 
 def require_room(run: Invocation) -> None:
@@ -57,7 +58,7 @@ def device_bytes(run: Invocation, key: TrialKey) -> int:
     """GPU memory that a trial takes at most, where it is given one; 0: it uses none."""
     declared, scan = run.declared.classifiers[key.classifier], run.scan
     size = run.declared.data_size(key.config, key.label, scan)
-    return declared.classifier.device_bytes(size, declared.config)
+    return declared.classifier.device_bytes(size, declared.settings)
 
 
 def _of_another_kind(run: Invocation) -> UserError | None:

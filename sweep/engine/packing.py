@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from features.core.errors import UserError
-
-from ..spec import RuntimeOptions
+from lorasweep.features.common.errors import UserError
+from lorasweep.sweep.request.spec import RuntimeOptions
 
 _MOST_TRIALS_PER_GPU = 8
 """A training step keeps a large GPU busy for an eighth of the time that launching it takes (see

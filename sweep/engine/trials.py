@@ -11,10 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from features.core.files import DamagedFileError, require_folder
-from features.kinds import CPU, same_origin
-from features.nodes import Shared
-from trainables.events import (
+from lorasweep.features.common.files import DamagedFileError, require_folder
+from lorasweep.features.common.hardware import CPU, same_origin
+from lorasweep.features.compute.nodes import Shared
+from lorasweep.sweep.models.fits import FinishedFits
+from lorasweep.sweep.process.machine import machine_memory
+from lorasweep.sweep.process.memory import largest_trial
+from lorasweep.sweep.request.spec import RuntimeOptions
+from lorasweep.trainables.store.events import (
     DashboardUp,
     ExperimentStarted,
     TrialEvent,
@@ -24,19 +28,16 @@ from trainables.events import (
     TrialOutOfMemory,
     TrialsProgress,
 )
-from trainables.record import TrialKey, await_records, has_record, read_record, write_failure
-from trainables.run_dir import RunDir
+from lorasweep.trainables.store.record import await_records, has_record, read_record, write_failure
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.trial_key import TrialKey
 
-from ..decide import decide_layers
-from ..invocation import Invocation
-from ..machine import machine_memory
-from ..memory import largest_trial
-from ..models.fits import FinishedFits
-from ..spec import RuntimeOptions
-from .features import ensure_features
-from .fitted import ensure_fitted, keep_maps
+from .feature_stage import ensure_features
+from .invocation import Invocation
 from .jobs import Stored, make_job, pair_matrix
+from .layer_phase import decide_layers
 from .nodes import device_bytes, freeze_kinds, require_room
+from .projection_stage import ensure_fitted, keep_maps
 
 if TYPE_CHECKING:
     from .packing import TrialResources
@@ -48,8 +49,8 @@ Ended = TrialFinished | TrialFailed | TrialOutOfMemory | TrialMisplaced
 def engine(run: Invocation) -> Iterator[Path]:
     """Ray for a run; yields the feature cache, which is removed after the block unless it is to be
     kept."""
-    from .room import room
-    from .session import ray_session
+    from lorasweep.sweep.cluster.capacity import room
+    from lorasweep.sweep.cluster.session import ray_session
 
     cache = run.options.cache_dir.absolute()
     if not run.options.cache_features:

@@ -1,1 +1,1 @@
-"""Making a dataset of folders of adapters."""
+"""Folders of adapter files, made into a dataset; open_dataset takes either."""

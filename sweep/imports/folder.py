@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from features.adapter_files.matrix import real_file
-from features.adapter_files.places import PEFT_CONFIG, is_dataset, walk_weights
-from features.core.errors import UserError
-from features.core.files import digest, file_stamp, require_folder
+from lorasweep.features.adapters.locations import PEFT_CONFIG, is_dataset, walk_weights
+from lorasweep.features.adapters.matrix import real_file
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.files import digest, file_stamp, require_folder
+from lorasweep.sweep.request.import_options import ImportOptions
+from lorasweep.sweep.request.spec import RuntimeOptions
+from lorasweep.sweep.watch.terminal import Reporter
 
-from ..spec import RuntimeOptions
-from ..watch.terminal import Reporter
 from .labels import metadata_places
 from .plan import VERSION
-from .request import ImportOptions
 from .run import RECORD, import_adapters
 
 _KEYS = 3

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from features.core.errors import UserError
-from features.shapes import some
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.datasets.shapes import some
 
 Value = str | int | float | bool
 Row = Mapping[str, Value]

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from features.adapter_files.adapter import LayerShape
-from features.adapter_files.modules import LOKR
-from features.core.errors import UserError
-from features.core.files import digest
-from features.layers import is_layer_tensor, rank_column, scale_column
-from features.shapes import some
+from lorasweep.features.adapters.adapter import LayerShape
+from lorasweep.features.adapters.modules import LOKR
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.files import digest
+from lorasweep.features.datasets.shapes import some
+from lorasweep.features.layers.pairing import is_layer_tensor, rank_column, scale_column
 
 from .labels import LABEL, Value, as_column
 from .survey import Found

@@ -17,9 +17,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from features.adapter_files.matrix import real_file
-from features.core.errors import UserError
-from features.core.files import (
+from lorasweep.features.adapters.matrix import real_file
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.files import (
     DamagedFileError,
     fsync_path,
     read_signed_json,
@@ -27,18 +27,18 @@ from features.core.files import (
     sign,
     write_json,
 )
-from features.core.lock import locked
-from features.hf_folder import finish_folder
-from features.nodes import Nodes, Shared
-from features.pool import run_on_workers
-from features.shapes import some
+from lorasweep.features.common.lock import locked
+from lorasweep.features.compute.nodes import Nodes, Shared
+from lorasweep.features.compute.pool import run_on_workers
+from lorasweep.features.datasets.hf_folder import finish_folder
+from lorasweep.features.datasets.shapes import some
+from lorasweep.sweep.process.signals import interruptible
+from lorasweep.sweep.request.import_options import ImportOptions, check_places
+from lorasweep.sweep.request.spec import RuntimeOptions
+from lorasweep.sweep.watch.terminal import Reporter
 
-from ..interrupt import interruptible
-from ..spec import RuntimeOptions
-from ..watch.terminal import Reporter
 from .labels import label_source
 from .plan import ImportPlan, make_plan, require_labels
-from .request import ImportOptions, check_places
 from .shard import ShardWriter, dataset_schema, shard_files
 from .survey import survey
 
@@ -272,8 +272,8 @@ def _write(
     plan: ImportPlan, work: Path, missing: list[int], runtime: RuntimeOptions, reporter: Reporter
 ) -> float:
     """Write some shards; the seconds it took from the first worker's start."""
-    from ..engine.room import require_cpu, room
-    from ..engine.session import ray_session
+    from lorasweep.sweep.cluster.capacity import require_cpu, room
+    from lorasweep.sweep.cluster.session import ray_session
 
     nodes = Nodes(reporter.say, any_kind=True)
     shared = Shared([work], [real_file(Path(plan.adapters[0].weights))])

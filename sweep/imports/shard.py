@@ -8,13 +8,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from features.adapter_files.adapter import open_adapter
-from features.adapter_files.errors import BadAdapterError, UnreadableAdapterError
-from features.adapter_files.stack import Stack
-from features.columns import matrix_type
-from features.core.files import DamagedFileError, read_signed_json, sign, write_json
-from features.hf_folder import shard_name, write_shard
-from features.layers import rank_column, scale_column, tensor_names
+from lorasweep.features.adapters.adapter import open_adapter
+from lorasweep.features.adapters.errors import BadAdapterError, UnreadableAdapterError
+from lorasweep.features.adapters.stack import Stack
+from lorasweep.features.common.files import DamagedFileError, read_signed_json, sign, write_json
+from lorasweep.features.datasets.columns import matrix_type
+from lorasweep.features.datasets.hf_folder import shard_name, write_shard
+from lorasweep.features.layers.pairing import rank_column, scale_column, tensor_names
 
 from .plan import ImportPlan
 from .survey import Found

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from features.adapter_files.adapter import LayerShape, open_adapter
-from features.adapter_files.bases import certainty, may_be
-from features.adapter_files.errors import BadAdapterError
-from features.adapter_files.matrix import real_file
-from features.adapter_files.places import PEFT_CONFIG
-from features.core.errors import UserError
-from features.core.files import file_stamp
+from lorasweep.features.adapters.adapter import LayerShape, open_adapter
+from lorasweep.features.adapters.bases import certainty, may_be
+from lorasweep.features.adapters.errors import BadAdapterError
+from lorasweep.features.adapters.locations import PEFT_CONFIG
+from lorasweep.features.adapters.matrix import real_file
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.files import file_stamp
 
 from .labels import LabelSource, Row, Value
-from .places import Place, find_places
+from .locations import Place, find_places
 
 Progress = Callable[[int, int], None]
 

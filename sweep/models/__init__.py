@@ -1,1 +1,1 @@
-"""Models to keep: which, and what they say of new adapters."""
+"""Choose models of a run, and apply them to new adapters."""

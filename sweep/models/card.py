@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from features.core.plugins import Origin
-from trainables.model import ModelFile
-from trainables.splits import rule_in_words
-
-from ..report.facts import reproduce_command
-from ..report.runs import RunData, load_run
-from ..report.statistics import hierarchical_bootstrap, interval
+from lorasweep.features.common.plugins import Origin
+from lorasweep.sweep.report.facts import reproduce_command
+from lorasweep.sweep.report.runs import RunData, load_run
+from lorasweep.sweep.report.statistics import hierarchical_bootstrap, interval
+from lorasweep.trainables.data.splits import rule_in_words
+from lorasweep.trainables.models.model import ModelFile
 
 _MOST_CONFUSIONS = 5
 

@@ -6,15 +6,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from features.core.errors import UserError
-from features.core.files import DamagedFileError, read_signed_json, sign, write_json
-from features.core.names import nearest
-from trainables.model import read_model
-from trainables.run_dir import RunDir
-
-from ..grid import Grid, Pair
-from ..spec import ALL, NONE
-from ..sweep_file import SweepFile
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.files import DamagedFileError, read_signed_json, sign, write_json
+from lorasweep.features.common.names import nearest
+from lorasweep.sweep.request.grid import Grid, Pair
+from lorasweep.sweep.request.spec import ALL, NONE
+from lorasweep.sweep.store.sweep_file import SweepFile
+from lorasweep.trainables.models.model import read_model
+from lorasweep.trainables.store.run_dir import RunDir
 
 
 def chosen_pairs(results: Mapping[str, Any], grid: Grid, mode: str) -> list[Pair]:

@@ -6,14 +6,15 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from features.core.files import DamagedFileError
-from trainables.events import TrialFinished
-from trainables.finished_fits import delete_fit
-from trainables.record import TrialKey, read_record
-from trainables.run_dir import RunDir
+from lorasweep.features.common.files import DamagedFileError
+from lorasweep.sweep.request.grid import Grid, Pair
+from lorasweep.sweep.request.spec import ALL, BEST
+from lorasweep.trainables.store.events import TrialFinished
+from lorasweep.trainables.store.record import read_record
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.trial_key import TrialKey
+from lorasweep.trainables.trial.finished_fits import delete_fit
 
-from ..grid import Grid, Pair
-from ..spec import ALL, BEST
 from .choice import best_pairs
 
 KEEP_AFTER_SECONDS = 10.0

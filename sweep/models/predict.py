@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from features.core.errors import UserError
-from features.core.names import nearest
-from trainables.model import ModelFile, read_model
-from trainables.run_dir import RunDir
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.names import nearest
+from lorasweep.sweep.store.results import format_table
+from lorasweep.sweep.store.sweep_file import read_sweep_file
+from lorasweep.trainables.models.model import ModelFile, read_model
+from lorasweep.trainables.store.run_dir import RunDir
 
-from ..results import format_table
-from ..sweep_file import read_sweep_file
-from .adapters import Problem, find_adapters, read_adapters
+from .new_adapters import Problem, find_adapters, read_adapters
 
 Progress = Callable[[int, int], None]
 

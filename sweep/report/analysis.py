@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.layer_families import family_of
+from lorasweep.features.layers.families import family_of
 
 from .contrasts import CONTRASTS, Contrast, Kind
 from .family_results import FamilyResults, family_results

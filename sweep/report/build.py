@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from features.core.errors import UserError
-from features.core.files import write_text
-from trainables.run_dir import RunDir
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.files import write_text
+from lorasweep.trainables.store.run_dir import RunDir
 
 from .analysis import Analysis
 from .compare_runs import RunComparison
 from .content import run_tables
 from .facts import run_facts
-from .figures import ReportFigure, run_figures
+from .figure_catalogue import run_figures
+from .figures import ReportFigure
 from .page import GENERATOR, Page, PageFigure, arrange, render
 from .runs import RunData, load_run
 from .style import FORMATS, figure_style, inline_svg, save, settle

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainables.splits import rule_in_words
+from lorasweep.trainables.data.splits import rule_in_words
 
 from .analysis import Analysis
 from .figures import ReportFigure

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
-from features.layer_families import family_of
+from lorasweep.features.layers.families import family_of
 
 from .analysis import Analysis
-from .class_tables import class_count_table, class_drop_table, class_table, confusion_table
+from .class_tables import (
+    class_count_table,
+    class_drop_table,
+    class_table,
+    confusion_table,
+)
 from .columns import CONFIG, REPRESENTATION, ends, interval_column
-from .difference_tables import ablation_table, comparison_table, contrast_table, rank_table
+from .difference_tables import (
+    ablation_table,
+    comparison_table,
+    contrast_table,
+    rank_table,
+)
 from .family_tables import family_table
 from .importance_tables import importance_tables
 from .sections import Section
-from .tables import Column, Table, Value, decimal, percent, signed_percent, yes_no
+from .tables import (
+    Column,
+    Table,
+    Value,
+    decimal,
+    percent,
+    signed_percent,
+    yes_no,
+)
 
 
 def run_tables(analysis: Analysis) -> list[Table]:

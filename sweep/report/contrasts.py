@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from features.representations.catalogue import GROUPS
-
-from ..grid import Entry
+from lorasweep.features.representations.catalogue import GROUPS
+from lorasweep.sweep.request.grid import Entry
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,16 @@ from .columns import CONFIG, REPRESENTATION, ends, interval_column
 from .pairs import Tested
 from .sections import Section
 from .statistics import ALPHA
-from .tables import Column, Table, Value, decimal, p_value, percent, signed_percent, yes_no
+from .tables import (
+    Column,
+    Table,
+    Value,
+    decimal,
+    p_value,
+    percent,
+    signed_percent,
+    yes_no,
+)
 
 
 def _tests_columns(analysis: Analysis) -> list[Column]:

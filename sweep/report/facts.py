@@ -7,16 +7,16 @@ import shlex
 from collections import Counter
 from typing import Any
 
-from features.layer_configs import DEFAULT_CONFIGS
-from features.representations import DEFAULT_REPRESENTATIONS
-from trainables.classifiers.catalogue import built_in_settings, setting_option
-from trainables.events import Done, Started, parse_events
-from trainables.record import DEFAULT_CLASSIFIER
-from trainables.run_dir import RunDir
-from trainables.splits import rule_in_words
+from lorasweep.features.layers.configs import DEFAULT_CONFIGS
+from lorasweep.features.representations import DEFAULT_REPRESENTATIONS
+from lorasweep.sweep.store.sweep_file import SweepFile
+from lorasweep.sweep.watch.terminal import format_seconds
+from lorasweep.trainables.classifiers.catalogue import built_in_settings, setting_option
+from lorasweep.trainables.data.splits import rule_in_words
+from lorasweep.trainables.store.events import Done, Started, parse_events
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.trial_key import DEFAULT_CLASSIFIER
 
-from ..sweep_file import SweepFile
-from ..watch.terminal import format_seconds
 from .runs import RunData
 
 Facts = list[tuple[str, str]]

@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from features.layer_families import WITHOUT_TOP, noun_of, without_count
+from lorasweep.features.layers.families import WITHOUT_TOP, noun_of, without_count
 
 from .analysis import REFERENCE, Analysis
 from .family_results import FamilyResults
 from .figures import family_figure
-from .parts import best_only, draw_interval, legend, name_rows, offsets, row_figure
+from .parts import (
+    best_only,
+    draw_interval,
+    legend,
+    name_rows,
+    offsets,
+    row_figure,
+)
 from .style import INK, LINES, MARKERS, MUTED, SERIES, Style, new_figure
 from .tables import percent
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from features.layer_families import own_name
-from features.layer_names import OTHER, LayerParts, parse_layer
-from features.layers import layer_name
+from lorasweep.features.layers.families import own_name
+from lorasweep.features.layers.names import OTHER, LayerParts, parse_layer
+from lorasweep.features.layers.pairing import layer_name
+from lorasweep.sweep.store.sweep_file import SweepFile
 
-from ..sweep_file import SweepFile
 from .pairs import PairResult
 
 

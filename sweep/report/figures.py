@@ -152,17 +152,6 @@ def _said(caption: Caption, analysis: Analysis) -> str:
     return caption if isinstance(caption, str) else caption(analysis)
 
 
-def run_figures(analysis: Analysis) -> list[ReportFigure]:
-    """Every declared figure for which there are numbers."""
-    # Imported, these declare theirs; so must any other module with figures be here.
-    from . import (  # noqa: F401
-        class_figures,
-        curve_figures,
-        family_figures,
-        importance_figures,
-        map_figures,
-        rank_figures,
-        score_figures,
-    )
-
+def declared_figures(analysis: Analysis) -> list[ReportFigure]:
+    """Return the figures, of the modules imported so far, for which there are numbers."""
     return [item for make in _DECLARED.values() for item in make(analysis)]

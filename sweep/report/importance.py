@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from features.layer_names import LayerParts, network_order, parse_layer
+from lorasweep.features.layers.names import LayerParts, network_order, parse_layer
 
 from .analysis import Analysis
 from .runs import Pair

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from features.layer_names import network_order, parse_layer
+from lorasweep.features.layers.names import network_order, parse_layer
 
 from .analysis import Analysis
 from .figures import config_figure

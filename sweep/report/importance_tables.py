@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from features.layer_names import canonical_name
+from lorasweep.features.layers.names import canonical_name
 
 from .analysis import Analysis
 from .columns import REPRESENTATION
-from .importance import Axis, Importance, Spread, importance_of, top_columns, unavailable
+from .importance import (
+    Axis,
+    Importance,
+    Spread,
+    importance_of,
+    top_columns,
+    unavailable,
+)
 from .parts import MOST_PANELS, best_only, display_order
 from .runs import Pair
 from .sections import Section

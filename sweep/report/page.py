@@ -83,9 +83,7 @@ def render(page: Page) -> str:
     """The page as HTML; it loads nothing."""
     import jinja2
 
-    from .. import report
-
-    assets = files(report)
+    assets = files(__package__)
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )

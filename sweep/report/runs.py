@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.core.errors import UserError
-from trainables.record import TrialKey
-from trainables.splits import BY_CHANCE, SplitRule
+from lorasweep.features.common.errors import UserError
+from lorasweep.sweep.request.grid import Pair
+from lorasweep.sweep.store.adapter_map import AdapterMap, read_maps
+from lorasweep.sweep.store.class_labels import read_labels
+from lorasweep.sweep.store.plan import failed_trials, read_records
+from lorasweep.sweep.store.sweep_file import SweepFile, read_sweep_file
+from lorasweep.trainables.data.splits import BY_CHANCE, SplitRule
+from lorasweep.trainables.store.trial_key import TrialKey
 
-from ..adapter_map import AdapterMap, read_maps
-from ..grid import Pair
-from ..labels import read_labels
-from ..plan import failed_trials, read_records
-from ..sweep_file import SweepFile, read_sweep_file
 from .statistics import NOT_PREDICTED, Scores
 
 

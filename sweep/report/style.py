@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from features.core.errors import UserError
-from features.core.files import write_atomic
-from features.layer_configs import LAYER_CONFIGS
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.files import write_atomic
+from lorasweep.features.layers.configs import LAYER_CONFIGS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

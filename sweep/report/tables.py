@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from features.core.files import write_text
+from lorasweep.features.common.files import write_text
+from lorasweep.sweep.store.results import format_table
 
-from ..results import format_table
 from .sections import Section
 
 Value = str | int | float | bool | tuple[float, float] | None

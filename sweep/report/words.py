@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from features.layer_families import WITHOUT_TOP, noun_of, without_count
+from lorasweep.features.layers.families import WITHOUT_TOP, noun_of, without_count
 
 from .analysis import REFERENCE, Analysis
 from .contrasts import Contrast

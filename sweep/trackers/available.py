@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from features.core.errors import UserError
-from features.core.names import check_names
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.names import check_names
 
 TRACKERS = {
     "tensorboard": ("tensorboardX",),

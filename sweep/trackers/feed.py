@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from features.core.files import digest, file_stamp, write_json
-from trainables.record import TrialKey, read_record
-from trainables.run_dir import RunDir
+from lorasweep.features.common.files import digest, file_stamp, write_json
+from lorasweep.trainables.store.record import read_record
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.trial_key import TrialKey
 
 from .trial import TrackedTrial, tracked_trial
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from trainables.record import TrialKey
+from lorasweep.trainables.store.trial_key import TrialKey
 
 _CURVES = {"val_acc_history": "val/acc", "train_loss_history": "train/loss"}
 """What trackers call a record's curves."""

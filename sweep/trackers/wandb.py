@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from features.core.files import digest
-from trainables.record import TrialKey
-from trainables.run_dir import RunDir
+from lorasweep.features.common.files import digest
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.trial_key import TrialKey
 
 from .trial import TrackedTrial
 

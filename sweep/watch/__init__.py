@@ -1,1 +1,1 @@
-"""Whoever watches a run: the terminal, status, Prometheus."""
+"""Views of a run from outside: terminal, status, Prometheus."""

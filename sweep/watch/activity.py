@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from trainables.events import (
+from lorasweep.trainables.store.events import (
     DashboardUp,
     Done,
     Event,
@@ -28,8 +28,8 @@ from trainables.events import (
     TrialStarted,
     parse_events,
 )
-from trainables.record import TrialKey
-from trainables.run_dir import RunDir
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.trial_key import TrialKey
 
 RATE_SECONDS = 600.0
 """A rate is that of the last ten minutes."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from features.layer_families import family_of
-from features.shapes import some
-from trainables.record import TrialKey
-
-from ..grid import Grid, Pair
+from lorasweep.features.datasets.shapes import some
+from lorasweep.features.layers.families import family_of
+from lorasweep.sweep.request.grid import Grid, Pair
+from lorasweep.trainables.store.trial_key import TrialKey
 
 
 def pair_counts(grid: Grid, done: Collection[TrialKey]) -> dict[str, tuple[int, int]]:

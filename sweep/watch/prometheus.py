@@ -24,9 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from features.core.files import DamagedFileError, write_json
-from features.layer_families import family_of
-from trainables.events import (
+from lorasweep.features.common.files import DamagedFileError, write_json
+from lorasweep.features.layers.families import family_of
+from lorasweep.sweep.process.supervisor import restarts
+from lorasweep.trainables.store.events import (
     Event,
     ExperimentStarted,
     FeaturesDone,
@@ -40,10 +41,9 @@ from trainables.events import (
     TrialStarted,
     TrialWaiting,
 )
-from trainables.record import TrialKey, read_record
-from trainables.run_dir import RunDir
-
-from ..supervisor import restarts
+from lorasweep.trainables.store.record import read_record
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.trial_key import TrialKey
 
 logger = logging.getLogger("ray.lorasweep")  # to the run's log file, with what Ray says
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from features.core.lock import HolderWatch, is_alive, name_of, read_lock
-from trainables.record import TrialKey
-from trainables.run_dir import RunDir
+from lorasweep.features.common.lock import HolderWatch, is_alive, name_of, read_lock
+from lorasweep.sweep.request.grid import Grid
+from lorasweep.sweep.store.plan import Known, count_other_records, failed_trials, read_records
+from lorasweep.sweep.store.sweep_file import read_sweep_file
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.trial_key import TrialKey
 
-from ..grid import Grid
-from ..plan import Known, count_other_records, failed_trials, read_records
-from ..sweep_file import read_sweep_file
 from .activity import Activity, ActivityReader
 from .counts import group_heading, pair_counts, summary_lines
 from .terminal import format_seconds

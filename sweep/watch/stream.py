@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from trainables.events import Event, EventLog, FeaturesProgress, Said, Warned
+from lorasweep.trainables.store.events import Event, EventLog, FeaturesProgress, Said, Warned
 
 Subscriber = Callable[[Event], None]
 

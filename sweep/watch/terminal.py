@@ -12,7 +12,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from trainables.events import (
+from lorasweep.sweep.process.supervisor import MOST_RESTARTS
+from lorasweep.trainables.store.events import (
     DashboardUp,
     Event,
     ExperimentStarted,
@@ -25,8 +26,6 @@ from trainables.events import (
     TrialsProgress,
     Warned,
 )
-
-from ..supervisor import MOST_RESTARTS
 
 _PLAIN_SECONDS = 10.0
 _RATE_WINDOW = 50

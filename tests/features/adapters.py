@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from features.adapter_files.adapter import open_adapter
+from lorasweep.features.adapters.adapter import open_adapter
 
 RANK, ALPHA = 2, 3.0
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from features.adapter_files.adapter import open_adapter
-from features.adapter_files.bases import certainty, is_other
-from features.adapter_files.errors import BadAdapterError
-from features.adapter_files.places import find_candidates
-from features.adapter_files.stack import Stack
+from lorasweep.features.adapters.adapter import open_adapter
+from lorasweep.features.adapters.bases import certainty, is_other
+from lorasweep.features.adapters.errors import BadAdapterError
+from lorasweep.features.adapters.locations import find_candidates
+from lorasweep.features.adapters.stack import Stack
 
 from .adapters import (
     ALPHA,
@@ -59,8 +59,8 @@ def test_every_spelling_gives_the_same_update(spelled, sd_adapter, name):
     "representation", ["channel_norms", "update_spectrum", "update_sketch:32", "canonical"]
 )
 def test_every_spelling_gives_the_same_features(spelled, representation):
-    from features.representations import get_representation
-    from features.updates import UpdateBatch
+    from lorasweep.features.numerics.update_batch import UpdateBatch
+    from lorasweep.features.representations import get_representation
 
     compute = get_representation(representation).compute
     rows = {}
@@ -89,7 +89,7 @@ def test_without_an_alpha_the_scale_is_one(sd_adapter, tmp_path):
 def test_diffusers_own_conversion_of_kohyas_names_agrees(spelled, sd_adapter):
     from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_lora_to_diffusers
 
-    from features.layer_names import canonical_name, parse_tensor
+    from lorasweep.features.layers.names import canonical_name, parse_tensor
 
     content = load_file(spelled["kohya"])
     # It does not know the names of these in a UNet that is not Stability's.
@@ -389,7 +389,7 @@ def test_sdxl_of_kohya(tmp_path):
         _maybe_map_sgm_blocks_to_diffusers,
     )
 
-    from features.layer_names import canonical_name, parse_tensor
+    from lorasweep.features.layers.names import canonical_name, parse_tensor
 
     pairs = random_pairs(
         {

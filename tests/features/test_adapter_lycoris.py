@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from features.adapter_files.adapter import open_adapter
+from lorasweep.features.adapters.adapter import open_adapter
 
 from .adapters import check_same, deltas, micro_unet
 

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from features import batches
-from features.batches import DatasetBatches, open_reader
-from features.layers import pair_layers
-from features.representations import Unit
-from features.sources import DatasetRequest, find_dataset
+from lorasweep.features.compute import batches
+from lorasweep.features.compute.batches import DatasetBatches, open_reader
+from lorasweep.features.datasets.sources import DatasetRequest, find_dataset
+from lorasweep.features.layers.pairing import pair_layers
+from lorasweep.features.representations import Unit
 from tests.conftest import adapter_table, random_matrices
 
 ROWS = 70

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from features.core.errors import UserError
-from features.representations import (
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.numerics.update_batch import UpdateBatch
+from lorasweep.features.representations import (
     DEFAULT_REPRESENTATIONS,
     GROUPS,
     REPRESENTATIONS,
@@ -16,9 +17,8 @@ from features.representations import (
     get_representation,
     get_representations,
 )
-from features.representations.base import NAME
-from features.representations.evaluate import evaluate_each, matrix_batch
-from features.updates import UpdateBatch
+from lorasweep.features.representations.base import NAME
+from lorasweep.features.representations.evaluate import evaluate_each, matrix_batch
 
 
 def sizes(item):
@@ -158,7 +158,7 @@ def test_doubled_and_unknown_names_are_refused():
 
 def test_declarations_load_no_heavy_library():
     code = (
-        "import sys, features.representations, features.layer_configs; "
+        "import sys, lorasweep.features.representations, lorasweep.features.layers.configs; "
         "assert not {'torch', 'ray', 'datasets', 'scipy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

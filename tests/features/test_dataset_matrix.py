@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from features.core.errors import UserError
-from features.dataset_matrix import DatasetMatrix, dataset_matrix
-from features.representations import get_representation, stored_representations
-from features.scan import scan_dataset
-from features.sources import DatasetRequest, find_dataset
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.compute.dataset_matrix import DatasetMatrix, dataset_matrix
+from lorasweep.features.datasets.scan import scan_dataset
+from lorasweep.features.datasets.sources import DatasetRequest, find_dataset
+from lorasweep.features.representations import get_representation, stored_representations
 from tests.conftest import NAMES, random_matrices
 
 ROWS = 40

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from features import compiled, kernels
+from lorasweep.features.numerics import compiled, kernels
 
 Array = np.ndarray
 EPS = np.finfo(np.float64).eps

@@ -4,17 +4,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from features.cache import CacheEntry, FeatureMatrix
-from features.fitted import fitted, missing, plan, stage
-from features.fitted.components import principal_components
-from features.fitted.plan import choose_landmarks
-from features.fitted.stage import run_fitted
-from features.hf_folder import write_dataset
-from features.representations import get_representation
-from features.scan import scan_dataset
-from features.sources import DatasetRequest, find_dataset
+from lorasweep.features.compute.cache import CacheEntry, FeatureMatrix
+from lorasweep.features.datasets.hf_folder import write_dataset
+from lorasweep.features.datasets.scan import scan_dataset
+from lorasweep.features.datasets.sources import DatasetRequest, find_dataset
+from lorasweep.features.projections import fitted, missing, plan, stage
+from lorasweep.features.projections.components import principal_components
+from lorasweep.features.projections.plan import choose_landmarks
+from lorasweep.features.projections.stage import run_fitted
+from lorasweep.features.representations import get_representation
+from lorasweep.zoo.random.sd15 import matrix_column
 from tests.conftest import NAMES, adapter_table, random_matrices
-from zoo.sd15 import matrix_column
 
 ROWS, BAD = 70, 5
 TRAIN = [i for i in range(ROWS - 1) if i % 3]  # of the samples: the bad row is none

@@ -2,10 +2,10 @@
 
 import pytest
 
-from features.core.errors import UserError
-from features.core.files import path_name
-from features.layer_configs import get_config, get_configs, members, regex_config
-from features.layer_families import FAMILIES, family_of, own_name
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.files import path_name
+from lorasweep.features.layers.configs import get_config, get_configs, members, regex_config
+from lorasweep.features.layers.families import FAMILIES, family_of, own_name
 
 UNET = "unet.{}.attentions.0.transformer_blocks.0.{}"
 LAYERS = [

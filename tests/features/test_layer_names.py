@@ -9,7 +9,8 @@ import pytest
 import torch
 import xxhash
 
-from features.layer_names import (
+from lorasweep.features.datasets.sources import DatasetRequest, find_dataset
+from lorasweep.features.layers.names import (
     COMPONENTS,
     KINDS,
     canonical_name,
@@ -17,10 +18,9 @@ from features.layer_names import (
     parse_layer,
     parse_tensor,
 )
-from features.layers import is_down, is_layer_tensor, layer_name
-from features.sources import DatasetRequest, find_dataset
-from features.updates import UpdateBatch
-from zoo.sd15 import transformer_blocks
+from lorasweep.features.layers.pairing import is_down, is_layer_tensor, layer_name
+from lorasweep.features.numerics.update_batch import UpdateBatch
+from lorasweep.zoo.random.sd15 import transformer_blocks
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs" / "layers.md").read_text()

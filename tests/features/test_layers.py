@@ -1,7 +1,7 @@
 import pytest
 
-from features.core.errors import UserError
-from features.layer_configs import (
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.layers.configs import (
     LAYER_CONFIGS,
     fitting_defaults,
     get_config,
@@ -9,7 +9,7 @@ from features.layer_configs import (
     parse_regexes,
     uncovered,
 )
-from features.layers import is_down, is_layer_tensor, pair_layers
+from lorasweep.features.layers.pairing import is_down, is_layer_tensor, pair_layers
 
 LAYERS = [
     "unet.b.attn2.to_q.lora.up.weight",

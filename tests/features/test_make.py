@@ -2,9 +2,9 @@ import datasets
 import numpy as np
 import pytest
 
-from features.core.errors import UserError
-from zoo.sanity import make_sanity
-from zoo.synthetic import make_synthetic, synthetic_shapes
+from lorasweep.features.common.errors import UserError
+from lorasweep.zoo.random.sanity import make_sanity
+from lorasweep.zoo.random.synthetic import make_synthetic, synthetic_shapes
 
 
 def test_the_sanity_set_is_as_documented(tmp_path):

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from features.adapter_files.adapter import open_adapter
-from features.dataset_matrix import dataset_matrix
-from features.model_input import ModelInput, model_input
-from features.representations import REPRESENTATIONS, Unit, get_representation
-from features.scan import scan_dataset
-from features.sources import DatasetRequest, find_dataset
-from sweep.models.adapters import Given, Problem, Stacked, read_adapters
+from lorasweep.features.adapters.adapter import open_adapter
+from lorasweep.features.compute.dataset_matrix import dataset_matrix
+from lorasweep.features.datasets.scan import scan_dataset
+from lorasweep.features.datasets.sources import DatasetRequest, find_dataset
+from lorasweep.features.representations import REPRESENTATIONS, Unit, get_representation
+from lorasweep.sweep.models.new_adapters import Given, Problem, Stacked, read_adapters
+from lorasweep.trainables.models.model_input import ModelInput, model_input
 from tests.adapter_folder import write_rows
 
 STORED = [name for name, item in REPRESENTATIONS.items() if not item.kernel]

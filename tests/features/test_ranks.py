@@ -5,18 +5,18 @@ import pyarrow as pa
 import pytest
 import torch
 
-from features import batches
-from features.core.errors import UserError
-from features.dataset_matrix import dataset_matrix
-from features.hf_folder import write_dataset
-from features.representations import Unit, get_representation
-from features.representations.base import representation
-from features.representations.evaluate import PaddedMatrices
-from features.scan import scan_dataset
-from features.sources import DatasetRequest, find_dataset
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.compute import batches
+from lorasweep.features.compute.dataset_matrix import dataset_matrix
+from lorasweep.features.datasets.hf_folder import write_dataset
+from lorasweep.features.datasets.scan import scan_dataset
+from lorasweep.features.datasets.sources import DatasetRequest, find_dataset
+from lorasweep.features.representations import Unit, get_representation
+from lorasweep.features.representations.base import representation
+from lorasweep.features.representations.evaluate import PaddedMatrices
+from lorasweep.zoo.random.sd15 import matrix_column
 from tests.conftest import NAMES, adapter_table, random_matrices
 from tests.features.reference import REFERENCE
-from zoo.sd15 import matrix_column
 
 LAYER = NAMES[0].removesuffix(".lora.down.weight")
 COLUMN = f"{LAYER}.rank"

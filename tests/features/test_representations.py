@@ -7,13 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from features import batch, kernels
-from features.representations import (
+from lorasweep.features.numerics import kernels
+from lorasweep.features.numerics import matrix_batch as batch
+from lorasweep.features.representations import (
     DEFAULT_REPRESENTATIONS,
     REPRESENTATIONS,
     stored_representations,
 )
-from features.representations.evaluate import _bulk_quantities, evaluate, matrix_batch
+from lorasweep.features.representations.evaluate import _bulk_quantities, evaluate, matrix_batch
 from tests.features.reference import DIMENSIONLESS, REFERENCE
 from tests.trainables.test_training import HostWaits
 

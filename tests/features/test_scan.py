@@ -4,12 +4,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from features.core.errors import UserError
-from features.hf_folder import write_dataset
-from features.scan import scan_dataset
-from features.sources import DatasetRequest, find_dataset
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.datasets.hf_folder import write_dataset
+from lorasweep.features.datasets.scan import scan_dataset
+from lorasweep.features.datasets.sources import DatasetRequest, find_dataset
+from lorasweep.zoo.random.sd15 import matrix_column
 from tests.conftest import NAMES, adapter_table, random_matrices
-from zoo.sd15 import matrix_column
 
 
 def scan(path, memo, label="category_label", **kwargs):

@@ -9,10 +9,10 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
-from features.columns import to_matrices
-from features.core.errors import UserError
-from features.scan import scan_dataset
-from features.sources import DatasetRequest, find_dataset, load_through_datasets
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.datasets.columns import to_matrices
+from lorasweep.features.datasets.scan import scan_dataset
+from lorasweep.features.datasets.sources import DatasetRequest, find_dataset, load_through_datasets
 from tests.conftest import NAMES, adapter_table, random_matrices
 
 ROWS = 12

@@ -13,23 +13,23 @@ import numpy as np
 import pytest
 import torch
 
-from features.cache import CacheEntry, exclusive, feature_matrix
-from features.hf_folder import write_dataset
-from features.kinds import kind_of
-from features.representations import (
+from lorasweep.features.common.hardware import kind_of
+from lorasweep.features.compute.cache import CacheEntry, exclusive, feature_matrix
+from lorasweep.features.compute.shard import origin_of
+from lorasweep.features.compute.stage import StagePlan, plan_stage, run_stage, shard_bounds
+from lorasweep.features.datasets.hf_folder import write_dataset
+from lorasweep.features.datasets.scan import scan_dataset
+from lorasweep.features.datasets.sources import DatasetRequest, find_dataset
+from lorasweep.features.representations import (
     DEFAULT_REPRESENTATIONS,
     REPRESENTATIONS,
     get_representation,
     get_representations,
     stored_representations,
 )
-from features.representations.evaluate import evaluate, matrix_batch
-from features.scan import scan_dataset
-from features.shard import origin_of
-from features.sources import DatasetRequest, find_dataset
-from features.stage import StagePlan, plan_stage, run_stage, shard_bounds
+from lorasweep.features.representations.evaluate import evaluate, matrix_batch
+from lorasweep.zoo.random.sd15 import matrix_column
 from tests.conftest import NAMES, adapter_table, random_matrices
-from zoo.sd15 import matrix_column
 
 ROWS = 70
 NINE = get_representations(DEFAULT_REPRESENTATIONS)
@@ -224,7 +224,7 @@ def test_an_interrupted_stage_keeps_its_finished_shards(adapters, computed, mend
 
 FAULTY = """
 import torch
-from features.representations import representation
+from lorasweep.features.representations import representation
 
 @representation("raises", version=1, values=["a"])
 def raises(batch):

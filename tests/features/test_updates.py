@@ -6,11 +6,11 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from features import decomposition, kernels, sketches
-from features.core.errors import UserError
-from features.representations import get_representation
-from features.representations.evaluate import evaluate
-from features.updates import UpdateBatch
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.numerics import decomposition, kernels, sketches
+from lorasweep.features.numerics.update_batch import UpdateBatch
+from lorasweep.features.representations import get_representation
+from lorasweep.features.representations.evaluate import evaluate
 from tests.features import update_reference as reference
 
 LAYER = "unet.mid_block.attn1.to_q"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from features.core.errors import UserError
-from zoo.adapters import GROUP_SIZE, make_zoo
+from lorasweep.features.common.errors import UserError
+from lorasweep.zoo.digits.adapters import GROUP_SIZE, make_zoo
 
 ROOT = Path(__file__).parents[2]
 FAST = {"channels": (8, 8, 8, 8), "base_steps": 2, "steps": 2}
@@ -103,7 +103,7 @@ def test_the_prompted_adapters_are_split_by_the_images_they_saw():
 
 
 def test_every_third_adapter_has_images_that_no_other_one_has():
-    from zoo.model import OWN, SHARED, load_images, plan_with_pools
+    from lorasweep.zoo.digits.model import OWN, SHARED, load_images, plan_with_pools
 
     _, labels = load_images()
     plans = [plan_with_pools(0, index, 450, labels) for index in range(450)]

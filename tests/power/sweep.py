@@ -26,14 +26,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from features.cache import CacheEntry
-from features.core.errors import UserError
-from features.core.files import DamagedFileError
-from features.representations import Representation, get_representation
-from sweep import open_run
-from sweep.watch.status import read_status
-from trainables.record import TrialKey, read_record
-from zoo.sanity import make_sanity
+from lorasweep import open_run
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.files import DamagedFileError
+from lorasweep.features.compute.cache import CacheEntry
+from lorasweep.features.representations import Representation, get_representation
+from lorasweep.sweep.watch.status import read_status
+from lorasweep.trainables.store.record import read_record
+from lorasweep.trainables.store.trial_key import TrialKey
+from lorasweep.zoo.random.sanity import make_sanity
 
 from ..chaos import VARYING, command, records, results_without_times, undisturbed
 from .disk import Disk

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from features.cache import CacheEntry, exclusive
-from features.core.files import DamagedFileError, write_text
-from features.core.plugins import find_origin
-from features.representations import get_representation
+from lorasweep.features.common.files import DamagedFileError, write_text
+from lorasweep.features.common.plugins import find_origin
+from lorasweep.features.compute.cache import CacheEntry, exclusive
+from lorasweep.features.representations import get_representation
+from lorasweep.trainables.store.record import read_record, write_record
+from lorasweep.trainables.store.state import TrialState, read_state, write_state
+from lorasweep.trainables.store.trial_key import TrialKey
 from tests.power.disk import Disk
 from tests.power.mount import Fault, mounted, pattern_of
 from tests.programs import require_fuse
-from trainables.record import TrialKey, read_record, write_record
-from trainables.state import TrialState, read_state, write_state
 
 CUTS = 30
 KEY = TrialKey("all_layers", "stats", 0)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cli import app
-from sweep import RuntimeOptions, SweepSpec, run_sweep
+from lorasweep import RuntimeOptions, SweepSpec, run_sweep
+from lorasweep.cli import app
 
 ZOO = Path(__file__).parents[2] / "examples" / "digits-zoo"
 

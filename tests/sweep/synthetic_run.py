@@ -4,11 +4,11 @@ import itertools
 
 import numpy as np
 
-from sweep.grid import Entry, Grid
-from sweep.report.runs import RunData
-from sweep.sweep_file import SweepFile
-from trainables.record import TrialKey
-from trainables.splits import SplitRule
+from lorasweep.sweep.report.runs import RunData
+from lorasweep.sweep.request.grid import Entry, Grid
+from lorasweep.sweep.store.sweep_file import SweepFile
+from lorasweep.trainables.data.splits import SplitRule
+from lorasweep.trainables.store.trial_key import TrialKey
 
 CLASSES = ["cat", "dog", "eel", "fox"]
 CONFIGS = ("all_layers", "visual_only", "text_only", "down_only", "attention_and_feedforward")

@@ -14,16 +14,16 @@ from pathlib import Path
 import pytest
 import ray
 
-from features import nodes as nodes_module
-from features.core.errors import UserError
-from features.nodes import Nodes, Shared, first_unseen
-from sweep import RuntimeOptions
-from sweep.engine.room import require_cpu, room
-from sweep.interrupt import interruptible
+from lorasweep import RuntimeOptions
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.compute import nodes as nodes_module
+from lorasweep.features.compute.nodes import Nodes, Shared, first_unseen
+from lorasweep.sweep.cluster.capacity import require_cpu, room
+from lorasweep.sweep.process.signals import interruptible
+from lorasweep.trainables.store.trial_key import TrialKey
 from tests.chaos import Chaos, command, compare, read_events, undisturbed
 from tests.elastic import OPTIONS as ELASTIC
 from tests.elastic import change_nodes, wait_for
-from trainables.record import TrialKey
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ["--representations", "matrix_norms", "--configs", "all_layers", "--num-runs", "2"]
@@ -34,7 +34,7 @@ import sys, threading, time
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
-from sweep import RuntimeOptions, SweepSpec, run_sweep
+from lorasweep import RuntimeOptions, SweepSpec, run_sweep
 
 dataset, out = sys.argv[1], Path(sys.argv[2])
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -84,13 +84,13 @@ def test_a_lost_node_costs_its_slices_and_nothing_else(sanity, tmp_path):
 
 
 def test_a_path_a_node_does_not_see_is_found(tmp_path, monkeypatch):
-    monkeypatch.setattr("features.nodes._SEE_SECONDS", 0.1)
+    monkeypatch.setattr("lorasweep.features.compute.nodes._SEE_SECONDS", 0.1)
     (tmp_path / "there").touch()
     paths = [str(tmp_path / "there"), str(tmp_path / "not-there")]
     assert first_unseen(paths) == paths[1]
     assert first_unseen(paths[:1]) == ""
     late = tmp_path / "late"
-    monkeypatch.setattr("features.nodes._SEE_SECONDS", 30)
+    monkeypatch.setattr("lorasweep.features.compute.nodes._SEE_SECONDS", 30)
     threading.Timer(0.2, late.touch).start()
     assert first_unseen([str(late)]) == ""
 
@@ -98,9 +98,9 @@ def test_a_path_a_node_does_not_see_is_found(tmp_path, monkeypatch):
 @pytest.fixture
 def impatient(monkeypatch):
     """What takes seconds otherwise."""
-    monkeypatch.setattr("features.nodes._SEE_SECONDS", 0.1)
-    monkeypatch.setattr("sweep.engine.room._LOOK_SECONDS", 0.05)
-    monkeypatch.setattr("sweep.engine.session._LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("lorasweep.features.compute.nodes._SEE_SECONDS", 0.1)
+    monkeypatch.setattr("lorasweep.sweep.cluster.capacity._LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("lorasweep.sweep.cluster.session._LOOK_SECONDS", 0.05)
 
 
 JOINED = RuntimeOptions(address="10.0.0.1:6379", cluster_wait=0)
@@ -145,7 +145,7 @@ def test_work_whose_nodes_have_all_left_says_so_and_ends(tmp_path):
 
 @pytest.mark.usefixtures("local_ray", "impatient")
 def test_a_worker_that_does_not_see_the_runs_files_hands_its_trial_back(tmp_path):
-    from trainables.trial import TrialWorker
+    from lorasweep.trainables.trial.trial import TrialWorker
 
     point = {**TrialKey("all_layers", "stats", 42).to_json(), "fingerprint": "f"}
     worker = TrialWorker({"point": point, "job": str(tmp_path / "job.json")})
@@ -164,7 +164,7 @@ def test_a_node_that_does_not_answer_is_left_for_the_next_look(monkeypatch):
 
     nodes = ray.nodes()
     assert list(nodes_module._on_each(nodes, answer, 0.0).values()) == [0.0]
-    monkeypatch.setattr("features.nodes._ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("lorasweep.features.compute.nodes._ANSWER_SECONDS", 0.5)
     assert nodes_module._on_each(nodes, answer, 60.0) == {}
     assert nodes_module._on_each([{**nodes[0], "NodeID": "ab" * 28}], answer, 0.0) == {}
 

@@ -7,13 +7,13 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-import cli
-from features.hf_folder import write_dataset
-from sweep.report.facts import reproduce_command
-from sweep.sweep_file import read_sweep_file
+from lorasweep import cli
+from lorasweep.features.datasets.hf_folder import write_dataset
+from lorasweep.sweep.report.facts import reproduce_command
+from lorasweep.sweep.store.sweep_file import read_sweep_file
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.zoo.random.sd15 import matrix_column
 from tests.conftest import NAMES
-from trainables.run_dir import RunDir
-from zoo.sd15 import matrix_column
 
 SMALL = ["--representations", "stats", "--num-runs", "1", "--epochs", "2", "--hidden-dim", "8"]
 SMALL += ["--save-models", "none"]

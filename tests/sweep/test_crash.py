@@ -17,17 +17,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import cli
-from sweep import RuntimeOptions, SweepSpec, run_sweep
-from sweep.watch.prometheus import read_targets
-from sweep.watch.terminal import Reporter
+from lorasweep import RuntimeOptions, SweepSpec, cli, run_sweep
+from lorasweep.sweep.watch.prometheus import read_targets
+from lorasweep.sweep.watch.terminal import Reporter
+from lorasweep.trainables.store.events import TrialProgress
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.state import read_state
+from lorasweep.trainables.store.trial_key import TrialKey
 from tests.chaos import Chaos, command, compare, read_events, torment
 from tests.damage import Victim
 from tests.processes import descendants, driver_of
-from trainables.events import TrialProgress
-from trainables.record import TrialKey
-from trainables.run_dir import RunDir
-from trainables.state import read_state
 
 LONG = ["--representations", "matrix_norms", "--configs", "all_layers", "--num-runs", "2"]
 LONG += ["--epochs", "1600", "--patience", "1600", "--save-models", "none"]
@@ -212,7 +211,7 @@ def test_a_run_that_is_to_stop_loses_no_slice(sanity, sanity_cache, tmp_path):
 
 TWICE = """
 import sys, time
-from sweep.interrupt import interruptible
+from lorasweep.sweep.process.signals import interruptible
 with interruptible():
     try:
         print("ready", flush=True)

@@ -7,19 +7,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from features.core.errors import UserError
-from features.core.plugins import find_origin
-from sweep import RuntimeOptions, SweepSpec, run_sweep
-from sweep.models.choice import refusal
-from sweep.models.predict import find_models, predict
-from sweep.report.analysis import Analysis
-from sweep.report.content import run_tables
-from sweep.report.runs import load_run
-from sweep.sweep_file import read_sweep_file
-from sweep.watch.status import read_status
-from trainables.run_dir import RunDir
+from lorasweep import RuntimeOptions, SweepSpec, run_sweep
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.plugins import find_origin, source_files
+from lorasweep.features.layers.configs import get_configs
+from lorasweep.features.numerics.matrix_batch import MatrixBatch
+from lorasweep.features.representations import get_representation
+from lorasweep.sweep.models.choice import refusal
+from lorasweep.sweep.models.predict import find_models, predict
+from lorasweep.sweep.report.analysis import Analysis
+from lorasweep.sweep.report.content import run_tables
+from lorasweep.sweep.report.runs import load_run
+from lorasweep.sweep.store.sweep_file import read_sweep_file
+from lorasweep.sweep.watch.status import read_status
+from lorasweep.trainables.classifiers.catalogue import find_classifier
+from lorasweep.trainables.store.run_dir import RunDir
 
+ROOT = Path(__file__).parents[2]
 DOCS = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
 SNIPPETS = {
     match[1]: match[2]
@@ -125,6 +131,78 @@ def test_a_file_is_known_by_itself_and_the_siblings_it_imports(files):
     assert sorted(p.name for p in copy.root.iterdir()) == ["helper.py", "norms.py"]
 
 
+PLACES = ["features", "sweep", "trainables", "zoo", "lorasweep"]
+
+
+@pytest.fixture(params=["beside a user's own folders", "in the root of a checkout"])
+def crowded(request, tmp_path, monkeypatch):
+    """A working directory with the snippets beside folders that are called as ours are."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for name, text in SNIPPETS.items():
+        (folder / name).write_text(text)
+    for name in PLACES[:4]:
+        if "checkout" in request.param:
+            (folder / name).symlink_to(ROOT / name)
+        else:
+            (folder / name / "core").mkdir(parents=True)
+            (folder / name / "__init__.py").write_text("raise ImportError('a user's own')\n")
+    (folder / "lorasweep").mkdir()  # a clone of the repository, which is no package
+    (folder / "cli.py").write_text("raise ImportError('a user's own')\n")
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    return folder
+
+
+def test_plug_ins_work_beside_folders_of_any_name(crowded, sanity, tmp_path):
+    names = {}
+    for name, (load, thing) in {
+        "norms.py": (get_representation, "row_norms"),
+        "centroids.py": (find_classifier, "Centroids"),
+        "layers.py": (lambda reference: get_configs([reference])[0], "queries"),
+    }.items():
+        found = load(f"{crowded / name}:{thing}")
+        found = found[0] if isinstance(found, tuple) else found
+        names[name] = found.name
+        origin = find_origin(f"{crowded / name}:{thing}", "")
+        assert [str(path) for path in source_files(origin.root, origin.module)] == [name]
+    assert list(names.values()) == ["row_norms", "centroids", "queries"]
+    taken = [name for name in PLACES[:4] if name in sys.modules]
+    assert taken == []
+
+
+def test_a_file_with_the_name_of_this_program_is_refused(files):
+    (files / "lorasweep.py").write_text(SNIPPETS["norms.py"])
+    with pytest.raises(UserError, match=r"lorasweep.py has the name of this program: rename it"):
+        get_representation(f"{files}/lorasweep.py:row_norms")
+
+
+OLD_NORMS = """
+from features.representations import representation
+from trainables.classifiers.base import Config
+
+@representation("old_norms", version=1, values=("mean",))
+def old_norms(batch):
+    from features.core.errors import UserError  # a function's imports, too
+    assert UserError.__module__ == "lorasweep.features.common.errors"
+    return batch.matrices.double().norm(dim=2).mean(1, keepdim=True)
+"""
+
+
+def test_a_plug_in_of_version_0_1_loads_beside_a_user_s_own_folders(tmp_path, monkeypatch):
+    (tmp_path / "old.py").write_text(OLD_NORMS)
+    (tmp_path / "cwd" / "features").mkdir(parents=True)
+    (tmp_path / "cwd" / "features" / "__init__.py").write_text("raise ImportError('mine')\n")
+    monkeypatch.syspath_prepend(tmp_path / "cwd")
+    found = get_representation(f"{tmp_path}/old.py:old_norms")
+    batch = MatrixBatch(torch.ones(3, 2, 2))
+    assert found.compute(batch).shape == (3, 1)
+    assert "features" not in sys.modules
+    (tmp_path / "new.py").write_text("import lorasweep\n" + OLD_NORMS)
+    with pytest.raises(UserError, match="cannot be loaded: ImportError: mine"):
+        get_representation(f"{tmp_path}/new.py:old_norms")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -170,7 +248,7 @@ def test_a_model_of_ones_own_code_runs_it_only_when_told_to(
 ):
     mute = (
         SNIPPETS["centroids.py"]
-        .replace("def kept", "def other")
+        .replace("def export_state", "def other")
         .replace('"centroids", 1', '"mute", 1')
     )
     (package / "mute.py").write_text(mute)

@@ -2,17 +2,18 @@
 
 import pytest
 
-from features.core.errors import UserError
-from sweep import RuntimeOptions, SweepSpec, run_sweep
-from sweep.dry_run import describe
-from sweep.watch.terminal import Reporter
-from trainables.record import TrialKey, read_record
+from lorasweep import RuntimeOptions, SweepSpec, run_sweep
+from lorasweep.features.common.errors import UserError
+from lorasweep.sweep.driver.dry_run import describe
+from lorasweep.sweep.watch.terminal import Reporter
+from lorasweep.trainables.store.record import read_record
+from lorasweep.trainables.store.trial_key import TrialKey
 
 BROUGHT = """\
 from dataclasses import dataclass
 
-from features.representations import Unit, representation
-from trainables.classifiers.base import Classifier, Config, Fit
+from lorasweep.features.representations import Unit, representation
+from lorasweep.trainables.classifiers.base import Classifier, Fit, Settings
 
 
 @representation(
@@ -45,7 +46,7 @@ class SizeFit(Fit):
         self.means = torch.stack([x[y == c].mean(0) for c in range(self.data.n_classes)])
         self.finished = True
 
-    def log_probabilities(self, x):
+    def predict(self, x):
         import torch
 
         distances = torch.cdist(self.sizes(x), self.means.nan_to_num())
@@ -59,7 +60,7 @@ class Sizes(Classifier):
     name, version, seeded, reads_factors = "sizes", 1, False, True
 
     @dataclass(frozen=True)
-    class Config(Config):
+    class Settings(Settings):
         pass
 
     def host_bytes(self, size, config):

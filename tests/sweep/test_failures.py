@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 from ray.tune.experiment import Trial
 
-from features.core.lock import LockLostError
-from sweep import RuntimeOptions, SweepSpec, run_sweep
-from sweep.engine.listener import TrialListener
-from trainables.record import TrialKey
-from trainables.run_dir import RunDir
+from lorasweep import RuntimeOptions, SweepSpec, run_sweep
+from lorasweep.features.common.lock import LockLostError
+from lorasweep.sweep.engine.listener import TrialListener
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.trial_key import TrialKey
 
 
 def test_a_trial_that_got_further_has_its_retries_back(tmp_path):
@@ -39,7 +39,7 @@ def test_a_trial_that_got_further_has_its_retries_back(tmp_path):
 
 
 def test_a_failure_in_a_run_directory_that_is_anothers_is_not_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("sweep.engine.listener._reason", lambda trial: "it broke")
+    monkeypatch.setattr("lorasweep.sweep.engine.listener._reason", lambda trial: "it broke")
     key = TrialKey("all_layers", "stats", 42)
     trial = Trial("any", config={"point": {**key.to_json(), "fingerprint": "f"}}, stub=True)
     listener = TrialListener(tmp_path)

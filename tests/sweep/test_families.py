@@ -2,21 +2,21 @@
 
 import pytest
 
-from features.core.errors import UserError
-from features.layer_configs import get_configs
-from sweep import RuntimeOptions, SweepSpec
-from sweep.dataset import open_dataset
-from sweep.declared import declared_by
-from sweep.dry_run import describe
-from sweep.report.facts import reproduce_command
-from sweep.results import format_results
-from sweep.sweep_file import make_sweep_file
-from sweep.watch.counts import summary_lines
-from sweep.watch.terminal import Reporter
+from lorasweep import RuntimeOptions, SweepSpec
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.layers.configs import get_configs
+from lorasweep.sweep.driver.dry_run import describe
+from lorasweep.sweep.imports.open_dataset import open_dataset
+from lorasweep.sweep.report.facts import reproduce_command
+from lorasweep.sweep.request.declared import declared_by
+from lorasweep.sweep.store.results import format_results
+from lorasweep.sweep.store.sweep_file import make_sweep_file
+from lorasweep.sweep.watch.counts import summary_lines
+from lorasweep.sweep.watch.terminal import Reporter
+from lorasweep.trainables.data.splits import BY_CHANCE
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.trial_key import TrialKey
 from tests.conftest import NAMES
-from trainables.record import TrialKey
-from trainables.run_dir import RunDir
-from trainables.splits import BY_CHANCE
 
 LAYERS = sorted({name.partition(".lora")[0] for name in NAMES})
 

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from sweep.grid import Entry, Grid
-from sweep.models.fits import FinishedFits, configs_to_keep, delete_fits
-from sweep.spec import ALL, BEST, NONE
-from trainables import finished_fits
-from trainables.classifiers.base import FitState
-from trainables.events import TrialFinished
-from trainables.finished_fits import read_fit, write_fit
-from trainables.record import write_record
-from trainables.run_dir import RunDir
+from lorasweep.sweep.models.fits import FinishedFits, configs_to_keep, delete_fits
+from lorasweep.sweep.request.grid import Entry, Grid
+from lorasweep.sweep.request.spec import ALL, BEST, NONE
+from lorasweep.trainables.classifiers.base import FitState
+from lorasweep.trainables.store.events import TrialFinished
+from lorasweep.trainables.store.record import write_record
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.trial import finished_fits
+from lorasweep.trainables.trial.finished_fits import read_fit, write_fit
 
 GRID = Grid(
     (Entry("stats", "mlp"), Entry("spectral", "mlp"), Entry("stats", "linear")),

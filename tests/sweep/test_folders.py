@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import cli
-from features.core.errors import UserError
-from sweep.dataset import open_dataset
-from sweep.imports.run import RECORD
-from sweep.layer_table import read_layer_table
-from sweep.spec import RuntimeOptions, SweepSpec
-from sweep.watch.terminal import Reporter
+from lorasweep import cli
+from lorasweep.features.common.errors import UserError
+from lorasweep.sweep.imports.open_dataset import open_dataset
+from lorasweep.sweep.imports.run import RECORD
+from lorasweep.sweep.look.layer_table import read_layer_table
+from lorasweep.sweep.request.spec import RuntimeOptions, SweepSpec
+from lorasweep.sweep.watch.terminal import Reporter
 from tests.sweep.test_imports import LAYERS, adapter, classes, run
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -95,9 +95,9 @@ def test_layers_without_a_dataset(folder, tmp_path):
 
 
 def test_a_run_directory_says_how_to_import_it_again(folder, tmp_path, monkeypatch):
-    from sweep.declared import declared_by
-    from sweep.samples import split_rule
-    from sweep.sweep_file import make_sweep_file
+    from lorasweep.sweep.request.declared import declared_by
+    from lorasweep.sweep.request.split_columns import split_rule
+    from lorasweep.sweep.store.sweep_file import make_sweep_file
 
     table = tmp_path / "labels.csv"
     table.write_text("name,label\n" + "".join(f"adapter-{i},{'ab'[i % 2]}\n" for i in range(6)))
@@ -143,7 +143,7 @@ def test_options_of_an_import_are_for_adapter_files_only(folder, tmp_path):
 
 @pytest.mark.long
 def test_ranks_from_1_to_128(tmp_path):
-    from sweep.engine.features import features_only
+    from lorasweep.sweep.engine.feature_stage import features_only
 
     for i, rank in enumerate((1, 2, 16, 128)):
         adapter(tmp_path / "in" / "ab"[i % 2] / f"{rank}.safetensors", seed=i, rank=rank)

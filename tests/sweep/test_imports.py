@@ -15,23 +15,23 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
-import cli
-from features.adapter_files.errors import UnreadableAdapterError
-from features.core.errors import UserError
-from features.core.lock import locked
-from features.model_input import model_input
-from features.representations import get_representation
-from features.scan import scan_dataset
-from features.sources import DatasetRequest, find_dataset
-from sweep.imports.labels import label_source
-from sweep.imports.plan import make_plan
-from sweep.imports.request import ImportOptions
-from sweep.imports.run import import_adapters
-from sweep.imports.shard import ShardWriter
-from sweep.imports.survey import Survey, survey
-from sweep.models.adapters import Given, Problem, Stacked, read_adapters
-from sweep.spec import RuntimeOptions
-from sweep.watch.terminal import Reporter
+from lorasweep import cli
+from lorasweep.features.adapters.errors import UnreadableAdapterError
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.lock import locked
+from lorasweep.features.datasets.scan import scan_dataset
+from lorasweep.features.datasets.sources import DatasetRequest, find_dataset
+from lorasweep.features.representations import get_representation
+from lorasweep.sweep.imports.labels import label_source
+from lorasweep.sweep.imports.plan import make_plan
+from lorasweep.sweep.imports.run import import_adapters
+from lorasweep.sweep.imports.shard import ShardWriter
+from lorasweep.sweep.imports.survey import Survey, survey
+from lorasweep.sweep.models.new_adapters import Given, Problem, Stacked, read_adapters
+from lorasweep.sweep.request.import_options import ImportOptions
+from lorasweep.sweep.request.spec import RuntimeOptions
+from lorasweep.sweep.watch.terminal import Reporter
+from lorasweep.trainables.models.model_input import model_input
 from tests.features.adapters import (
     diffusers_lora,
     diffusers_old,
@@ -115,8 +115,8 @@ def test_folders_become_a_dataset(tmp_path):
 
 
 def test_a_sweep_reads_it(tmp_path):
-    from features.scan import scan_dataset
-    from features.sources import DatasetRequest, find_dataset
+    from lorasweep.features.datasets.scan import scan_dataset
+    from lorasweep.features.datasets.sources import DatasetRequest, find_dataset
 
     classes(tmp_path / "in")
     run(tmp_path / "in", out=tmp_path / "out")
@@ -501,7 +501,7 @@ def test_an_interrupted_import_goes_on(tmp_path, monkeypatch, ranks):
 
     write = ShardWriter.__call__
     monkeypatch.setattr(
-        "sweep.imports.run._run",
+        "lorasweep.sweep.imports.run._run",
         lambda plan, work, missing, _: (
             dies(ShardWriter(plan, work), {"index": i}) for i in missing
         ),
@@ -547,7 +547,7 @@ def test_a_file_that_the_disk_does_not_give_is_not_noted_as_damaged(tmp_path, mo
     def fails(path, lokr_rank):
         raise UnreadableAdapterError(path, "x") from OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("sweep.imports.shard.open_adapter", fails)
+    monkeypatch.setattr("lorasweep.sweep.imports.shard.open_adapter", fails)
     with pytest.raises(OSError, match="Input/output error"):
         ShardWriter(plan, work)({"index": 0})
     assert not list(work.rglob("*"))
@@ -562,11 +562,11 @@ def test_an_interrupted_import_whose_files_have_changed_begins_anew(tmp_path, mo
         expected["dogs/adapter-0"] = adapter(root / "dogs" / "adapter-0" / WEIGHTS, seed=9)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sweep.imports.run._run", changes)
+    monkeypatch.setattr("lorasweep.sweep.imports.run._run", changes)
     with pytest.raises(KeyboardInterrupt):
         run(root, out=out)
     monkeypatch.setattr(
-        "sweep.imports.run._run",
+        "lorasweep.sweep.imports.run._run",
         lambda plan, work, missing, _: (ShardWriter(plan, work)({"index": i}) for i in missing),
     )
     run(root, out=out)

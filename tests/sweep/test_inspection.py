@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import cli
+from lorasweep import cli
 
 from .test_imports import BLOCK, WEIGHTS, adapter, classes, damaged, run
 
@@ -106,7 +106,8 @@ def test_what_is_nothing_is_refused_in_one_line(tmp_path, content):
 def test_a_file_is_looked_at_without_torch_or_ray(tmp_path):
     adapter(tmp_path / WEIGHTS)
     script = (
-        "import sys; from sweep.inspection import inspect_path; from pathlib import Path\n"
+        "import sys; from pathlib import Path\n"
+        "from lorasweep.sweep.look.inspection import inspect_path\n"
         "inspect_path(sys.argv[1], 'x', None, Path('x'))\n"
         "assert not {'torch', 'ray', 'datasets', 'pandas', 'scipy'} & sys.modules.keys()\n"
     )

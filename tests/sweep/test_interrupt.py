@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from sweep import interrupt
-from sweep.interrupt import interruptible
+from lorasweep.sweep.process import signals as interrupt
+from lorasweep.sweep.process.signals import interruptible
 
 ROOT = Path(__file__).parents[2]
 
 DRIVER = """
 import sys, time
-from sweep.interrupt import EXIT_CODE, interruptible
+from lorasweep.sweep.process.signals import EXIT_CODE, interruptible
 try:
     with interruptible():
         print("ready", flush=True)

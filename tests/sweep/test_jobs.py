@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sweep.spec import RuntimeOptions
+from lorasweep.sweep.request.spec import RuntimeOptions
 from tests.chaos import command
 
 ROOT = Path(__file__).parents[2]

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-import cli
-from features.hf_folder import write_dataset
-from zoo.sd15 import matrix_column
+from lorasweep import cli
+from lorasweep.features.datasets.hf_folder import write_dataset
+from lorasweep.zoo.random.sd15 import matrix_column
 
 # (tensor, m, n) in three spellings; the last two are no layer.
 TENSORS = [

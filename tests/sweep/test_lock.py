@@ -15,18 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from features.cache import exclusive
-from features.core import lock as lock_files
-from features.core.errors import UserError
-from features.core.lock import HolderWatch, LockFile, LockLostError, LockTimes, is_alive
-from sweep import RuntimeOptions, SweepSpec, run_sweep
-from sweep.interrupt import interruptible
-from sweep.lock import driver_lock
+from lorasweep import RuntimeOptions, SweepSpec, run_sweep
+from lorasweep.features.common import lock as lock_files
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.lock import HolderWatch, LockFile, LockLostError, LockTimes, is_alive
+from lorasweep.features.compute.cache import exclusive
+from lorasweep.sweep.process.signals import interruptible
+from lorasweep.sweep.store.driver_lock import driver_lock
+from lorasweep.trainables.store.events import TrialFinished
+from lorasweep.trainables.store.record import write_record
+from lorasweep.trainables.store.run_dir import RunDir
 from tests.chaos import command, read_events
 from tests.sweep.test_trackers import RECORD
-from trainables.events import TrialFinished
-from trainables.record import write_record
-from trainables.run_dir import RunDir
 
 FAST = LockTimes(heartbeat=0.05, dead_after=0.5, poll=0.02)
 SETTLING = LockTimes(heartbeat=0.05, dead_after=0.5, poll=0.2)
@@ -117,7 +117,7 @@ def test_a_dead_drivers_lock_is_taken_over_at_once_on_the_same_host(lock, tmp_pa
 LARGE = """
 import sys
 from pathlib import Path
-from features.core.lock import LockFile
+from lorasweep.features.common.lock import LockFile
 lock = LockFile(Path(sys.argv[1]) / "driver.lock", "it")
 lock.take(print)
 memory = b"x" * (1 << 30)
@@ -363,8 +363,10 @@ def test_a_driver_that_lost_its_lock_writes_nothing(trials, thread, sanity, tmp_
         before.update(contents(run.run_dir))
         trials(run, todo[0])
 
-    monkeypatch.setattr("sweep.launch.engine", lambda run: nullcontext(tmp_path / "cache"))
-    monkeypatch.setattr("sweep.launch.run_trials", run_trials)
+    monkeypatch.setattr(
+        "lorasweep.sweep.driver.launch.engine", lambda run: nullcontext(tmp_path / "cache")
+    )
+    monkeypatch.setattr("lorasweep.sweep.driver.launch.run_trials", run_trials)
     spec = SweepSpec(str(sanity), representations=("stats",), num_runs=1, settings={})
     options = RuntimeOptions(tmp_path, "run", cache_dir=tmp_path / "cache")
     raised = []

@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from sweep.machine import machine_memory, usable_cores
+from lorasweep.sweep.process.machine import machine_memory, usable_cores
 
 
 def test_cores_are_those_the_process_may_run_on():
     assert usable_cores() == len(os.sched_getaffinity(0))
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
-    code += "from sweep.machine import usable_cores; print(usable_cores())"
+    code += "from lorasweep.sweep.process.machine import usable_cores; print(usable_cores())"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "1\n"
 
@@ -50,9 +50,9 @@ def test_ray_is_given_no_more_cores_than_the_process(tmp_path):
 import os
 os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})
 from pathlib import Path
-from sweep import RuntimeOptions
-from sweep.engine.session import ray_session
-from sweep.interrupt import interruptible
+from lorasweep import RuntimeOptions
+from lorasweep.sweep.cluster.session import ray_session
+from lorasweep.sweep.process.signals import interruptible
 options, logs = RuntimeOptions(dashboard=False), Path({str(tmp_path)!r})
 with interruptible() as interruption, ray_session(options, logs, "name", interruption, print):
     import ray

@@ -1,15 +1,15 @@
 """What a sweep counts for Prometheus, without an endpoint."""
 
-from sweep.watch.prometheus import SweepMetrics, read_targets
-from trainables.events import (
+from lorasweep.sweep.watch.prometheus import SweepMetrics, read_targets
+from lorasweep.trainables.store.events import (
     TrialFinished,
     TrialOutOfMemory,
     TrialProgress,
     TrialStarted,
     TrialWaiting,
 )
-from trainables.record import TrialKey
-from trainables.run_dir import RunDir
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.trial_key import TrialKey
 
 
 def test_a_resumed_sweep_counts_what_is_on_disk(tmp_path):

@@ -7,29 +7,28 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
-import cli
-from features.adapter_files.adapter import open_adapter
-from features.cache import feature_matrix
-from features.dataset_matrix import dataset_matrix
-from features.model_input import ModelInput, model_input
-from features.representations import (
+from lorasweep import RuntimeOptions, SweepSpec, cli, run_sweep
+from lorasweep.features.adapters.adapter import open_adapter
+from lorasweep.features.compute.cache import feature_matrix
+from lorasweep.features.compute.dataset_matrix import dataset_matrix
+from lorasweep.features.compute.stage import plan_stage, run_stage
+from lorasweep.features.datasets.scan import scan_dataset
+from lorasweep.features.datasets.sources import DatasetRequest, find_dataset
+from lorasweep.features.representations import (
     DEFAULT_REPRESENTATIONS,
     get_representation,
     get_representations,
     stored_representations,
 )
-from features.scan import scan_dataset
-from features.sources import DatasetRequest, find_dataset
-from features.stage import plan_stage, run_stage
-from sweep import RuntimeOptions, SweepSpec, run_sweep
-from sweep.models.adapters import Given, Stacked, read_adapters
-from sweep.models.predict import find_models
-from sweep.sweep_file import read_sweep_file
+from lorasweep.sweep.models.new_adapters import Given, Stacked, read_adapters
+from lorasweep.sweep.models.predict import find_models
+from lorasweep.sweep.store.sweep_file import read_sweep_file
+from lorasweep.trainables.data.splits import SplitRule
+from lorasweep.trainables.models.model_building import CLOSE
+from lorasweep.trainables.models.model_input import ModelInput, model_input
+from lorasweep.trainables.store.record import read_record
 from tests.features.reference import DIMENSIONLESS, REFERENCE
 from tests.sweep.test_imports import run
-from trainables.keeping import CLOSE
-from trainables.record import read_record
-from trainables.splits import SplitRule
 
 BLOCK = "unet.mid_block.attentions.0.transformer_blocks.0"
 LAYERS = {f"{BLOCK}.attn1.to_q": (16, 16), f"{BLOCK}.attn2.to_k": (16, 24)}

@@ -15,24 +15,24 @@ import yaml
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
-from cli import app
-from features.core.errors import UserError
-from features.core.files import sign, write_json
-from features.sources import DatasetRequest, find_dataset
-from sweep import RuntimeOptions, SweepSpec, run_sweep
-from sweep.models.adapters import Given, Stacked, find_adapters, read_adapters
-from sweep.models.choice import best_pairs, chosen_pairs, refusal
-from sweep.models.predict import Threshold, Verdict, find_models
-from sweep.sweep_file import read_sweep_file
-from sweep.watch.terminal import Reporter
+from lorasweep import RuntimeOptions, SweepSpec, run_sweep
+from lorasweep.cli import app
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.files import sign, write_json
+from lorasweep.features.common.signed_tensors import read_tensors
+from lorasweep.features.datasets.sources import DatasetRequest, find_dataset
+from lorasweep.sweep.models.choice import best_pairs, chosen_pairs, refusal
+from lorasweep.sweep.models.new_adapters import Given, Stacked, find_adapters, read_adapters
+from lorasweep.sweep.models.predict import Threshold, Verdict, find_models
+from lorasweep.sweep.store.sweep_file import read_sweep_file
+from lorasweep.sweep.watch.terminal import Reporter
+from lorasweep.trainables.classifiers.catalogue import CLASSIFIERS
+from lorasweep.trainables.data.splits import SplitRule
+from lorasweep.trainables.models.model_building import CLOSE, finished_fit
+from lorasweep.trainables.store.record import read_record
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.trial.job import TrialJob
 from tests.adapter_folder import read_rows, write_rows
-from trainables.classifiers.catalogue import CLASSIFIERS
-from trainables.job import TrialJob
-from trainables.keeping import CLOSE, finished_fit
-from trainables.record import read_record
-from trainables.run_dir import RunDir
-from trainables.signed_tensors import read_tensors
-from trainables.splits import SplitRule
 
 ZOO = Path(__file__).parents[2] / "examples" / "digits-zoo"
 SPEC = SweepSpec(
@@ -147,8 +147,8 @@ def test_what_is_missing_is_made_and_what_differs_is_refused(kept, tmp_path):
 
 def test_what_trials_left_is_not_trained_again(kept, tmp_path, monkeypatch):
     spec, options, run_dir = kept
-    monkeypatch.setattr("sweep.engine.jobs.KEEP_AFTER_SECONDS", 0.0)
-    monkeypatch.setattr("sweep.launch.make_models", lambda *_: None)
+    monkeypatch.setattr("lorasweep.sweep.engine.jobs.KEEP_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr("lorasweep.sweep.driver.launch.make_models", lambda *_: None)
     here = RunDir(run_sweep(spec, replace(options, output_dir=tmp_path)).run_dir)
     (path,) = here.tune.glob("*/job.json")
     job = TrialJob.read(path)
@@ -189,7 +189,7 @@ def test_a_model_above_the_limit_is_made_only_where_that_is_said(kept, tmp_path,
     model = RunDir(tmp_path / "run").model("visual_only", "simple_stats")
     before = model.read_bytes()
     model.unlink()
-    monkeypatch.setattr("sweep.engine.models.BIG_BYTES", len(before) // 2)
+    monkeypatch.setattr("lorasweep.sweep.engine.model_stage.BIG_BYTES", len(before) // 2)
     asked = ["export", tmp_path / "run", tmp_path / "out", "--cache-dir", options.cache_dir]
     asked += ["--representation", "simple_stats", "--classifier", "mlp"]
     result = CliRunner().invoke(app, list(map(str, asked)))
@@ -205,8 +205,8 @@ def test_a_model_above_the_limit_is_made_only_where_that_is_said(kept, tmp_path,
 @pytest.mark.long
 def test_what_trials_left_stays_where_a_model_is_too_large(kept, tmp_path, monkeypatch):
     spec, options, _ = kept
-    monkeypatch.setattr("sweep.engine.jobs.KEEP_AFTER_SECONDS", 0.0)
-    monkeypatch.setattr("sweep.engine.models.BIG_BYTES", 1)
+    monkeypatch.setattr("lorasweep.sweep.engine.jobs.KEEP_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr("lorasweep.sweep.engine.model_stage.BIG_BYTES", 1)
     spec = replace(spec, pairs=spec.pairs[:2])
     run = run_sweep(spec, replace(options, output_dir=tmp_path, save_models="best"))
     grid = read_sweep_file(run.run_dir).grid

@@ -18,12 +18,13 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sweep.watch.prometheus import read_targets
-from sweep.watch.status import read_status
+from lorasweep.sweep.watch.prometheus import read_targets
+from lorasweep.sweep.watch.status import read_status
+from lorasweep.trainables.store.record import read_record
+from lorasweep.trainables.store.trial_key import TrialKey
 from tests.chaos import ROOT, command
 from tests.processes import driver_of
 from tests.programs import require_program
-from trainables.record import TrialKey, read_record
 
 DEPLOY = ROOT / "deploy"
 STATES = {"finished": "finished", "running": "running", "failed": "failed", "to do": "todo"}

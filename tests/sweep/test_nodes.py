@@ -10,13 +10,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from features.core.errors import UserError
-from features.core.files import sign, write_json
-from features.kinds import CPU, Kind, kind_of, same_origin
-from features.nodes import Node, Nodes
-from sweep import RuntimeOptions, SweepSpec, run_sweep
+from lorasweep import RuntimeOptions, SweepSpec, run_sweep
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.files import sign, write_json
+from lorasweep.features.common.hardware import CPU, Kind, kind_of, same_origin
+from lorasweep.features.compute.nodes import Node, Nodes
+from lorasweep.trainables.store.run_dir import RunDir
 from tests.chaos import Chaos, command, compare, undisturbed
-from trainables.run_dir import RunDir
 
 OPTIONS = ["--representations", "matrix_norms", "--configs", "all_layers", "--num-runs", "4"]
 EPOCHS = {"before the features": "500", "during the trials": "2500"}
@@ -55,9 +55,9 @@ def four_nodes(monkeypatch):
         {"NodeID": name, "NodeManagerHostname": f"host-{name}", "Resources": resources}
         for name, (_, resources) in have.items()
     ]
-    monkeypatch.setattr("features.nodes._alive", lambda: alive)
+    monkeypatch.setattr("lorasweep.features.compute.nodes._alive", lambda: alive)
     monkeypatch.setattr(
-        "features.nodes._ask",
+        "lorasweep.features.compute.nodes._ask",
         lambda nodes: {
             node["NodeID"]: Node(have[node["NodeID"]][0], 80 if "GPU" in node["Resources"] else 0)
             for node in nodes
@@ -93,7 +93,7 @@ def test_a_node_that_does_not_see_the_files_takes_no_part(four_nodes, monkeypatc
         asked.append([node["NodeID"] for node in nodes])
         return {node["NodeID"]: unseen[node["NodeID"]] for node in nodes if node["NodeID"] != "c"}
 
-    monkeypatch.setattr("features.nodes._unseen_on", look)
+    monkeypatch.setattr("lorasweep.features.compute.nodes._unseen_on", look)
     said = []
     nodes = Nodes(said.append, any_kind=True)
     nodes.look()
@@ -109,7 +109,7 @@ def test_a_node_that_does_not_see_the_files_takes_no_part(four_nodes, monkeypatc
 
 
 def test_work_on_a_cluster_that_was_joined_may_come_to_be_on_several_nodes(four_nodes, monkeypatch):
-    monkeypatch.setattr("features.nodes._alive", lambda: four_nodes[:1])
+    monkeypatch.setattr("lorasweep.features.compute.nodes._alive", lambda: four_nodes[:1])
     assert not Nodes().several()
     assert Nodes(joined=True).several()
 

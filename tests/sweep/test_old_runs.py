@@ -13,25 +13,25 @@ import numpy as np
 import pytest
 import torch
 
-from features.cache import CacheEntry
-from features.core.errors import UserError
-from features.core.files import sign
-from features.kinds import kind_of
-from features.representations import REPRESENTATIONS
-from features.scan import scan_dataset
-from features.sources import DatasetRequest, find_dataset
-from features.stage import plan_stage
-from sweep import RuntimeOptions, open_run, run_sweep
-from sweep.models.predict import choose_model, find_models, predict
-from sweep.report.build import make_report
-from sweep.report.facts import reproduce_command
-from sweep.report.runs import load_run
-from sweep.sweep_file import continued, read_sweep_file
-from sweep.watch.status import read_status
+from lorasweep import RuntimeOptions, open_run, run_sweep
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.files import sign
+from lorasweep.features.common.hardware import kind_of
+from lorasweep.features.compute.cache import CacheEntry
+from lorasweep.features.compute.stage import plan_stage
+from lorasweep.features.datasets.scan import scan_dataset
+from lorasweep.features.datasets.sources import DatasetRequest, find_dataset
+from lorasweep.features.representations import REPRESENTATIONS
+from lorasweep.sweep.models.predict import choose_model, find_models, predict
+from lorasweep.sweep.report.build import make_report
+from lorasweep.sweep.report.facts import reproduce_command
+from lorasweep.sweep.report.runs import load_run
+from lorasweep.sweep.store.sweep_file import continued, read_sweep_file
+from lorasweep.sweep.watch.status import read_status
+from lorasweep.trainables.classifiers.mlp import Mlp
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.state import read_state
 from tests.chaos import read_events
-from trainables.classifiers.mlp import Mlp
-from trainables.run_dir import RunDir
-from trainables.state import read_state
 
 DATA = Path(__file__).parents[1] / "data" / "runs-0.1"
 
@@ -175,7 +175,7 @@ def test_a_setting_that_is_newer_than_a_run_has_its_default_there(old):
     assert "--weight-decay" not in reproduce_command(before)
     now = replace(before, declared=json.loads(json.dumps(before.declared)))
     settings = now.declared["classifiers"]["mlp"]
-    settings["defaults"] = Mlp.Config().to_json()
+    settings["defaults"] = Mlp.Settings().to_json()
     settings["config"] = {**settings["config"], "weight_decay": 1e-4}
     assert continued(path.parent, now).fingerprints == before.fingerprints
     settings["config"]["weight_decay"] = 0.5

@@ -1,8 +1,9 @@
 """What counts as done, failed or still to do."""
 
-from sweep.plan import failed_trials, read_records
-from trainables.record import TrialKey, write_failure, write_record
-from trainables.run_dir import RunDir
+from lorasweep.sweep.store.plan import failed_trials, read_records
+from lorasweep.trainables.store.record import write_failure, write_record
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.trial_key import TrialKey
 
 KEYS = [TrialKey("all_layers", "stats", seed) for seed in (1, 2, 3, 4)]
 NOW = dict.fromkeys(KEYS, "now")

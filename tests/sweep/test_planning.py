@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from features.core.errors import UserError
-from sweep import RuntimeOptions, SweepSpec
-from sweep.declared import declared_by
-from sweep.dry_run import describe
-from sweep.grid import Entry, Grid
-from sweep.machine import machine_memory
-from sweep.memory import largest_trial, require_memory
-from sweep.watch.terminal import Reporter
-from trainables.record import TrialKey
-from trainables.run_dir import RunDir
+from lorasweep import RuntimeOptions, SweepSpec
+from lorasweep.features.common.errors import UserError
+from lorasweep.sweep.driver.dry_run import describe
+from lorasweep.sweep.process.machine import machine_memory
+from lorasweep.sweep.process.memory import largest_trial, require_memory
+from lorasweep.sweep.request.declared import declared_by
+from lorasweep.sweep.request.grid import Entry, Grid
+from lorasweep.sweep.watch.terminal import Reporter
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.trial_key import TrialKey
 
 KEYS = [
     TrialKey("all_layers", "stats", 42),
@@ -101,8 +101,8 @@ def test_nothing_left_is_refused(spec, options, capsys):
 
 
 def test_what_cannot_fit_is_refused_before_it_starts(spec, sanity, tmp_path):
-    from features.scan import scan_dataset
-    from features.sources import DatasetRequest, find_dataset
+    from lorasweep.features.datasets.scan import scan_dataset
+    from lorasweep.features.datasets.sources import DatasetRequest, find_dataset
 
     source = find_dataset(DatasetRequest(str(sanity)), tmp_path)
     scan = scan_dataset(source, "category_label", None, tmp_path)

@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from features.adapter_files.adapter import open_adapter
-from features.adapter_files.errors import BadAdapterError
-from features.core.errors import UserError
-from sweep.dataset import open_dataset
-from sweep.samples import split_rule
-from sweep.spec import RuntimeOptions, SweepSpec
-from sweep.watch.terminal import Reporter
+from lorasweep.features.adapters.adapter import open_adapter
+from lorasweep.features.adapters.errors import BadAdapterError
+from lorasweep.features.common.errors import UserError
+from lorasweep.sweep.imports.open_dataset import open_dataset
+from lorasweep.sweep.request.spec import RuntimeOptions, SweepSpec
+from lorasweep.sweep.request.split_columns import split_rule
+from lorasweep.sweep.watch.terminal import Reporter
 
 LAYER = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 WIDTH, RANK = 5, 32

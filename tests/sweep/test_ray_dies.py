@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sweep.engine.death import ray_watched
-from sweep.interrupt import EXIT_CODE, interruptible
-from sweep.supervisor import MOST_RESTARTS
+from lorasweep.sweep.cluster.ray_monitor import ray_watched
+from lorasweep.sweep.process.signals import EXIT_CODE, interruptible
+from lorasweep.sweep.process.supervisor import MOST_RESTARTS
 from tests.chaos import Chaos, command, compare, read_events, undisturbed
 from tests.processes import descendants
 
@@ -125,7 +125,7 @@ def test_ray_is_started_again_three_times_at_most(sanity, reference, tmp_path):
 FROM_PYTHON = """
 import sys, threading, time
 from pathlib import Path
-from sweep import RayDiedError, RuntimeOptions, SweepSpec, run_sweep
+from lorasweep import RayDiedError, RuntimeOptions, SweepSpec, run_sweep
 
 spec = SweepSpec(sys.argv[1], representations=("matrix_norms",), configs=("all_layers",),
                  num_runs=2, settings={"mlp": dict(epochs=100000, patience=100000)})
@@ -150,7 +150,7 @@ def test_a_python_caller_is_told_by_an_error(sanity, tmp_path):
 
 SUPERVISED = """
 import os, signal, sys, time
-from sweep import supervisor
+from lorasweep.sweep.process import supervisor
 
 def work():
     print(os.getpid(), supervisor.restarts(), supervisor.untold_death(), flush=True)
@@ -240,10 +240,10 @@ def test_a_child_that_ray_ended_after_a_stop_is_followed_by_none():
 def test_ray_that_dies_while_the_run_is_interrupted_is_no_news(monkeypatch):
     told, restarted = [], []
     dead = set()
-    monkeypatch.setattr("sweep.engine.death._LOOK_SECONDS", 0.02)
-    monkeypatch.setattr("sweep.engine.death._dead_processes", lambda: dead)
-    monkeypatch.setattr("sweep.engine.death.may_restart", lambda: True)
-    monkeypatch.setattr("sweep.engine.death.restart", lambda: restarted.append(1))
+    monkeypatch.setattr("lorasweep.sweep.cluster.ray_monitor._LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("lorasweep.sweep.cluster.ray_monitor._dead_processes", lambda: dead)
+    monkeypatch.setattr("lorasweep.sweep.cluster.ray_monitor.may_restart", lambda: True)
+    monkeypatch.setattr("lorasweep.sweep.cluster.ray_monitor.restart", lambda: restarted.append(1))
 
     def stopped_with_ray():
         with (

@@ -9,15 +9,16 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from cli import app
-from features.core.files import sign
-from features.hf_folder import write_dataset
-from sweep import RuntimeOptions, SweepSpec, run_sweep
-from sweep.report.build import report_run
-from sweep.sweep_file import read_sweep_file
+from lorasweep import RuntimeOptions, SweepSpec, run_sweep
+from lorasweep.cli import app
+from lorasweep.features.common.files import sign
+from lorasweep.features.datasets.hf_folder import write_dataset
+from lorasweep.sweep.report.build import report_run
+from lorasweep.sweep.store.sweep_file import read_sweep_file
+from lorasweep.trainables.store.record import write_failure
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.trial_key import TrialKey
 from tests.conftest import adapter_table
-from trainables.record import TrialKey, write_failure
-from trainables.run_dir import RunDir
 
 from .synthetic_run import made_up_run
 
@@ -187,7 +188,9 @@ def test_a_partial_sweep_says_what_is_missing(zoo_run, tmp_path, browser, monkey
     for name in ("stats", "matrix_norms"):
         for path in zoo_run.glob(f"checkpoints/*/{name}/*.json"):
             shutil.copy(path, run_dir / path.relative_to(zoo_run))
-    monkeypatch.setattr("sweep.report.build.run_figures", lambda analysis: [])  # drawn above
+    monkeypatch.setattr(
+        "lorasweep.sweep.report.build.run_figures", lambda analysis: []
+    )  # drawn above
     assert report(run_dir).exit_code == 0
     assert not (run_dir / "report/tables/missing.csv").exists()
     assert list((run_dir / "report/figures").iterdir()) == []
@@ -197,11 +200,11 @@ def test_an_interrupted_report_is_written_again(zoo_run, tmp_path, monkeypatch):
     run_dir = tmp_path / "run"
     shutil.copytree(zoo_run, run_dir)
     with monkeypatch.context() as patch:
-        patch.setattr("sweep.report.build.render", lambda page: 1 / 0)
-        patch.setattr("sweep.report.build.run_figures", lambda analysis: [])
+        patch.setattr("lorasweep.sweep.report.build.render", lambda page: 1 / 0)
+        patch.setattr("lorasweep.sweep.report.build.run_figures", lambda analysis: [])
         assert isinstance(report(run_dir).exception, ZeroDivisionError)
         assert "not finished" in (run_dir / "report/report.html").read_text()
-    monkeypatch.setattr("sweep.report.build.run_figures", lambda analysis: [])
+    monkeypatch.setattr("lorasweep.sweep.report.build.run_figures", lambda analysis: [])
     assert report(run_dir).exit_code == 0
     assert "Findings" in (run_dir / "report/report.html").read_text()
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from sweep.grid import Entry
-from sweep.report.analysis import Analysis
-from sweep.report.content import run_tables
-from sweep.report.contrasts import CONTRASTS
-from sweep.report.figures import run_figures
-from sweep.report.words import findings
+from lorasweep.sweep.report.analysis import Analysis
+from lorasweep.sweep.report.content import run_tables
+from lorasweep.sweep.report.contrasts import CONTRASTS
+from lorasweep.sweep.report.figure_catalogue import run_figures
+from lorasweep.sweep.report.words import findings
+from lorasweep.sweep.request.grid import Entry
 
 from .synthetic_run import made_up_run
 

@@ -6,13 +6,13 @@ import re
 import pytest
 from PIL import Image
 
-from features.core.errors import UserError
-from sweep.report.analysis import Analysis
-from sweep.report.build import make_report, report_run
-from sweep.report.content import run_tables
-from sweep.report.facts import run_facts
-from sweep.report.figures import run_figures
-from sweep.report.words import findings
+from lorasweep.features.common.errors import UserError
+from lorasweep.sweep.report.analysis import Analysis
+from lorasweep.sweep.report.build import make_report, report_run
+from lorasweep.sweep.report.content import run_tables
+from lorasweep.sweep.report.facts import run_facts
+from lorasweep.sweep.report.figure_catalogue import run_figures
+from lorasweep.sweep.report.words import findings
 
 from .synthetic_run import made_up_run, unet_layers
 
@@ -177,7 +177,7 @@ def test_what_remains_is_a_curve_from_all_layers_on(tmp_path):
 
 def test_runs_with_nothing_but_families_are_not_compared(tmp_path, monkeypatch):
     runs = {n: made_up_run(tmp_path / n, LABELS[:1], EACH_LAYER[:3]) for n in ("a", "b")}
-    monkeypatch.setattr("sweep.report.build.load_run", lambda run_dir: runs[run_dir.name])
+    monkeypatch.setattr("lorasweep.sweep.report.build.load_run", lambda run_dir: runs[run_dir.name])
     with pytest.raises(UserError, match="compared by configs that are of no family"):
         make_report([tmp_path / "a", tmp_path / "b"])
 

@@ -5,14 +5,15 @@ import csv
 import numpy as np
 import pytest
 
-from features.layer_names import network_order
-from features.representations import REPRESENTATIONS
-from sweep.report.analysis import Analysis
-from sweep.report.content import run_tables
-from sweep.report.figures import run_figures
-from sweep.report.importance import importance_of, short_layers, top_columns, unavailable
-from sweep.report.importance_tables import importance_tables
-from trainables.record import TrialKey, read_record
+from lorasweep.features.layers.names import network_order
+from lorasweep.features.representations import REPRESENTATIONS
+from lorasweep.sweep.report.analysis import Analysis
+from lorasweep.sweep.report.content import run_tables
+from lorasweep.sweep.report.figure_catalogue import run_figures
+from lorasweep.sweep.report.importance import importance_of, short_layers, top_columns, unavailable
+from lorasweep.sweep.report.importance_tables import importance_tables
+from lorasweep.trainables.store.record import read_record
+from lorasweep.trainables.store.trial_key import TrialKey
 
 from .synthetic_run import CONFIGS, MANY, made_up_run
 

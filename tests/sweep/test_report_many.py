@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sweep.adapter_map import AdapterMap, write_maps
-from sweep.report.analysis import Analysis
-from sweep.report.build import report_run, subtitle
-from sweep.report.content import run_tables
-from sweep.report.facts import reproduce_command, run_facts
-from sweep.report.figures import figure, run_figures
-from sweep.report.page import arrange
-from sweep.report.score_figures import ranking  # noqa: F401 - declares its figures
-from sweep.report.sections import Section
-from sweep.report.style import figure_style, save, style_of
-from sweep.report.tables import Table
-from sweep.results import format_results
+from lorasweep.sweep.report.analysis import Analysis
+from lorasweep.sweep.report.build import report_run, subtitle
+from lorasweep.sweep.report.content import run_tables
+from lorasweep.sweep.report.facts import reproduce_command, run_facts
+from lorasweep.sweep.report.figure_catalogue import run_figures
+from lorasweep.sweep.report.figures import figure
+from lorasweep.sweep.report.page import arrange
+from lorasweep.sweep.report.score_figures import ranking  # noqa: F401 - declares its figures
+from lorasweep.sweep.report.sections import Section
+from lorasweep.sweep.report.style import figure_style, save, style_of
+from lorasweep.sweep.report.tables import Table
+from lorasweep.sweep.store.adapter_map import AdapterMap, write_maps
+from lorasweep.sweep.store.results import format_results
 
 from .synthetic_run import CONFIGS, MANY, made_up_run
 

@@ -11,8 +11,8 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
-from sweep.report.analysis import Analysis
-from sweep.report.runs import load_run
+from lorasweep.sweep.report.analysis import Analysis
+from lorasweep.sweep.report.runs import load_run
 
 from .conftest import ZOO
 

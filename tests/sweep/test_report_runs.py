@@ -6,13 +6,13 @@ import shutil
 import numpy as np
 import pytest
 
-from features.core.errors import UserError
-from features.core.files import sign
-from sweep import RuntimeOptions, run_sweep
-from sweep.report.runs import load_run
-from sweep.sweep_file import read_sweep_file
-from trainables.record import TrialKey
-from trainables.run_dir import RunDir
+from lorasweep import RuntimeOptions, run_sweep
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.files import sign
+from lorasweep.sweep.report.runs import load_run
+from lorasweep.sweep.store.sweep_file import read_sweep_file
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.trial_key import TrialKey
 
 PAIR = ("all_layers", "stats")
 

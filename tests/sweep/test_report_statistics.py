@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from sweep.report.statistics import (
+from lorasweep.sweep.report.statistics import (
     NOT_PREDICTED,
     Scores,
     bootstrap_p,
@@ -19,7 +19,7 @@ from sweep.report.statistics import (
     signed_rank_p,
     welch_p,
 )
-from trainables.splits import SplitRule
+from lorasweep.trainables.data.splits import SplitRule
 
 
 def make_scores(accuracies, seeds=6, n=200, n_classes=3, rng_seed=0):

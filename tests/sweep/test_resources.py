@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from features.core.errors import UserError
-from sweep.engine.packing import trial_resources
-from sweep.spec import RuntimeOptions
+from lorasweep.features.common.errors import UserError
+from lorasweep.sweep.engine.packing import trial_resources
+from lorasweep.sweep.request.spec import RuntimeOptions
+from lorasweep.trainables.classifiers.base import DataSize
+from lorasweep.trainables.classifiers.catalogue import CLASSIFIERS
+from lorasweep.trainables.classifiers.mlp_training import Training
 from tests.trainables.test_training import toy_data
-from trainables.classifiers.base import DataSize
-from trainables.classifiers.catalogue import CLASSIFIERS
-from trainables.classifiers.mlp_training import Training
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ LOGICAL_GPUS = """
 import sys
 from pathlib import Path
 import ray
-from sweep import RuntimeOptions, SweepSpec, run_sweep
+from lorasweep import RuntimeOptions, SweepSpec, run_sweep
 
 dataset, out = sys.argv[1:]
 ray.init("local", num_cpus=8, num_gpus=2, include_dashboard=False, log_to_driver=False)
@@ -144,17 +144,17 @@ def test_automatic_packing_by_memory_and_cores(available, trial_gb, gpu_gb, expe
 def test_the_footprint_counts_what_a_trial_holds():
     mlp = CLASSIFIERS["mlp"]
     small, wide = (
-        mlp.device_bytes(DataSize(50_000, width, 10), mlp.Config()) for width in (640, 8576)
+        mlp.device_bytes(DataSize(50_000, width, 10), mlp.Settings()) for width in (640, 8576)
     )
     matrix = 50_000 * 4 * (8576 - 640)
     weights = 5 * 4 * 512 * (8576 - 640)
     assert wide - small == matrix + weights + 8192 * 4 * (8576 - 640)
-    training = Training(toy_data(), mlp.Config(hidden_dim=64), seed=0)
+    training = Training(toy_data(), mlp.Settings(hidden_dim=64), seed=0)
     tensors = [*training.model.parameters(), *training.optimizer.tensors().values()]
     tensors += [value for value in training.best_state.values() if value.is_floating_point()]
     tensors += [parameter.detach() for parameter in training.model.parameters()]  # gradients
     held = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    own = mlp.device_bytes(DataSize(60, 7, 3), mlp.Config(hidden_dim=64, batch_size=2))
+    own = mlp.device_bytes(DataSize(60, 7, 3), mlp.Settings(hidden_dim=64, batch_size=2))
     assert 0 < own - held < 1.1 * (1 << 30)
 
 
@@ -162,10 +162,10 @@ STARVING = """
 import sys
 from pathlib import Path
 import ray, torch
-import trainables.trial
-from sweep import RuntimeOptions, SweepSpec, run_sweep
+import lorasweep.trainables.trial.trial
+from lorasweep import RuntimeOptions, SweepSpec, run_sweep
 
-class Starving(trainables.trial.TrialWorker):
+class Starving(lorasweep.trainables.trial.trial.TrialWorker):
     needs = {"stats": 1.0, "simple_stats": 9.0}
 
     def _begin(self):
@@ -175,7 +175,7 @@ class Starving(trainables.trial.TrialWorker):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
         return super()._begin()
 
-trainables.trial.TrialWorker = Starving
+lorasweep.trainables.trial.trial.TrialWorker = Starving
 dataset, cache, out = sys.argv[1:]
 ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
 result = run_sweep(
@@ -217,7 +217,7 @@ def test_a_trial_out_of_gpu_memory_gets_twice_the_share_until_there_is_no_more(
 @pytest.mark.usefixtures("local_ray")
 def test_a_gpu_that_is_not_assigned_is_not_used(monkeypatch):
     """`--gpus-per-trial 0` on a machine with one: Ray may leave it visible."""
-    from trainables.beginning import set_up_device
+    from lorasweep.trainables.trial.trial_setup import set_up_device
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert set_up_device(1).type == "cpu"
@@ -234,6 +234,6 @@ def test_a_gpu_that_is_not_assigned_is_not_used(monkeypatch):
     ],
 )
 def test_too_little_gpu_memory_is_known_by_all_its_names(error, is_memory):
-    from trainables.trial import _out_of_memory
+    from lorasweep.trainables.trial.trial import _out_of_memory
 
     assert (_out_of_memory(error) is not None) == is_memory

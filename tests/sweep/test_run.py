@@ -15,20 +15,20 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_from_disk
 
-from features.core.errors import UserError
-from sweep import RuntimeOptions, SweepSpec, run_sweep
-from sweep.adapter_map import read_maps
-from sweep.dry_run import describe
-from sweep.report.runs import load_run
-from sweep.sweep_file import read_sweep_file
-from sweep.watch.status import read_status
-from sweep.watch.terminal import Reporter
+from lorasweep import RuntimeOptions, SweepSpec, run_sweep
+from lorasweep.features.common.errors import UserError
+from lorasweep.sweep.driver.dry_run import describe
+from lorasweep.sweep.report.runs import load_run
+from lorasweep.sweep.store.adapter_map import read_maps
+from lorasweep.sweep.store.sweep_file import read_sweep_file
+from lorasweep.sweep.watch.status import read_status
+from lorasweep.sweep.watch.terminal import Reporter
+from lorasweep.trainables.classifiers.mlp import Mlp
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.trial_key import TrialKey
+from lorasweep.zoo.random.sd15 import matrix_column
 from tests.conftest import NAMES as LAYERS
 from tests.conftest import random_matrices
-from trainables.classifiers.mlp import Mlp
-from trainables.record import TrialKey
-from trainables.run_dir import RunDir
-from zoo.sd15 import matrix_column
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -295,7 +295,7 @@ import sys
 from collections import Counter
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from pathlib import Path
-from sweep import RuntimeOptions, SweepSpec, run_sweep
+from lorasweep import RuntimeOptions, SweepSpec, run_sweep
 spec = SweepSpec({spec.dataset!r}, representations={NAMES!r}, num_runs=1,
                  settings={{"mlp": dict(hidden_dim=16, epochs=3)}})
 options = RuntimeOptions(output_dir=Path({str(options.output_dir)!r}),
@@ -348,7 +348,7 @@ def test_a_damaged_sweep_file_is_written_again(spec, options, finished, capsys):
 
 
 OWN = """
-from features.representations import representation
+from lorasweep.features.representations import representation
 
 @representation("own", version=1, values=["mean"])
 def own(batch):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sweep.engine import session
-from sweep.engine.borrowed import bare_loggers, environment
+from lorasweep.sweep.cluster import session
+from lorasweep.sweep.cluster.process_state import bare_loggers, environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,7 +34,7 @@ def now():
         "bars": ray.data.DataContext.get_current().enable_progress_bars,
     }
 
-from sweep import RuntimeOptions, SweepSpec, run_sweep
+from lorasweep import RuntimeOptions, SweepSpec, run_sweep
 logging.root.addHandler(logging.NullHandler())
 os.environ["MALLOC_ARENA_MAX"] = "3"
 before = now()

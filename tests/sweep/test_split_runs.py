@@ -7,17 +7,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from features.core.errors import UserError
-from features.hf_folder import write_dataset
-from sweep import RuntimeOptions, SweepSpec, open_run, run_sweep
-from sweep.report.build import make_report
-from sweep.report.facts import reproduce_command
-from sweep.report.runs import load_run
-from sweep.sweep_file import read_sweep_file
+from lorasweep import RuntimeOptions, SweepSpec, open_run, run_sweep
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.datasets.hf_folder import write_dataset
+from lorasweep.sweep.report.build import make_report
+from lorasweep.sweep.report.facts import reproduce_command
+from lorasweep.sweep.report.runs import load_run
+from lorasweep.sweep.store.sweep_file import read_sweep_file
+from lorasweep.trainables.data.splits import SplitRule
+from lorasweep.trainables.store.run_dir import RunDir
 from tests.conftest import adapter_table
 from tests.test_cli import check_refused, invoke
-from trainables.run_dir import RunDir
-from trainables.splits import SplitRule
 
 ROWS = 40
 SERIES = [f"s{i // 2:02}" for i in range(ROWS)]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sweep.watch.activity import RATE_SECONDS, ActivityReader, read_activity
-from sweep.watch.status import Memory, format_bytes, read_status
-from trainables.record import TrialKey
+from lorasweep.sweep.watch.activity import RATE_SECONDS, ActivityReader, read_activity
+from lorasweep.sweep.watch.status import Memory, format_bytes, read_status
+from lorasweep.trainables.store.trial_key import TrialKey
 
 KEYS = [TrialKey("all_layers", name, seed) for name in ("stats", "spectral") for seed in (1, 2, 3)]
 LATEST, EARLIER = "20260102-000000-7", "20260101-000000-5"

@@ -5,8 +5,8 @@ from dataclasses import fields
 
 import pytest
 
-from sweep.watch.stream import Stream, recorder
-from trainables.events import (
+from lorasweep.sweep.watch.stream import Stream, recorder
+from lorasweep.trainables.store.events import (
     Done,
     Event,
     EventLog,
@@ -21,7 +21,7 @@ from trainables.events import (
     Warned,
     parse_events,
 )
-from trainables.record import TrialKey
+from lorasweep.trainables.store.trial_key import TrialKey
 
 KEY = TrialKey("all_layers", "stats", 42, "linear")
 VALUES = {"int": 3, "float": 0.5, "str": "text", "TrialKey": KEY, "Sequence[str]": ["a", "b"]}

@@ -13,13 +13,14 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 from typer.testing import CliRunner
 
-import cli
-from features.core.files import sign, write_json
-from sweep import RuntimeOptions, SweepSpec, launch, run_sweep
-from sweep.trackers import TrackedTrial, TrackerFeed, available, make_tracker
-from sweep.watch.terminal import Reporter
-from trainables.record import TrialKey, read_record, write_record
-from trainables.run_dir import RunDir
+from lorasweep import RuntimeOptions, SweepSpec, cli, run_sweep
+from lorasweep.features.common.files import sign, write_json
+from lorasweep.sweep.driver import launch
+from lorasweep.sweep.trackers import TrackedTrial, TrackerFeed, available, make_tracker
+from lorasweep.sweep.watch.terminal import Reporter
+from lorasweep.trainables.store.record import read_record, write_record
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.trial_key import TrialKey
 
 ROOT = Path(__file__).parents[2]
 QUICK = {"mlp": dict(hidden_dim=16, epochs=3)}
@@ -306,7 +307,7 @@ def test_wandb_leaves_no_process_and_says_nothing(again):
 
 
 def test_a_wandb_server_that_is_away_costs_a_warning(again, monkeypatch, capsys):
-    monkeypatch.setattr("sweep.trackers.wandb._PATIENCE_SECONDS", 1)
+    monkeypatch.setattr("lorasweep.sweep.trackers.wandb._PATIENCE_SECONDS", 1)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     again("wandb")
@@ -340,7 +341,7 @@ def test_a_folder_is_no_package(monkeypatch, tmp_path):
 def test_nothing_to_tell_loads_no_tracker(again):
     run_dir = again("tensorboard")
     script = (
-        "import sys; from cli import app\n"
+        "import sys; from lorasweep.cli import app\n"
         "def call(*args):\n"
         "    try: app(list(args))\n"
         "    except SystemExit as end: assert not end.code\n"
@@ -434,7 +435,7 @@ def test_nothing_is_told_of_a_run_directory_that_is_anothers_by_now(five, tmp_pa
 
 
 def test_a_slow_tracker_keeps_nobody_waiting(five, tmp_path, monkeypatch):
-    monkeypatch.setattr("sweep.trackers.feed._PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("lorasweep.sweep.trackers.feed._PATIENCE_SECONDS", 0.2)
     tracker, warnings = Slow(), []
     with TrackerFeed(
         "slow", tracker, tmp_path, lambda name: {}, warnings.append, lambda: True

@@ -5,24 +5,24 @@ from dataclasses import replace
 
 import pytest
 
-from features.core.errors import UserError
-from features.layer_configs import get_config, get_configs
-from sweep import RuntimeOptions, SweepSpec, open_run, run_sweep
-from sweep.dataset import open_dataset
-from sweep.decide import phases_line, undecided_labels, undecided_lines
-from sweep.declared import declared_by
-from sweep.layer_ranking import (
+from lorasweep import RuntimeOptions, SweepSpec, open_run, run_sweep
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.layers.configs import get_config, get_configs
+from lorasweep.sweep.engine.layer_phase import phases_line, undecided_labels, undecided_lines
+from lorasweep.sweep.imports.open_dataset import open_dataset
+from lorasweep.sweep.request.declared import declared_by
+from lorasweep.sweep.store.plan import read_records, records_digest
+from lorasweep.sweep.store.rankings import (
     deciding_trials,
     rank_layers,
     read_rankings,
     write_rankings,
 )
-from sweep.plan import read_records, records_digest
-from sweep.sweep_file import continued, make_sweep_file, read_sweep_file
-from sweep.watch.terminal import Reporter
-from trainables.record import TrialKey
-from trainables.run_dir import RunDir
-from trainables.splits import BY_CHANCE
+from lorasweep.sweep.store.sweep_file import continued, make_sweep_file, read_sweep_file
+from lorasweep.sweep.watch.terminal import Reporter
+from lorasweep.trainables.data.splits import BY_CHANCE
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.trial_key import TrialKey
 
 LAYERS = [f"unet.up_blocks.{i}.attentions.0.transformer_blocks.0.attn1.to_q" for i in range(4)]
 EACH = [f"each_layer:{layer}" for layer in LAYERS]
@@ -84,8 +84,8 @@ def planned(options, tmp_path):
     import numpy as np
     import pyarrow as pa
 
-    from features.hf_folder import write_dataset
-    from zoo.sd15 import matrix_column
+    from lorasweep.features.datasets.hf_folder import write_dataset
+    from lorasweep.zoo.random.sd15 import matrix_column
 
     rng = np.random.default_rng(0)
     shapes = {name: (2, 4) if ".down." in name else (4, 2) for name in TENSORS}
@@ -212,8 +212,8 @@ def _numbers(run_dir):
 def test_a_run_interrupted_between_its_phases_ends_with_the_same_numbers(
     local_ray, make_dataset, options, monkeypatch
 ):
-    from sweep import launch
-    from sweep.engine import trials
+    from lorasweep.sweep.driver import launch
+    from lorasweep.sweep.engine import trials
 
     dataset = make_dataset()
     whole = run_sweep(_spec(dataset), replace(options, name="whole"))

@@ -9,23 +9,23 @@ import numpy as np
 import pytest
 import torch
 
-from features.core.errors import UserError
-from features.layout import LayerFactors
-from trainables.classifiers import linear_training
-from trainables.classifiers.base import DataSize, FitState
-from trainables.classifiers.boosting import Boosting, BoostingConfig, parameters
-from trainables.classifiers.catalogue import CLASSIFIERS
-from trainables.classifiers.gl_net import GlNetConfig
-from trainables.classifiers.linear import LinearConfig
-from trainables.classifiers.mlp import MlpConfig
-from trainables.classifiers.probabilities import ABSENT
-from trainables.data import SplitTensors, TrialData, prepare_data
-from trainables.splits import SplitRule
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.layers.factor_layout import LayerFactors
+from lorasweep.trainables.classifiers import linear_training
+from lorasweep.trainables.classifiers.base import DataSize, FitState
+from lorasweep.trainables.classifiers.boosting import Boosting, BoostingSettings, parameters
+from lorasweep.trainables.classifiers.catalogue import CLASSIFIERS
+from lorasweep.trainables.classifiers.gl_net import GlNetSettings
+from lorasweep.trainables.classifiers.linear import LinearSettings
+from lorasweep.trainables.classifiers.mlp import MlpSettings
+from lorasweep.trainables.classifiers.probabilities import ABSENT
+from lorasweep.trainables.data.splits import SplitRule
+from lorasweep.trainables.data.trial_data import SplitTensors, TrialData, prepare_data
 
 QUICK = {
-    "gl_net": GlNetConfig(hidden_dim=16, channels=8, epochs=25, batch_size=16, lr=0.01),
-    "mlp": MlpConfig(hidden_dim=16, epochs=25, batch_size=16, lr=0.01),
-    "boosting": BoostingConfig(rounds=25, patience=5),
+    "gl_net": GlNetSettings(hidden_dim=16, channels=8, epochs=25, batch_size=16, lr=0.01),
+    "mlp": MlpSettings(hidden_dim=16, epochs=25, batch_size=16, lr=0.01),
+    "boosting": BoostingSettings(rounds=25, patience=5),
 }
 
 NETWORKS = ("mlp", "gl_net")
@@ -55,7 +55,7 @@ def start(classifier, data, seed=1):
     torch.set_num_threads(1)
     if classifier.reads_factors:
         data = replace(data, layout=layout(data.n_features))
-    return classifier.start(data, QUICK.get(classifier.name, classifier.Config()), seed)
+    return classifier.start(data, QUICK.get(classifier.name, classifier.Settings()), seed)
 
 
 def fit(classifier, data, seed=1, seconds=1e9):
@@ -67,7 +67,7 @@ def fit(classifier, data, seed=1, seconds=1e9):
 
 def told(fitted, data):
     return (
-        fitted.log_probabilities(data.test.x).tobytes(),
+        fitted.predict(data.test.x).tobytes(),
         {name: list(curve) for name, curve in fitted.curves.items()},
         fitted.outcome(),
     )
@@ -75,7 +75,7 @@ def told(fitted, data):
 
 def check(fitted, data):
     for split in (data.train, data.val, data.test):
-        log_p = fitted.log_probabilities(split.x)
+        log_p = fitted.predict(split.x)
         assert log_p.shape == (len(split.y), data.n_classes)
         assert log_p.dtype == np.float64
         assert np.isfinite(log_p).all()
@@ -88,7 +88,7 @@ def check(fitted, data):
 def test_the_catalogue_finds_them_without_heavy_imports():
     assert list(CLASSIFIERS) == ["mlp", "boosting", "gl_net", "linear", "neighbours"]
     code = (
-        "import sys, trainables.classifiers.catalogue\n"
+        "import sys, lorasweep.trainables.classifiers.catalogue\n"
         "print({'torch', 'lightgbm', 'sklearn', 'numpy', 'scipy'} & set(sys.modules))"
     )
     root = Path(__file__).parents[2]
@@ -104,11 +104,11 @@ def test_what_is_kept_predicts_as_the_fit(classifier):
     labels[labels == 2] = 3  # a class that there is not
     data = make(n_classes=4, labels=labels)
     fitted = fit(classifier, data)
-    kept = fitted.kept()
-    config = QUICK.get(classifier.name, classifier.Config())
-    loaded = classifier.load(FitState(dict(kept.tensors), kept.rest), data.n_features, 4, config)
-    found = loaded.log_probabilities(data.test.x)
-    np.testing.assert_array_equal(found, fitted.log_probabilities(data.test.x))
+    state = fitted.export_state()
+    config = QUICK.get(classifier.name, classifier.Settings())
+    loaded = classifier.load(FitState(dict(state.tensors), state.rest), data.n_features, 4, config)
+    found = loaded.predict(data.test.x)
+    np.testing.assert_array_equal(found, fitted.predict(data.test.x))
 
 
 @every
@@ -116,7 +116,7 @@ def test_it_learns_and_its_probabilities_are_some(classifier):
     data = make(noise=0.7)
     fitted = fit(classifier, data)
     check(fitted, data)
-    accuracy = fitted.log_probabilities(data.test.x).argmax(1) == data.test.y.numpy()
+    accuracy = fitted.predict(data.test.x).argmax(1) == data.test.y.numpy()
     assert accuracy.mean() > 0.5
 
 
@@ -138,12 +138,12 @@ def test_a_state_goes_on_bit_for_bit(classifier, width):
         pytest.skip("starts over")
     for _ in range(3):
         first.advance(0.0)
-    kept = first.state()
-    kept = FitState({name: tensor.clone() for name, tensor in kept.tensors.items()}, kept.rest)
+    state = first.state()
+    state = FitState({name: tensor.clone() for name, tensor in state.tensors.items()}, state.rest)
     whole = told(fit(classifier, data), data)
     second = start(classifier, data)
     torch.manual_seed(999)
-    second.load_state(kept)
+    second.load_state(state)
     while not second.finished:
         second.advance(0.0)
     assert told(second, data) == whole
@@ -193,7 +193,7 @@ def test_a_class_that_the_training_split_lacks(classifier, present):
     fitted = fit(classifier, data)
     check(fitted, data)
     if classifier.name not in NETWORKS:
-        log_p = fitted.log_probabilities(data.test.x)
+        log_p = fitted.predict(data.test.x)
         assert set(log_p.argmax(1)) <= set(present)
     if classifier.name in ("linear", "boosting"):
         np.testing.assert_allclose(log_p[:, 3], np.log(ABSENT))
@@ -204,16 +204,16 @@ def test_a_class_that_the_training_split_lacks(classifier, present):
 
 @every
 def test_settings_go_through_json(classifier):
-    config = classifier.Config()
-    assert classifier.Config.from_json(config.to_json()) == config
-    assert classifier.Config.from_json({}) == config
+    config = classifier.Settings()
+    assert classifier.Settings.from_json(config.to_json()) == config
+    assert classifier.Settings.from_json({}) == config
     with pytest.raises(UserError, match="unknown setting 'colour'"):
-        classifier.Config.from_json({**config.to_json(), "colour": 1})
+        classifier.Settings.from_json({**config.to_json(), "colour": 1})
 
 
 @every
 def test_memory_grows_with_the_matrix(classifier):
-    config = classifier.Config()
+    config = classifier.Settings()
     small, wide = (DataSize(50_000, width, 10, layout(width)) for width in (640, 1792))
     more = classifier.host_bytes(wide, config) - classifier.host_bytes(small, config)
     assert more >= 50_000 * 4 * (1792 - 640)
@@ -223,13 +223,13 @@ def test_memory_grows_with_the_matrix(classifier):
 @pytest.mark.parametrize(
     ("config", "change", "message"),
     [
-        (MlpConfig, {"dropout": 1.5}, "--dropout must be at least 0 and below 1, not 1.5"),
-        (LinearConfig, {"weakest": 0.0}, "--linear-weakest must be a positive number"),
-        (LinearConfig, {"strongest": 1e-9}, "--linear-strongest must be at least"),
-        (LinearConfig, {"strengths": 0}, "--linear-strengths must be at least 1"),
-        (BoostingConfig, {"leaves": 1}, "--boosting-leaves must be at least 2"),
-        (BoostingConfig, {"learning_rate": 0.0}, "--boosting-learning-rate must be a positive"),
-        (BoostingConfig, {"sample_share": 1.1}, "--boosting-sample-share must be above 0"),
+        (MlpSettings, {"dropout": 1.5}, "--dropout must be at least 0 and below 1, not 1.5"),
+        (LinearSettings, {"weakest": 0.0}, "--linear-weakest must be a positive number"),
+        (LinearSettings, {"strongest": 1e-9}, "--linear-strongest must be at least"),
+        (LinearSettings, {"strengths": 0}, "--linear-strengths must be at least 1"),
+        (BoostingSettings, {"leaves": 1}, "--boosting-leaves must be at least 2"),
+        (BoostingSettings, {"learning_rate": 0.0}, "--boosting-learning-rate must be a positive"),
+        (BoostingSettings, {"sample_share": 1.1}, "--boosting-sample-share must be above 0"),
     ],
 )
 def test_impossible_settings_are_named(config, change, message):
@@ -254,14 +254,14 @@ def test_linear_against_scikit_learn(width, strength, tolerance, monkeypatch):
 
     monkeypatch.setattr(linear_training, "GRADIENT_TOLERANCE", tolerance)
     data = make(width=width)
-    config = LinearConfig(strongest=strength, weakest=strength, strengths=1)
+    config = LinearSettings(strongest=strength, weakest=strength, strengths=1)
     fitted = CLASSIFIERS["linear"].start(data, config, 0)
     fitted.advance(0.0)
     assert fitted.outcome()["converged"]
     x, y = data.train.x.double().numpy(), data.train.y.numpy()
     theirs = LogisticRegression(C=1 / (strength * len(y)), tol=1e-9, max_iter=10_000).fit(x, y)
     expected = theirs.predict_log_proba(data.test.x.double().numpy())
-    np.testing.assert_allclose(fitted.log_probabilities(data.test.x), expected, atol=3e-4)
+    np.testing.assert_allclose(fitted.predict(data.test.x), expected, atol=3e-4)
 
 
 def test_linear_prefers_accuracy_then_loss_then_the_stronger_penalty():
@@ -292,7 +292,7 @@ def test_neighbours_against_scikit_learn():
     theirs.fit(data.train.x.double().numpy(), data.train.y.numpy())
     share = theirs.predict_proba(data.test.x.double().numpy())
     smoothed = (share * k + 1 / 3) / (k + 1)
-    np.testing.assert_allclose(np.exp(fitted.log_probabilities(data.test.x)), smoothed)
+    np.testing.assert_allclose(np.exp(fitted.predict(data.test.x)), smoothed)
 
 
 def test_more_neighbours_than_samples_are_left_out():
@@ -314,7 +314,7 @@ def test_boosting_is_lightgbm():
     booster = lightgbm.train(options, train, config.rounds, [val], callbacks=[stop])
     assert fitted.outcome()["best_epoch"] == booster.best_iteration
     np.testing.assert_allclose(
-        np.exp(fitted.log_probabilities(data.test.x)),
+        np.exp(fitted.predict(data.test.x)),
         booster.predict(data.test.x.numpy()),
         rtol=1e-12,
     )

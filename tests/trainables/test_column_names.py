@@ -5,10 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from features.representations import get_representation
-from features.representations.base import Unit
+from lorasweep.features.representations import get_representation
+from lorasweep.features.representations.base import Unit
+from lorasweep.trainables.data.column_names import (
+    ColumnNames,
+    kinds,
+    names_from_json,
+    names_to_json,
+)
 from tests.conftest import NAMES
-from trainables.column_names import ColumnNames, kinds, names_from_json, names_to_json
 
 SHAPES = [(2, 8), (8, 2), (2, 6), (8, 2)]
 LAYERS = ("text_encoder.a", "unet.b", "unet.c")

@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from features.core.errors import UserError
-from features.layers import Layer
-from features.layout import layout_of
-from trainables.classifiers.base import DataSize
-from trainables.classifiers.gl_net import GlNet, GlNetConfig
-from trainables.classifiers.gl_net_training import GlNetTraining, GlNetwork
-from trainables.data import prepare_data
-from trainables.splits import SplitRule
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.layers.factor_layout import layout_of
+from lorasweep.features.layers.pairing import Layer
+from lorasweep.trainables.classifiers.base import DataSize
+from lorasweep.trainables.classifiers.gl_net import GlNet, GlNetSettings
+from lorasweep.trainables.classifiers.gl_net_training import GlNetTraining, GlNetwork
+from lorasweep.trainables.data.splits import SplitRule
+from lorasweep.trainables.data.trial_data import prepare_data
 
 SHAPES = {"a": (12, 7, 2), "b": (7, 12, 2), "c": (12, 7, 2), "d": (5, 5, 3), "e": (3, 9, 1)}
 LAYOUT = layout_of(Layer(name, "", "", shape, None) for name, shape in SHAPES.items())
-CONFIG = GlNetConfig(hidden_dim=16, channels=6, equivariant_layers=2, epochs=12, batch_size=16)
+CONFIG = GlNetSettings(hidden_dim=16, channels=6, equivariant_layers=2, epochs=12, batch_size=16)
 
 
 def factors(n=90, seed=0):
@@ -68,7 +68,7 @@ def trained():
 
 
 def log_probabilities(training, of):
-    return training.log_probabilities(torch.from_numpy(flattened(of)))
+    return training.predict(torch.from_numpy(flattened(of)))
 
 
 def test_it_recognises_the_update_in_any_factors(trained):
@@ -183,20 +183,20 @@ def test_the_footprint_counts_what_a_trial_holds():
     need = sum(tensor.numel() * tensor.element_size() for tensor in held)
     size = DataSize(90, data.n_features, 3, LAYOUT)
     assert 0 < classifier.device_bytes(size, CONFIG) - need < 1.1 * (1 << 30)
-    wide = GlNetConfig(channels=4 * CONFIG.channels, hidden_dim=16, equivariant_layers=2)
+    wide = GlNetSettings(channels=4 * CONFIG.channels, hidden_dim=16, equivariant_layers=2)
     assert classifier.host_bytes(size, wide) > classifier.host_bytes(size, CONFIG)
 
 
 def test_settings_and_layout_are_all_that_its_weights_need(trained, tmp_path):
     trained.restore_best()
     torch.save(trained.model.state_dict(), tmp_path / "weights.pt")
-    settings = json.loads(json.dumps(trained.config.to_json()))
-    again = GlNetwork(LAYOUT, 3, GlNetConfig.from_json(settings)).eval()
+    settings = json.loads(json.dumps(trained.settings.to_json()))
+    again = GlNetwork(LAYOUT, 3, GlNetSettings.from_json(settings)).eval()
     again.load_state_dict(torch.load(tmp_path / "weights.pt"))
     x = trained.data.test.x
     with torch.no_grad():
         found = again(x).double().log_softmax(1).numpy()
-    np.testing.assert_array_equal(found, trained.log_probabilities(x))
+    np.testing.assert_array_equal(found, trained.predict(x))
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_settings_and_layout_are_all_that_its_weights_need(trained, tmp_path):
 )
 def test_impossible_settings_are_named(change, message):
     with pytest.raises(UserError, match=message):
-        GlNetConfig(**change)
+        GlNetSettings(**change)
 
 
 @pytest.mark.parametrize("channels", [4, 6, 32])

@@ -9,13 +9,13 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.inspection import permutation_importance as by_scikit_learn
 from sklearn.metrics import accuracy_score, log_loss
 
-from trainables import importance
-from trainables.classifiers.base import FitState
-from trainables.classifiers.boosting import Boosting
-from trainables.classifiers.linear import Linear
-from trainables.classifiers.neighbours import Neighbours
-from trainables.column_names import ColumnNames
-from trainables.importance import REPEATS, importance_part, permutation_importance
+from lorasweep.trainables.classifiers.base import FitState
+from lorasweep.trainables.classifiers.boosting import Boosting
+from lorasweep.trainables.classifiers.linear import Linear
+from lorasweep.trainables.classifiers.neighbours import Neighbours
+from lorasweep.trainables.data.column_names import ColumnNames
+from lorasweep.trainables.trial import importance
+from lorasweep.trainables.trial.importance import REPEATS, importance_part, permutation_importance
 
 from .test_classifiers import every, fit, make, start, told
 
@@ -34,7 +34,7 @@ def by_hand(fitted, split, groups, seed):
     orders = [rng.permutation(len(x)) for _ in range(REPEATS)]
 
     def scores(features):
-        log_p = fitted.log_probabilities(torch.from_numpy(features))
+        log_p = fitted.predict(torch.from_numpy(features))
         known = np.arange(log_p.shape[1])
         return np.array(
             [accuracy_score(truth, log_p.argmax(1)), -log_loss(truth, np.exp(log_p), labels=known)]
@@ -80,7 +80,7 @@ class Estimator(ClassifierMixin, BaseEstimator):
         raise NotImplementedError
 
     def predict_proba(self, x):
-        return np.exp(self.fitted.log_probabilities(torch.from_numpy(x)))
+        return np.exp(self.fitted.predict(torch.from_numpy(x)))
 
     def predict(self, x):
         return self.predict_proba(x).argmax(1)
@@ -173,10 +173,10 @@ def test_a_resumed_trial_has_the_same(classifier):
         pytest.skip("starts over")
     for _ in range(3):
         first.advance(0.0)
-    kept = first.state()
-    kept = FitState({name: tensor.clone() for name, tensor in kept.tensors.items()}, kept.rest)
+    state = first.state()
+    state = FitState({name: tensor.clone() for name, tensor in state.tensors.items()}, state.rest)
     second = start(classifier, data)
-    second.load_state(kept)
+    second.load_state(state)
     while not second.finished:
         second.advance(0.0)
     assert part_of(second, data) == part_of(fit(classifier, data), data)

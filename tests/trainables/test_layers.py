@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trainables.modules import Dropout, FusedAdam
+from lorasweep.trainables.classifiers.modules_training import Dropout, FusedAdam
 
 
 @pytest.mark.parametrize("p", [0.5, 0.1, 0.9, 1 / 3])

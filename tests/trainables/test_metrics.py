@@ -6,7 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from trainables.scores import calibration_bins, expected_calibration_error, score_split
+from lorasweep.trainables.trial.scores import (
+    calibration_bins,
+    expected_calibration_error,
+    score_split,
+)
 
 
 def random_split(n, n_classes, seed, present=None):

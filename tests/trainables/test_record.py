@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from features.core.files import DamagedFileError
-from trainables.record import (
-    TrialKey,
+from lorasweep.features.common.files import DamagedFileError
+from lorasweep.trainables.store.record import (
     await_records,
     has_record,
     read_record,
     write_failure,
     write_record,
 )
-from trainables.run_dir import RunDir
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.trial_key import TrialKey
 
 KEY = TrialKey("all_layers", "stats", 42)
 

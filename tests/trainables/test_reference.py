@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from trainables import reference
-from trainables.calibration import at_temperature, fit_temperature
-from trainables.reference import Reference
+from lorasweep.trainables.models import novelty as reference
+from lorasweep.trainables.models.calibration import at_temperature, fit_temperature
+from lorasweep.trainables.models.novelty import Reference
 
 
 def plain_distances(x, train, skip_nearest):

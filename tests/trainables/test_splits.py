@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.core.errors import UserError
-from trainables.splits import SPLIT_RULE, SplitRule, rule_in_words
+from lorasweep.features.common.errors import UserError
+from lorasweep.trainables.data.splits import SPLIT_RULE, SplitRule, rule_in_words
 
 
 @pytest.mark.parametrize("n", [11, 12, 15, 54, 300, 1001])

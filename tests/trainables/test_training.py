@@ -6,23 +6,23 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from features.core.errors import UserError
-from features.core.files import DamagedFileError
-from features.layout import LayerFactors
-from trainables.classifiers.base import FitState
-from trainables.classifiers.gl_net import GlNetConfig
-from trainables.classifiers.gl_net_training import GlNetTraining
-from trainables.classifiers.mlp import MlpConfig
-from trainables.classifiers.mlp_training import Training, build_classifier
-from trainables.classifiers.network_training import TrainingDivergedError, batch_bounds
-from trainables.data import prepare_data
-from trainables.record import TrialKey
-from trainables.run_dir import RunDir
-from trainables.scores import score_split
-from trainables.splits import SplitRule
-from trainables.state import TrialState, delete_state, read_state, write_state
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.files import DamagedFileError
+from lorasweep.features.layers.factor_layout import LayerFactors
+from lorasweep.trainables.classifiers.base import FitState
+from lorasweep.trainables.classifiers.gl_net import GlNetSettings
+from lorasweep.trainables.classifiers.gl_net_training import GlNetTraining
+from lorasweep.trainables.classifiers.mlp import MlpSettings
+from lorasweep.trainables.classifiers.mlp_training import Training, build_classifier
+from lorasweep.trainables.classifiers.network_training import TrainingDivergedError, batch_bounds
+from lorasweep.trainables.data.splits import SplitRule
+from lorasweep.trainables.data.trial_data import prepare_data
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.state import TrialState, delete_state, read_state, write_state
+from lorasweep.trainables.store.trial_key import TrialKey
+from lorasweep.trainables.trial.scores import score_split
 
-SMALL = MlpConfig(hidden_dim=64, epochs=60, patience=8, batch_size=8, lr=0.01)
+SMALL = MlpSettings(hidden_dim=64, epochs=60, patience=8, batch_size=8, lr=0.01)
 
 
 def toy_data(n=60, noise=0.5, n_classes=3):
@@ -41,7 +41,7 @@ def train(data, config=SMALL, seed=1, network=Training):
 
 
 def test_the_classifier_is_three_blocks_and_a_linear_layer():
-    model = build_classifier(20, 4, MlpConfig())
+    model = build_classifier(20, 4, MlpSettings())
     names = [type(layer).__name__ for layer in model]
     assert names == ["Linear", "BatchNorm1d", "ReLU", "Dropout"] * 3 + ["Linear"]
     assert [tuple(p.shape) for p in model.parameters() if p.ndim == 2] == [
@@ -56,7 +56,7 @@ def test_the_classifier_is_three_blocks_and_a_linear_layer():
 def test_it_learns_and_keeps_the_best_epoch():
     data = toy_data()
     training = train(data)
-    scores = score_split(training.log_probabilities(data.val.x), data.val.y.numpy())
+    scores = score_split(training.predict(data.val.x), data.val.y.numpy())
     assert scores.metrics["acc"] == max(training.val_acc_history) > 0.8
     assert training.val_acc_history[training.best_epoch - 1] == max(training.val_acc_history)
     assert training.val_acc_history.index(max(training.val_acc_history)) + 1 == training.best_epoch
@@ -66,13 +66,13 @@ def test_early_stopping_counts_epochs_since_the_best():
     training = train(toy_data())
     assert training.stopped_early
     assert training.epoch == training.best_epoch + SMALL.patience
-    long = train(toy_data(), MlpConfig(hidden_dim=4, epochs=3, patience=15))
+    long = train(toy_data(), MlpSettings(hidden_dim=4, epochs=3, patience=15))
     assert not long.stopped_early
     assert long.epoch == 3
 
 
 def test_the_learning_rate_halves_after_ten_epochs_without_a_better_accuracy():
-    config = MlpConfig(hidden_dim=16, epochs=45, patience=45, lr=0.01)
+    config = MlpSettings(hidden_dim=16, epochs=45, patience=45, lr=0.01)
     training = train(toy_data(noise=0.2), config)
     expected, best, waited = config.lr, -1.0, 0
     for acc in training.val_acc_history:
@@ -95,7 +95,7 @@ def test_a_seed_decides_everything_bit_for_bit():
 
 def test_a_diverging_training_is_an_error_not_a_number():
     with pytest.raises(TrainingDivergedError, match="smaller --lr"):
-        train(toy_data(), MlpConfig(hidden_dim=8, lr=1e30))
+        train(toy_data(), MlpSettings(hidden_dim=8, lr=1e30))
 
 
 def test_features_that_are_not_numbers_are_not_blamed_on_the_learning_rate():
@@ -158,16 +158,16 @@ def test_standardised_values_stay_finite_at_the_limits_of_float32():
 )
 def test_impossible_configparameters_are_named(change, message):
     with pytest.raises(UserError, match=message):
-        MlpConfig(**change)
+        MlpSettings(**change)
 
 
 @pytest.mark.parametrize(
     ("network", "kind", "after"),
     [
-        (Training, MlpConfig, 1),
-        (Training, MlpConfig, 7),
-        (Training, MlpConfig, 25),
-        (GlNetTraining, partial(GlNetConfig, channels=4, equivariant_layers=2), 7),
+        (Training, MlpSettings, 1),
+        (Training, MlpSettings, 7),
+        (Training, MlpSettings, 25),
+        (GlNetTraining, partial(GlNetSettings, channels=4, equivariant_layers=2), 7),
     ],
 )
 def test_a_slot_continues_bit_for_bit(network, kind, after, tmp_path):
@@ -179,9 +179,9 @@ def test_a_slot_continues_bit_for_bit(network, kind, after, tmp_path):
     first = network(data, config, 3)
     for _ in range(after):
         first.step()
-    kept = first.state()
+    state = first.state()
     key = TrialKey("all_layers", "stats", 3)
-    write_state(tmp_path, key, TrialState("print", {"device": "cpu"}, kept.tensors, kept.rest))
+    write_state(tmp_path, key, TrialState("print", {"device": "cpu"}, state.tensors, state.rest))
     torch.manual_seed(999)
     torch.randn(5)
 
@@ -196,16 +196,14 @@ def test_a_slot_continues_bit_for_bit(network, kind, after, tmp_path):
     assert second.best_epoch == whole.best_epoch
     for name, value in whole.best_state.items():
         assert torch.equal(value, second.best_state[name])
-    np.testing.assert_array_equal(
-        second.log_probabilities(data.test.x), whole.log_probabilities(data.test.x)
-    )
+    np.testing.assert_array_equal(second.predict(data.test.x), whole.predict(data.test.x))
 
 
 def test_every_damage_to_a_slot_is_noticed(tmp_path):
-    training = Training(toy_data(), MlpConfig(hidden_dim=4, epochs=3), 0)
+    training = Training(toy_data(), MlpSettings(hidden_dim=4, epochs=3), 0)
     training.step()
-    kept = training.state()
-    tensors, state = kept.tensors, kept.rest
+    state = training.state()
+    tensors, state = state.tensors, state.rest
     key = TrialKey("all_layers", "stats", 0)
     write_state(tmp_path, key, TrialState("print", {}, tensors, state))
     path = RunDir(tmp_path).state(key)
@@ -254,7 +252,7 @@ class HostWaits(TorchDispatchMode):
 def test_the_host_waits_no_more_often_with_more_batches():
     counts = []
     for batch_size in (40, 4, 2):
-        config = MlpConfig(hidden_dim=8, batch_size=batch_size)
+        config = MlpSettings(hidden_dim=8, batch_size=batch_size)
         training = Training(toy_data(), config, seed=0)
         with HostWaits() as waits:
             training.step()

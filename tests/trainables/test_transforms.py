@@ -5,10 +5,14 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from features.core.errors import UserError
-from trainables.data import prepare_data
-from trainables.splits import SplitRule
-from trainables.transforms import principal_components, split_transform, transformed_width
+from lorasweep.features.common.errors import UserError
+from lorasweep.trainables.data.splits import SplitRule
+from lorasweep.trainables.data.transforms import (
+    principal_components,
+    split_transform,
+    transformed_width,
+)
+from lorasweep.trainables.data.trial_data import prepare_data
 
 
 def standardised(n, width, seed=0):

@@ -1,1 +1,1 @@
-"""Classifiers: each in a file of its own."""
+"""Classifiers: each declared in a module of its own, found by name."""

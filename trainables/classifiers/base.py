@@ -1,4 +1,4 @@
-"""What a classifier is: how one is declared, and one fit of it, slice by slice."""
+"""The interface of a classifier: its declaration, and one fit of it, slice by slice."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from features.core.errors import UserError
-from features.layout import LayerFactors, Layout
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.layers.factor_layout import LayerFactors, Layout
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from ..data import TrialData
+    from lorasweep.trainables.data.trial_data import TrialData
 
 
 def setting(default: Any, help: str, option: str = "") -> Any:
-    """A field of a classifier's `Config`.
+    """A field of a classifier's `Settings`.
 
     Arguments:
         default: its value unless the user gives another.
@@ -30,7 +30,7 @@ def setting(default: Any, help: str, option: str = "") -> Any:
 
 
 @dataclass(frozen=True)
-class Config:
+class Settings:
     """Base of a classifier's settings: numbers and strings only, all with defaults.
 
     `__post_init__` of a subclass raises a `UserError` for an impossible value.
@@ -102,7 +102,7 @@ class LinearPart:
     Attributes:
         weights: (k, n_features) float, on the data's device.
         rest: (n, k) x @ weights.T, in the weights' precision -> (n, n_classes) float64, what
-            `Fit.log_probabilities` gives for x but for rounding.
+            `Fit.predict` gives for x but for rounding.
     """
 
     weights: Tensor
@@ -116,7 +116,7 @@ class LayerSum:
     Attributes:
         layers: where their columns are.
         part: (n, n_features) of few samples, a layer -> (n, k) what it adds.
-        rest: (n, k) sum -> (n, n_classes) float64, what `Fit.log_probabilities` gives for x but for
+        rest: (n, k) sum -> (n, n_classes) float64, what `Fit.predict` gives for x but for
             rounding.
     """
 
@@ -129,8 +129,11 @@ class Predictor(ABC):
     """A fitted classifier, as far as it predicts."""
 
     @abstractmethod
-    def log_probabilities(self, x: Tensor) -> np.ndarray:
-        """(n, n_features) float32 on its device -> (n, n_classes) float64, normalised."""
+    def predict(self, x: Tensor) -> np.ndarray:
+        """Return (n, n_outputs) float64 for (n, n_features) float32 on its device.
+
+        Of classes, the outputs are normalised log-probabilities, one for each class.
+        """
 
 
 class Fit(Predictor):
@@ -169,10 +172,10 @@ class Fit(Predictor):
         return Progress(int(self.finished), None)
 
     @abstractmethod
-    def log_probabilities(self, x: Tensor) -> np.ndarray:
-        """(n, n_features) float32 on the data's device -> (n, n_classes) float64, normalised.
+    def predict(self, x: Tensor) -> np.ndarray:
+        """Return (n, n_outputs) float64 for (n, n_features) float32 on the data's device.
 
-        Asked only of a finished fit.
+        Of classes, the outputs are normalised log-probabilities. Only a finished fit is asked.
         """
 
     @abstractmethod
@@ -197,8 +200,8 @@ class Fit(Predictor):
         importance then computes only the layers that are permuted."""
         return None
 
-    def kept(self) -> FitState | None:
-        """What `Classifier.load` needs of a finished fit; None: it cannot be kept."""
+    def export_state(self) -> FitState | None:
+        """Return what `Classifier.load` needs of a finished fit, or None if it keeps no model."""
         return None
 
     def state(self) -> FitState | None:
@@ -237,7 +240,7 @@ class Classifier(ABC):
     version: ClassVar[int]
     """Part of every trial's fingerprint: raised when the same inputs give other numbers."""
 
-    Config: ClassVar[type[Config]]
+    Settings: ClassVar[type[Settings]]
     """Its settings."""
 
     seeded: ClassVar[bool] = True
@@ -251,20 +254,20 @@ class Classifier(ABC):
         """Why it cannot read a matrix of so many columns; None if it can."""
         return None
 
-    def device_bytes(self, size: DataSize, config: Any) -> int:
+    def device_bytes(self, size: DataSize, settings: Any) -> int:
         """Bytes of GPU memory that a trial takes at most; 0 for one that stays on the CPU."""
         return 0
 
-    def multiplications(self, size: DataSize, config: Any) -> int:
+    def multiplications(self, size: DataSize, settings: Any) -> int:
         """Of one sample's way through it, roughly: a dry run guesses a trial's time from that."""
         return size.n_features * size.n_classes
 
     @abstractmethod
-    def host_bytes(self, size: DataSize, config: Any) -> int:
+    def host_bytes(self, size: DataSize, settings: Any) -> int:
         """Bytes of main memory that a trial takes at most on the CPU, its matrices included."""
 
     @abstractmethod
-    def start(self, data: TrialData, config: Any, seed: int) -> Fit:
+    def start(self, data: TrialData, settings: Any, seed: int) -> Fit:
         """Begin a fit.
 
         Arguments:
@@ -273,10 +276,15 @@ class Classifier(ABC):
             seed: decides everything that is random.
         """
 
-    def load(self, kept: FitState, n_features: int, n_classes: int, config: Any) -> Predictor:
-        """What predicts as the fit did that `Fit.kept` was asked of; on the CPU.
+    def load(self, state: FitState, n_features: int, n_outputs: int, settings: Any) -> Predictor:
+        """Return a predictor, on the CPU, that predicts as the fit did.
+
+        Arguments:
+            state: what `Fit.export_state` returned.
+            n_features: columns of its input.
+            n_outputs: columns of its prediction: of classes, their number.
 
         Raises:
-            NotImplementedError: it cannot be kept.
+            NotImplementedError: it keeps no model.
         """
         raise NotImplementedError(f"classifier {self.name} keeps no model")

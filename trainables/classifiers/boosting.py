@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from features.core.errors import UserError
+from lorasweep.features.common.errors import UserError
 
 from . import base
 from .base import Classifier, DataSize, Fit, FitState, Predictor, setting
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from ..data import TrialData
+    from lorasweep.trainables.data.trial_data import TrialData
 
 MOST_FEATURES = 2048
 """Trees look at every column for every split; more take too long and are of little use."""
@@ -30,7 +30,7 @@ _TREE_BYTES_PER_LEAF = 256
 
 
 @dataclass(frozen=True)
-class BoostingConfig(base.Config):
+class BoostingSettings(base.Settings):
     """The trees and how many there are."""
 
     rounds: int = setting(300, "at most this many rounds, each with one tree per class")
@@ -63,7 +63,7 @@ class Boosting(Classifier):
 
     name = "boosting"
     version = 1
-    Config = BoostingConfig
+    Settings = BoostingSettings
 
     def refusal(self, n_features: int) -> str | None:
         """Why it cannot read a matrix of so many columns; None if it can."""
@@ -71,29 +71,29 @@ class Boosting(Classifier):
             return None
         return f"boosting reads at most {MOST_FEATURES:,} features, not {n_features:,}"
 
-    def host_bytes(self, size: DataSize, config: BoostingConfig) -> int:
+    def host_bytes(self, size: DataSize, settings: BoostingSettings) -> int:
         """Bytes of main memory at most: binned columns, twice while they are made; scores and
         gradients; a histogram per leaf; the trees; the library."""
         binned = 2 * size.n_samples * size.n_features
         scores = 8 * size.n_samples * size.n_classes * 8
-        histograms = 2 * config.leaves * size.n_features * (_BINS + 1) * 16
-        trees = config.rounds * size.n_classes * config.leaves * _TREE_BYTES_PER_LEAF
+        histograms = 2 * settings.leaves * size.n_features * (_BINS + 1) * 16
+        trees = settings.rounds * size.n_classes * settings.leaves * _TREE_BYTES_PER_LEAF
         own = binned + scores + histograms + trees + _LIBRARY_BYTES
         return base_host_bytes(size) + own
 
-    def start(self, data: TrialData, config: BoostingConfig, seed: int) -> Fit:
+    def start(self, data: TrialData, settings: BoostingSettings, seed: int) -> Fit:
         """Begin a fit."""
-        return BoostingFit(data, config, seed)
+        return BoostingFit(data, settings, seed)
 
     def load(
-        self, kept: FitState, n_features: int, n_classes: int, config: BoostingConfig
+        self, state: FitState, n_features: int, n_outputs: int, settings: BoostingSettings
     ) -> Predictor:
         """The trees up to the best round."""
         import lightgbm
 
-        text = kept.tensors["trees"].numpy().tobytes().decode()
+        text = state.tensors["trees"].numpy().tobytes().decode()
         booster = lightgbm.Booster(model_str=text) if text else None
-        return Trees(booster, kept.tensors["present"].numpy(), n_classes, kept.rest["rounds"])
+        return Trees(booster, state.tensors["present"].numpy(), n_outputs, state.rest["rounds"])
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Trees(Predictor):
     n_classes: int
     rounds: int
 
-    def log_probabilities(self, x: Tensor) -> np.ndarray:
+    def predict(self, x: Tensor) -> np.ndarray:
         """(n, n_features) float32 -> (n, n_classes) float64."""
         import numpy as np
         from scipy.special import log_softmax
@@ -125,7 +125,7 @@ class Trees(Predictor):
         return with_absent_classes(log_p, self.present, self.n_classes)
 
 
-def parameters(config: BoostingConfig, n_classes: int, seed: int) -> dict[str, Any]:
+def parameters(settings: BoostingSettings, n_classes: int, seed: int) -> dict[str, Any]:
     """LightGBM's parameters; the same number of threads gives the same trees."""
     import torch
 
@@ -133,12 +133,12 @@ def parameters(config: BoostingConfig, n_classes: int, seed: int) -> dict[str, A
         "objective": "multiclass",
         "num_class": n_classes,
         "metric": "multi_logloss",
-        "learning_rate": config.learning_rate,
-        "num_leaves": config.leaves,
-        "min_data_in_leaf": config.samples_per_leaf,
-        "bagging_fraction": config.sample_share,
+        "learning_rate": settings.learning_rate,
+        "num_leaves": settings.leaves,
+        "min_data_in_leaf": settings.samples_per_leaf,
+        "bagging_fraction": settings.sample_share,
         "bagging_freq": 1,
-        "feature_fraction": config.feature_share,
+        "feature_fraction": settings.feature_share,
         "max_bin": _BINS,
         "seed": seed,
         "deterministic": True,
@@ -156,11 +156,11 @@ class BoostingFit(Fit):
     loss of the training split decides.
     """
 
-    def __init__(self, data: TrialData, config: BoostingConfig, seed: int) -> None:
+    def __init__(self, data: TrialData, settings: BoostingSettings, seed: int) -> None:
         import lightgbm
         import numpy as np
 
-        self._data, self._config = data, config
+        self._data, self._settings = data, settings
         self._present, target = np.unique(data.train.y.numpy(), return_inverse=True)
         self._accuracies: list[float] = []
         self._losses: list[float] = []
@@ -168,7 +168,7 @@ class BoostingFit(Fit):
         self._booster: lightgbm.Booster | None = None
         if len(self._present) == 1:
             return
-        options = parameters(config, len(self._present), seed)
+        options = parameters(settings, len(self._present), seed)
         train = lightgbm.Dataset(data.train.x.numpy(), target, params=options)
         x, y = data.val.x.numpy(), data.val.y.numpy()
         known = np.isin(y, self._present)
@@ -186,11 +186,11 @@ class BoostingFit(Fit):
         done = len(self._accuracies)
         if self._booster is None:
             return done > 0
-        return done >= self._config.rounds or self._stopped_early
+        return done >= self._settings.rounds or self._stopped_early
 
     @property
     def _stopped_early(self) -> bool:
-        return len(self._accuracies) - self._best >= self._config.patience
+        return len(self._accuracies) - self._best >= self._settings.patience
 
     @property
     def curves(self) -> Mapping[str, list[float]]:
@@ -212,12 +212,12 @@ class BoostingFit(Fit):
             self._best = len(self._losses) + 1
         self._losses.append(loss)
 
-    def log_probabilities(self, x: Tensor) -> np.ndarray:
+    def predict(self, x: Tensor) -> np.ndarray:
         """(n, n_features) float32 -> (n, n_classes) float64, by the trees up to the best round."""
         trees = Trees(self._booster, self._present, self._data.n_classes, self._best)
-        return trees.log_probabilities(x)
+        return trees.predict(x)
 
-    def kept(self) -> FitState:
+    def export_state(self) -> FitState:
         """The trees up to the best round, as LightGBM writes them, and the classes they know."""
         import numpy as np
         import torch

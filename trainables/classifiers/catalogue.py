@@ -14,9 +14,9 @@ from dataclasses import Field, fields
 from importlib import import_module
 from typing import Any
 
-from features.core.errors import UserError
-from features.core.names import check_doubles
-from features.core.plugins import Origin, check_own_name, load, require_origin
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.names import check_doubles
+from lorasweep.features.common.plugins import Origin, check_own_name, load, require_origin
 
 from . import __path__ as _folders
 from .base import Classifier
@@ -52,7 +52,7 @@ CLASSIFIERS: dict[str, Classifier] = _find()
 
 def built_in_settings() -> list[tuple[Classifier, Field[Any]]]:
     """Every setting of every built-in classifier."""
-    return [(item, field) for item in CLASSIFIERS.values() for field in fields(item.Config)]
+    return [(item, field) for item in CLASSIFIERS.values() for field in fields(item.Settings)]
 
 
 def setting_option(classifier: str, field: Field[Any]) -> str:

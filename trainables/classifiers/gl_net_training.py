@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from features.layout import LayerFactors, Layout
+from lorasweep.features.layers.factor_layout import LayerFactors, Layout
 
-from ..modules import Dropout
 from .base import FitState, LayerSum
-from .gl_net import EVALUATION_ROWS, GlNetConfig
+from .gl_net_settings import EVALUATION_ROWS, GlNetSettings
+from .modules_training import Dropout
 from .network_training import NetworkTraining
 
 
@@ -23,21 +23,21 @@ class EquivariantMaps(nn.Module):
 
     Arguments:
         layers: which, and where their factors stand in a row of features.
-        config: the network's settings.
+        settings: the network's settings.
     """
 
     root_scale: Tensor
 
-    def __init__(self, layers: Layout, config: GlNetConfig) -> None:
+    def __init__(self, layers: Layout, settings: GlNetSettings) -> None:
         super().__init__()
         self.layers = layers
         outputs, inputs, _ = layers[0].shape
-        count, channels = len(layers), config.channels
+        count, channels = len(layers), settings.channels
         self.register_buffer("root_scale", torch.ones(count))
         self.up_map = nn.Parameter(torch.randn(count, outputs, channels) / outputs**0.5)
         self.down_map = nn.Parameter(torch.randn(count, inputs, channels) / inputs**0.5)
         same = torch.eye(channels)
-        deeper = range(1, config.equivariant_layers)
+        deeper = range(1, settings.equivariant_layers)
         self.gated_up_maps = nn.ParameterList(same.repeat(count, 1, 1) for _ in deeper)
         self.gated_down_maps = nn.ParameterList(same.repeat(count, 1, 1) for _ in deeper)
 
@@ -80,20 +80,20 @@ class GlNetwork(nn.Module):
     Arguments:
         layout: where the layers' factors stand in a row of features.
         n_classes: number of classes.
-        config: its settings.
+        settings: its settings.
     """
 
-    def __init__(self, layout: Layout, n_classes: int, config: GlNetConfig) -> None:
+    def __init__(self, layout: Layout, n_classes: int, settings: GlNetSettings) -> None:
         super().__init__()
         ordered = sorted(layout, key=lambda layer: layer.shape)
         groups = groupby(ordered, lambda layer: layer.shape)
-        self.groups = nn.ModuleList(EquivariantMaps(tuple(of), config) for _, of in groups)
+        self.groups = nn.ModuleList(EquivariantMaps(tuple(of), settings) for _, of in groups)
         self.head = nn.Sequential(
-            nn.Linear(len(layout) * config.channels**2, config.hidden_dim),
-            nn.BatchNorm1d(config.hidden_dim),
+            nn.Linear(len(layout) * settings.channels**2, settings.hidden_dim),
+            nn.BatchNorm1d(settings.hidden_dim),
             nn.ReLU(inplace=True),
-            Dropout(config.dropout),
-            nn.Linear(config.hidden_dim, n_classes),
+            Dropout(settings.dropout),
+            nn.Linear(settings.hidden_dim, n_classes),
         )
 
     def fit_scale(self, x: Tensor) -> None:
@@ -134,16 +134,16 @@ class GlNetTraining(NetworkTraining):
     """One GL-net's way from its seed to its best weights."""
 
     model: GlNetwork
-    config: GlNetConfig
+    settings: GlNetSettings
     evaluation_rows = EVALUATION_ROWS
 
     def build(self) -> GlNetwork:
         """The network, with the scales of the training split."""
-        model = GlNetwork(self.data.layout, self.data.n_classes, self.config)
+        model = GlNetwork(self.data.layout, self.data.n_classes, self.settings)
         model.fit_scale(self.data.train.x)
         return model
 
-    def kept(self) -> FitState:
+    def export_state(self) -> FitState:
         """The weights of the best epoch, and where the layers' factors stand."""
         return FitState(self.best_state, {"layout": [asdict(layer) for layer in self.data.layout]})
 

@@ -2,51 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from features.core.errors import UserError
-
-from . import base
-from .base import Classifier, DataSize, Fit, FitState, Predictor, setting
+from .base import Classifier, DataSize, Fit, FitState, Predictor
 from .footprint import FLOAT, base_host_bytes
+from .linear_settings import EVALUATION_ROWS, MEMORY, LinearSettings
 
 if TYPE_CHECKING:
-    from ..data import TrialData
-
-MEMORY = 20
-"""Pairs of steps that L-BFGS remembers."""
-
-EVALUATION_ROWS = 2048
-"""Samples evaluated at a time, in float64."""
-
-
-@dataclass(frozen=True)
-class LinearConfig(base.Config):
-    """The path of penalties."""
-
-    strongest: float = setting(1.0, "strongest L2 penalty, per mean loss; 1/(n·C) of scikit-learn")
-    weakest: float = setting(1e-4, "weakest L2 penalty, per mean loss")
-    strengths: int = setting(5, "penalties tried, evenly spaced in their logarithm")
-
-    def __post_init__(self) -> None:
-        """Raise a `UserError` naming the first impossible value."""
-        if not (math.isfinite(self.weakest) and self.weakest > 0):
-            raise UserError(f"--linear-weakest must be a positive number, not {self.weakest}")
-        if not (math.isfinite(self.strongest) and self.strongest >= self.weakest):
-            raise UserError(
-                f"--linear-strongest must be at least --linear-weakest, not {self.strongest}"
-            )
-        if self.strengths < 1:
-            raise UserError("--linear-strengths must be at least 1")
-
-    def path(self) -> list[float]:
-        """The penalties, strong to weak."""
-        if self.strengths == 1:
-            return [self.strongest]
-        ratio = self.weakest / self.strongest
-        return [self.strongest * ratio ** (i / (self.strengths - 1)) for i in range(self.strengths)]
+    from lorasweep.trainables.data.trial_data import TrialData
 
 
 class Linear(Classifier):
@@ -54,10 +17,10 @@ class Linear(Classifier):
 
     name = "linear"
     version = 1
-    Config = LinearConfig
+    Settings = LinearSettings
     seeded = False
 
-    def host_bytes(self, size: DataSize, config: LinearConfig) -> int:
+    def host_bytes(self, size: DataSize, settings: LinearSettings) -> int:
         """Bytes of main memory at most.
 
         The Gram matrix, the preconditioner and its factor; L-BFGS's pairs;
@@ -73,16 +36,16 @@ class Linear(Classifier):
         block = 2 * EVALUATION_ROWS * n_features * 8
         return base_host_bytes(size) + gram + vectors + logits + block
 
-    def start(self, data: TrialData, config: LinearConfig, seed: int) -> Fit:
+    def start(self, data: TrialData, settings: LinearSettings, seed: int) -> Fit:
         """Begin a fit."""
         from .linear_training import LinearFit
 
-        return LinearFit(data, config)
+        return LinearFit(data, settings)
 
     def load(
-        self, kept: FitState, n_features: int, n_classes: int, config: LinearConfig
+        self, state: FitState, n_features: int, n_outputs: int, settings: LinearSettings
     ) -> Predictor:
         """The best strength's weights."""
         from .linear_training import LinearModel
 
-        return LinearModel(kept.tensors["weights"], kept.tensors["present"], n_classes)
+        return LinearModel(state.tensors["weights"], state.tensors["present"], n_outputs)

@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import TrialData
+from lorasweep.trainables.data.trial_data import TrialData
+
 from .base import Fit, FitState, LinearPart, Predictor
-from .linear import EVALUATION_ROWS, MEMORY, LinearConfig
+from .linear_settings import EVALUATION_ROWS, MEMORY, LinearSettings
 from .probabilities import with_absent_classes
 
 GRADIENT_TOLERANCE = 1e-6
@@ -49,7 +50,7 @@ class LinearModel(Predictor):
     present: Tensor
     n_classes: int
 
-    def log_probabilities(self, x: Tensor) -> np.ndarray:
+    def predict(self, x: Tensor) -> np.ndarray:
         """(n, n_features) float32 -> (n, n_classes) float64."""
         # In float64, since a feature outside the training split may be as large as float32 allows.
         weights = self.weights[:, :-1].T
@@ -64,8 +65,8 @@ class LinearModel(Predictor):
 class LinearFit(Fit):
     """The path from the strongest penalty to the weakest; a step is one strength."""
 
-    def __init__(self, data: TrialData, config: LinearConfig) -> None:
-        self._data, self._path = data, config.path()
+    def __init__(self, data: TrialData, settings: LinearSettings) -> None:
+        self._data, self._path = data, settings.path()
         self._present, target = data.train.y.unique(return_inverse=True)
         self._problem = _Problem(data.train.x, target, len(self._present))
         self._at = torch.zeros(self._problem.shape, dtype=torch.float64)
@@ -93,7 +94,7 @@ class LinearFit(Fit):
         self._converged = self._converged and converged
         weights = self._problem.weights(self._at)
         val = self._data.val
-        log_p = self._model(weights).log_probabilities(val.x)
+        log_p = self._model(weights).predict(val.x)
         truth = val.y.numpy()
         accuracy = float((log_p.argmax(1) == truth).mean())
         loss = float(-log_p[np.arange(len(truth)), truth].mean())
@@ -103,14 +104,14 @@ class LinearFit(Fit):
         self._accuracies.append(accuracy)
         self._losses.append(loss)
 
-    def log_probabilities(self, x: Tensor) -> np.ndarray:
+    def predict(self, x: Tensor) -> np.ndarray:
         """(n, n_features) float32 -> (n, n_classes) float64, with the best strength's weights."""
-        return self._model(self._weights).log_probabilities(x)
+        return self._model(self._weights).predict(x)
 
     def _model(self, weights: Tensor) -> LinearModel:
         return LinearModel(weights, self._present, self._data.n_classes)
 
-    def kept(self) -> FitState:
+    def export_state(self) -> FitState:
         """The best strength's weights, and the classes they are of."""
         return FitState({"weights": self._weights, "present": self._present}, {})
 

@@ -6,24 +6,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..modules import Dropout
 from .base import LinearPart
-from .mlp import EVALUATION_ROWS, MlpConfig
+from .mlp_settings import EVALUATION_ROWS, MlpSettings
+from .modules_training import Dropout
 from .network_training import NetworkTraining
 
 
-def build_classifier(n_features: int, n_classes: int, config: MlpConfig) -> nn.Sequential:
+def build_classifier(n_features: int, n_classes: int, settings: MlpSettings) -> nn.Sequential:
     """Three times Linear → BatchNorm → ReLU → Dropout, then Linear to the classes."""
     layers: list[nn.Module] = []
     width = n_features
     for _ in range(3):
         layers += [
-            nn.Linear(width, config.hidden_dim),
-            nn.BatchNorm1d(config.hidden_dim),
+            nn.Linear(width, settings.hidden_dim),
+            nn.BatchNorm1d(settings.hidden_dim),
             nn.ReLU(inplace=True),
-            Dropout(config.dropout),
+            Dropout(settings.dropout),
         ]
-        width = config.hidden_dim
+        width = settings.hidden_dim
     return nn.Sequential(*layers, nn.Linear(width, n_classes))
 
 
@@ -31,12 +31,12 @@ class Training(NetworkTraining):
     """One perceptron's way from its seed to its best weights."""
 
     model: nn.Sequential
-    config: MlpConfig
+    settings: MlpSettings
     evaluation_rows = EVALUATION_ROWS
 
     def build(self) -> nn.Sequential:
         """The perceptron."""
-        return build_classifier(self.data.n_features, self.data.n_classes, self.config)
+        return build_classifier(self.data.n_features, self.data.n_classes, self.settings)
 
     def linear_part(self) -> LinearPart:
         """The first layer's weights, those of the best epoch."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from ..data import TrialData
+    from lorasweep.trainables.data.trial_data import TrialData
 
 NEIGHBOURS = (1, 3, 5, 9)
 """Numbers of neighbours tried."""
@@ -36,10 +36,10 @@ class Neighbours(Classifier):
     seeded = False
 
     @dataclass(frozen=True)
-    class Config(base.Config):
+    class Settings(base.Settings):
         """It has no settings."""
 
-    def host_bytes(self, size: DataSize, config: Any) -> int:
+    def host_bytes(self, size: DataSize, settings: Any) -> int:
         """Bytes of main memory at most: the training split of unit length, and a block of rows with
         their products."""
         block = _ROWS * (size.n_features * (8 + FLOAT) + size.n_samples * 3 * FLOAT)
@@ -47,13 +47,13 @@ class Neighbours(Classifier):
         own = size.n_samples * size.n_features * FLOAT + block + votes
         return base_host_bytes(size) + own
 
-    def start(self, data: TrialData, config: Any, seed: int) -> Fit:
+    def start(self, data: TrialData, settings: Any, seed: int) -> Fit:
         """Begin a fit."""
         return NeighboursFit(data)
 
-    def load(self, kept: FitState, n_features: int, n_classes: int, config: Any) -> Predictor:
+    def load(self, state: FitState, n_features: int, n_outputs: int, settings: Any) -> Predictor:
         """The training split and k."""
-        return Votes(kept.tensors["unit"], kept.tensors["y"], n_classes, kept.rest["neighbours"])
+        return Votes(state.tensors["unit"], state.tensors["y"], n_outputs, state.rest["neighbours"])
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Votes(Predictor):
     n_classes: int
     k: int
 
-    def log_probabilities(self, x: Tensor) -> np.ndarray:
+    def predict(self, x: Tensor) -> np.ndarray:
         """(n, n_features) float32 -> (n, n_classes) float64; see `NeighboursFit`."""
         return self.from_votes(self.votes(x, [self.k])[self.k])
 
@@ -130,16 +130,16 @@ class NeighboursFit(Fit):
         self._accuracies = [float((votes[k].argmax(1) == truth).mean()) for k in tried]
         self._best = self._accuracies.index(max(self._accuracies))
 
-    def log_probabilities(self, x: Tensor) -> np.ndarray:
+    def predict(self, x: Tensor) -> np.ndarray:
         """(n, n_features) float32 -> (n, n_classes) float64.
 
         One vote is spread evenly over all classes, beside the k of the neighbours:
         (votes + 1/n_classes) / (k + 1). Of classes with as many votes, that with the lowest index
         is predicted.
         """
-        return self._model.log_probabilities(x)
+        return self._model.predict(x)
 
-    def kept(self) -> FitState:
+    def export_state(self) -> FitState:
         """The training split of unit length, its classes, and k."""
         tensors = {"unit": self._unit, "y": self._data.train.y}
         return FitState(tensors, {"neighbours": self._k})

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data import TrialData
-from ..modules import FusedAdam
+from lorasweep.trainables.data.trial_data import TrialData
+
 from .base import Fit, FitState, Predictor
-from .network import NetworkConfig
+from .modules_training import FusedAdam
+from .network_settings import NetworkSettings
 
 _PLATEAU_FACTOR = 0.5
 _PLATEAU_PATIENCE = 10
@@ -51,7 +52,7 @@ class Network(Predictor):
         self.model.eval()
         return torch.cat([self.model(part) for part in x.split(self._rows)])
 
-    def log_probabilities(self, x: Tensor) -> np.ndarray:
+    def predict(self, x: Tensor) -> np.ndarray:
         """(n, n_features) float32 -> (n, n_classes) float64."""
         return self.logits(x).double().log_softmax(1).cpu().numpy()
 
@@ -65,21 +66,21 @@ class NetworkTraining(Fit):
 
     Arguments:
         data: split tensors on one device.
-        config: its settings.
+        settings: its settings.
         seed: decides initial weights, batch order and dropout.
     """
 
     evaluation_rows: ClassVar[int]
     """Samples evaluated at a time."""
 
-    def __init__(self, data: TrialData, config: NetworkConfig, seed: int) -> None:
-        self.data, self.config = data, config
+    def __init__(self, data: TrialData, settings: NetworkSettings, seed: int) -> None:
+        self.data, self.settings = data, settings
         device = data.train.x.device
         torch.manual_seed(seed)
         self.model = self.build().to(device)
         self._network = Network(self.model, self.evaluation_rows)
         self.optimizer = FusedAdam(
-            self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
+            self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
         )
         self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimizer, mode="max", factor=_PLATEAU_FACTOR, patience=_PLATEAU_PATIENCE
@@ -103,12 +104,12 @@ class NetworkTraining(Fit):
     @property
     def stopped_early(self) -> bool:
         """Whether patience has run out."""
-        return self.epoch - self.best_epoch >= self.config.patience
+        return self.epoch - self.best_epoch >= self.settings.patience
 
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to train."""
-        return self.epoch >= self.config.epochs or self.stopped_early
+        return self.epoch >= self.settings.epochs or self.stopped_early
 
     @property
     def curves(self) -> Mapping[str, list[float]]:
@@ -126,7 +127,7 @@ class NetworkTraining(Fit):
         """
         x, y = self.data.train.x, self.data.train.y
         order = torch.randperm(len(y), generator=self.order).to(x.device)
-        bounds = batch_bounds(len(y), self.config.batch_size)
+        bounds = batch_bounds(len(y), self.settings.batch_size)
         total = torch.zeros((), device=x.device)
         self.model.train()
         for start, stop in pairwise(bounds):
@@ -139,7 +140,7 @@ class NetworkTraining(Fit):
         correct = (self._network.logits(val.x).argmax(1) == val.y).sum()
         train_loss, hits = torch.stack([total, correct.float()]).tolist()
         if not math.isfinite(train_loss):
-            cause = f"try a smaller {self.config.option('lr')}"
+            cause = f"try a smaller {self.settings.option('lr')}"
             if not x.isfinite().all():
                 cause = "the features hold values that are not finite"
             raise TrainingDivergedError(
@@ -207,12 +208,12 @@ class NetworkTraining(Fit):
             "stopped_early": self.stopped_early,
         }
 
-    def log_probabilities(self, x: Tensor) -> np.ndarray:
+    def predict(self, x: Tensor) -> np.ndarray:
         """(n, n_features) float32 -> (n, n_classes) float64, with the weights of the best epoch."""
         self.restore_best()
-        return self._network.log_probabilities(x)
+        return self._network.predict(x)
 
-    def kept(self) -> FitState:
+    def export_state(self) -> FitState:
         """The weights of the best epoch."""
         return FitState(self.best_state, {})
 

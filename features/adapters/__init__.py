@@ -1,0 +1,1 @@
+"""Adapter files of every common format, read into the factors of layers."""

@@ -1,0 +1,142 @@
+"""Which tensors of a file belong together: one module each, known by its canonical name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from lorasweep.features.layers.names import canonical_name, parse_tensor
+
+DOWN, UP, MID, ALPHA, MAGNITUDE = "down", "up", "mid", "alpha", "magnitude"
+"""Parts of a module: A, B, LoCon's core between them, α, and DoRA's magnitudes."""
+
+_OTHER_PARTS = {
+    ".lora_mid.weight": MID,
+    ".alpha": ALPHA,
+    ".dora_scale": MAGNITUDE,
+    ".lora_magnitude_vector": MAGNITUDE,
+    ".lora_magnitude_vector.weight": MAGNITUDE,
+    ".lora_magnitude_vector.default.weight": MAGNITUDE,
+    ".lora_embedding_A": DOWN,
+    ".lora_embedding_B": UP,
+    **{
+        f".{part}": part
+        for part in (
+            *("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
+            *("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b"),
+            "lokr_t2",
+        )
+    },
+}
+_LAST = re.compile(
+    "(?P<layer>.+?)(?P<part>"
+    + "|".join(re.escape(part) for part in sorted(_OTHER_PARTS, key=len, reverse=True))
+    + ")"
+)
+
+LORA, LOCON, LOHA, LOKR = "lora", "locon", "loha", "lokr"
+"""What a module's update is made of."""
+
+LOKR_RANK = 64
+"""Most singular values of a LoKr layer that are kept by default."""
+
+_NEEDED = {
+    LOHA: ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
+    LORA: (DOWN, UP),
+}
+
+
+@dataclass
+class Module:
+    """An adapted module of a file.
+
+    Attributes:
+        name: canonical name of its layer.
+        spelled: the name in the file.
+        tensors: part -> tensor of the file.
+    """
+
+    name: str
+    spelled: str
+    tensors: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def algorithm(self) -> str:
+        """`lora`, `locon` (with a core), `loha` or `lokr`."""
+        if "hada_w1_a" in self.tensors:
+            return LOHA
+        if "lokr_w1" in self.tensors or "lokr_w1_a" in self.tensors:
+            return LOKR
+        return LOCON if MID in self.tensors else LORA
+
+    def lacks(self) -> str:
+        """A part that the update cannot do without, and that is not there; else nothing."""
+        if self.algorithm == LOKR:
+            for half in ("lokr_w1", "lokr_w2"):
+                if half not in self.tensors:
+                    missing = next((s for s in "ab" if f"{half}_{s}" not in self.tensors), "")
+                    if missing:
+                        return f"{half}_{missing}"
+            return ""
+        needed = _NEEDED[LOHA if self.algorithm == LOHA else LORA]
+        return next((part for part in needed if part not in self.tensors), "")
+
+
+def group_modules(names: Iterable[str]) -> tuple[list[Module], list[str]]:
+    """The modules of a file, in the order of its tensors, and tensors that are of none.
+
+    A module needs more than an α or magnitudes: those alone are of none.
+
+    Raises:
+        ValueError: one layer is there in two spellings.
+    """
+    found: dict[str, Module] = {}
+    rest: list[str] = []
+    for tensor in names:
+        layer, part = _split(tensor)
+        if not part:
+            rest.append(tensor)
+            continue
+        name = canonical_name(layer)
+        module = found.setdefault(name, Module(name, layer))
+        if part in module.tensors:
+            raise ValueError(
+                f"layer {name} is there twice, as {module.tensors[part]} and as {tensor}"
+            )
+        module.tensors[part] = tensor
+    modules = []
+    for module in found.values():
+        if module.tensors.keys() <= {ALPHA, MAGNITUDE}:
+            rest += module.tensors.values()
+        else:
+            modules.append(module)
+    return modules, rest
+
+
+def _split(tensor: str) -> tuple[str, str]:
+    """The layer and the part of a tensor's name; no part: it is not of a module."""
+    match = _LAST.fullmatch(tensor)
+    if match:
+        # Some write the α of `to_q_lora.down.weight` as `to_q_lora.alpha`.
+        return re.sub(r"[._]lora$", "", match["layer"]), _OTHER_PARTS[match["part"]]
+    parsed = parse_tensor(tensor)
+    if parsed is None or not tensor.endswith(".weight"):
+        return tensor, ""
+    return parsed.layer, DOWN if parsed.down else UP
+
+
+def spelling(module: Module) -> str:
+    """Who spells a module so: kohya, xlabs, peft, authors, diffusers, or other."""
+    name = module.spelled
+    if "." not in name and name.startswith(("lora_", "lycoris_")):
+        return "kohya"
+    if re.match(r"(diffusion_model\.)?(double|single)_blocks\.\d+\.processor\.", name):
+        return "xlabs"
+    if name.startswith("base_model."):
+        return "peft"
+    if re.match(r"(model\.)?diffusion_model\.|(double|single|joint)_blocks\.", name):
+        return "authors"
+    if re.match(r"(unet|transformer|text_encoder(_[23])?)\.", name):
+        return "diffusers" if ".lora_A" in module.tensors.get(DOWN, ".lora_A") else "diffusers-old"
+    return "other"

@@ -1,0 +1,1 @@
+"""Errors, atomic and signed files, locks, hardware and plug-ins, for every room."""

@@ -1,0 +1,1 @@
+"""The feature stage: batches, shards, a pool of workers, and the cache they fill."""

@@ -1,1 +1,0 @@
-"""What every room may use: errors, files, names, memory."""

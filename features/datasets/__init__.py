@@ -1,0 +1,1 @@
+"""Arrow files, Hugging Face datasets and object storage, scanned and fingerprinted."""

@@ -1,0 +1,1 @@
+"""Batches of matrices and updates, and the kernels, sketches and decompositions behind them."""

@@ -1,0 +1,1 @@
+"""Descriptions of adapters, datasets and their layers."""

@@ -1,0 +1,1 @@
+"""Requests: experiment, run options, YAML files, and the grid of trials they stand for."""

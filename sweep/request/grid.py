@@ -1,0 +1,144 @@
+"""The grid: every (config, representation, classifier, seed) that is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from lorasweep.features.layers.families import FAMILIES, family_of
+from lorasweep.trainables.store.trial_key import DEFAULT_CLASSIFIER, TrialKey, entry_label
+
+
+class Entry(NamedTuple):
+    """A representation and the classifier that sees it."""
+
+    representation: str
+    classifier: str = DEFAULT_CLASSIFIER
+
+    @property
+    def label(self) -> str:
+        """What it is called: `spectral`, `spectral@linear`."""
+        return entry_label(*self)
+
+
+Pair = tuple[str, str]
+"""(config, label): what the seeds of a trial share."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a run asks for.
+
+    Attributes:
+        entries: in the order results list them.
+        configs: layer configs.
+        seeds: ascending.
+        unseeded: classifiers that no seed changes; of them one trial is run, with the first seed.
+        left_out: pairs that make no sense: their classifier cannot read their features.
+    """
+
+    entries: tuple[Entry, ...]
+    configs: tuple[str, ...]
+    seeds: tuple[int, ...]
+    unseeded: tuple[str, ...] = ()
+    left_out: tuple[Pair, ...] = ()
+
+    @cached_property
+    def by_label(self) -> dict[str, Entry]:
+        """Label -> entry."""
+        return {entry.label: entry for entry in self.entries}
+
+    @property
+    def representations(self) -> list[str]:
+        """Every representation of an entry."""
+        return list(dict.fromkeys(entry.representation for entry in self.entries))
+
+    @property
+    def classifiers(self) -> list[str]:
+        """Every classifier of an entry."""
+        return list(dict.fromkeys(entry.classifier for entry in self.entries))
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """(config, label), configs outermost."""
+        pairs = [(config, entry.label) for config in self.configs for entry in self.entries]
+        left_out = set(self.left_out)
+        return [pair for pair in pairs if pair not in left_out]
+
+    @cached_property
+    def _labels_of(self) -> dict[str, list[str]]:
+        labels: dict[str, list[str]] = {config: [] for config in self.configs}
+        for config, label in self.pairs:
+            labels[config].append(label)
+        return labels
+
+    def labels_of(self, config: str) -> list[str]:
+        """Labels of a config's pairs."""
+        return self._labels_of[config]
+
+    @cached_property
+    def groups(self) -> dict[str, list[str]]:
+        """What is shown as one block -> its configs: families with their members, and every other
+        config by itself."""
+        groups: dict[str, list[str]] = {}
+        for config in self.configs:
+            groups.setdefault(family_of(config) or config, []).append(config)
+        return groups
+
+    @property
+    def families(self) -> dict[str, list[str]]:
+        """Family -> its members in the grid."""
+        return {name: of for name, of in self.groups.items() if family_of(of[0])}
+
+    @property
+    def asked_configs(self) -> list[str]:
+        """What users type for its configs: of a family whose members the dataset decides its
+        name."""
+        return [
+            name
+            for family, configs in self.groups.items()
+            for name in ([family] if family in FAMILIES else configs)
+        ]
+
+    @property
+    def ordinary_configs(self) -> list[str]:
+        """Configs that are of no family."""
+        return [config for config in self.configs if family_of(config) is None]
+
+    def seeds_of(self, label: str) -> tuple[int, ...]:
+        """The seeds that an entry is run with."""
+        alone = self.by_label[label].classifier in self.unseeded
+        return self.seeds[:1] if alone else self.seeds
+
+    def keys_of(self, pair: Pair) -> list[TrialKey]:
+        """The trials of a pair, by seed."""
+        config, label = pair
+        representation, classifier = self.by_label[label]
+        return [TrialKey(config, representation, s, classifier) for s in self.seeds_of(label)]
+
+    @cached_property
+    def keys(self) -> list[TrialKey]:
+        """Every trial, seeds innermost, so that a worker's next trial can reuse its matrix."""
+        return [key for pair in self.pairs for key in self.keys_of(pair)]
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {
+            "entries": [list(entry) for entry in self.entries],
+            "configs": list(self.configs),
+            "seeds": list(self.seeds),
+            "unseeded": list(self.unseeded),
+            "left_out": [list(pair) for pair in self.left_out],
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Grid:
+        """From a JSON object."""
+        return cls(
+            tuple(Entry(*entry) for entry in value["entries"]),
+            tuple(value["configs"]),
+            tuple(value["seeds"]),
+            tuple(value["unseeded"]),
+            tuple((config, label) for config, label in value["left_out"]),
+        )

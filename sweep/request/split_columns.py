@@ -1,0 +1,79 @@
+"""Columns of a dataset that say something about its samples beside the label: groups and splits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.names import nearest
+from lorasweep.features.datasets.scan import DatasetScan, class_names
+from lorasweep.features.datasets.sources import Source
+from lorasweep.trainables.data.splits import PARTS, SplitRule
+
+from .spec import SweepSpec
+
+_SYNONYMS = {"validation": "val", "valid": "val", "dev": "val", "training": "train"}
+
+
+def split_rule(spec: SweepSpec, source: Source, scan: DatasetScan) -> SplitRule:
+    """How a spec wants the samples split.
+
+    Raises:
+        UserError: there is no such column, it has missing or strange values, or a part is empty.
+    """
+    per_seed = spec.split == "per-seed"
+    if spec.split_column is not None:
+        values = _kept(_column(source, spec.split_column, "--split-column"), scan)
+        words = [str(value).lower() for value in values]
+        words = [_SYNONYMS.get(word, word) for word in words]
+        strange = sorted({str(v) for v, word in zip(values, words) if word not in PARTS})
+        if strange:
+            raise UserError(
+                f"--split-column {spec.split_column} holds {strange[0]!r}; need train, val and test"
+            )
+        rule = SplitRule(given=tuple(words), column=spec.split_column)
+    elif spec.group_column is not None:
+        values = _kept(_column(source, spec.group_column, "--group-column"), scan)
+        index = {value: i for i, value in enumerate(sorted(set(values), key=str))}
+        groups = tuple(index[value] for value in values)
+        rule = SplitRule(per_seed, groups=groups, column=spec.group_column)
+    else:
+        return SplitRule(per_seed)
+    for seed in spec.seeds if per_seed else spec.seeds[:1]:
+        rule.split(scan.num_samples, seed)  # says what is wrong
+    return rule
+
+
+def _column(source: Source, name: str, option: str) -> list[Any]:
+    """Every row's value of a column of strings or whole numbers."""
+    reader = source.open()
+    if name not in reader.schema.names:
+        hint = nearest(name, reader.schema.names)
+        raise UserError(f"{option}: {source.label} has no column {name!r}{hint}")
+    values = [
+        value
+        for batch in reader.read(0, reader.num_rows, [name])
+        for value in batch.column(name).to_pylist()
+    ]
+    if any(not isinstance(value, str | int) for value in values):
+        raise UserError(
+            f"{option}: column {name!r} must have a text or a whole number in every row"
+        )
+    names = class_names(reader.schema, name)
+    return [names[value] for value in values] if names else values
+
+
+def optional_column(source: Source, name: str, scan: DatasetScan) -> list[Any]:
+    """Every sample's value of a column; empty if the dataset has none of this name."""
+    reader = source.open()
+    if name not in reader.schema.names:
+        return []
+    batches = reader.read(0, reader.num_rows, [name])
+    return _kept([value for batch in batches for value in batch.column(name).to_pylist()], scan)
+
+
+def _kept(values: Sequence[Any], scan: DatasetScan) -> list[Any]:
+    """Without the rows that are left out."""
+    bad = set(scan.bad_rows)
+    return [value for row, value in enumerate(values) if row not in bad]

@@ -1,0 +1,1 @@
+"""Files of a run directory that the driver writes: sweep.json, rankings, results."""

@@ -1,0 +1,130 @@
+"""What `without_top:K` leaves out: layers ranked by `each_layer`, frozen with the run directory.
+
+A label's ranking is made once, when all of its `each_layer` trials have records, and written before
+any trial that depends on it. It holds for every K and for seeds that are added later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lorasweep.features.common.files import DamagedFileError, read_signed_json, sign, write_json
+from lorasweep.features.layers.families import WITHOUT_TOP, each_layer, without_count
+from lorasweep.sweep.request.grid import Grid, Pair
+from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.trial_key import TrialKey
+
+_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class LayerRanking:
+    """A label's layers, best first.
+
+    Attributes:
+        layers: (config of `each_layer`, mean validation accuracy over seeds), best first; of equals
+            the first in the network.
+        seeds: of the trials that decided it.
+        trials: digest of those trials' fingerprints; if they are others today, it is made anew.
+    """
+
+    layers: tuple[tuple[str, float], ...]
+    seeds: tuple[int, ...]
+    trials: str
+
+    def top(self, count: int) -> list[str]:
+        """The best configs of `each_layer`."""
+        return [config for config, _ in self.layers[:count]]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> LayerRanking:
+        """From a JSON object."""
+        layers = tuple((config, accuracy) for config, accuracy in value["layers"])
+        return cls(layers, tuple(value["seeds"]), value["trials"])
+
+
+Rankings = dict[str, LayerRanking]
+"""Label -> its ranking."""
+
+
+def read_rankings(run_dir: Path) -> Rankings:
+    """Those of a run directory; none where the file is missing or damaged: the same records give
+    the same again."""
+    try:
+        value = read_signed_json(RunDir(run_dir).layer_rankings)
+    except (OSError, DamagedFileError):
+        return {}
+    return {label: LayerRanking.from_json(item) for label, item in value["rankings"].items()}
+
+
+def write_rankings(run_dir: Path, rankings: Rankings) -> None:
+    """Write all of them, durably and atomically."""
+    value = {
+        "schema": _SCHEMA,
+        "rankings": {label: asdict(ranking) for label, ranking in rankings.items()},
+    }
+    write_json(RunDir(run_dir).layer_rankings, sign(value))
+
+
+def deciding_trials(grid: Grid, label: str) -> list[TrialKey]:
+    """The trials that rank the layers of a label, in the order of the network."""
+    configs = grid.families.get(each_layer.name, [])
+    return [k for c in configs if label in grid.labels_of(c) for k in grid.keys_of((c, label))]
+
+
+def labels_to_rank(grid: Grid) -> list[str]:
+    """Labels that a config `without_top:K` of the grid needs a ranking of."""
+    configs = grid.families.get(WITHOUT_TOP, [])
+    return list(dict.fromkeys(label for c in configs for label in grid.labels_of(c)))
+
+
+def rank_layers(
+    keys: list[TrialKey], records: Mapping[TrialKey, Mapping[str, Any]], trials: str
+) -> LayerRanking:
+    """Rank layers by mean validation accuracy.
+
+    Arguments:
+        keys: a label's trials of `each_layer`, in the order of the network.
+        records: those of all of them.
+        trials: see `LayerRanking`.
+    """
+    accuracies: dict[str, list[float]] = {}
+    for key in keys:
+        accuracy = records[key]["metrics"]["val_acc"]
+        accuracies.setdefault(key.config, []).append(accuracy)
+    means = {config: round(float(np.mean(values)), 12) for config, values in accuracies.items()}
+    layers = tuple(sorted(means.items(), key=lambda item: -item[1]))  # keeps the order of equals
+    return LayerRanking(layers, tuple(sorted({key.seed for key in keys})), trials)
+
+
+def decided_tensors(
+    grid: Grid,
+    declared: Mapping[str, Mapping[str, Any]],
+    rankings: Rankings,
+    trials_digest: Callable[[str, Iterable[int]], str],
+) -> dict[Pair, list[str]]:
+    """(config, label) -> layer tensors in sorted order, of `without_top:K` of ranked labels.
+
+    Arguments:
+        declared: config -> what sweep.json says of it.
+        trials_digest: of the trials of a label with some seeds as they are today; a ranking that
+            others decided does not count.
+    """
+    tensors = {c: declared[c]["tensors"] for c in grid.families.get(each_layer.name, [])}
+    configs = grid.families.get(WITHOUT_TOP, [])
+    found = {}
+    for label in labels_to_rank(grid):
+        ranking = rankings.get(label)
+        if ranking is None or ranking.trials != trials_digest(label, ranking.seeds):
+            continue
+        for config in configs:
+            left_out = set(ranking.top(without_count(config) or 0))
+            kept = (tensor for c, of in tensors.items() if c not in left_out for tensor in of)
+            if label in grid.labels_of(config):
+                found[config, label] = sorted(kept)
+    return found

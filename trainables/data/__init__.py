@@ -1,0 +1,1 @@
+"""Splits, transforms and names of columns: what a classifier is trained on."""

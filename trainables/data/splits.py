@@ -1,0 +1,154 @@
+"""Which adapters are for training, validation and test.
+
+The default is, sample for sample, the split of the script this project replaces.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.files import digest
+
+SPLIT_SEED = 42
+HELD_OUT = 0.3
+TEST_SHARE = 0.67
+SMALLEST_SPLIT = 10
+"""Up to this many samples, all three splits are the whole set."""
+VAL_OF_TRAIN = 8
+"""Where a column says train and test alone, one in so many of train is for validation."""
+
+SPLIT_RULE = f"{1 - HELD_OUT:.0%} train, of the rest {TEST_SHARE:.0%} test, seed {SPLIT_SEED}"
+
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Sample indices of each split, in split order; int64."""
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+
+    def parts(self) -> dict[str, np.ndarray]:
+        """By name, in the order train, val, test."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """How samples are split; the default is one random split for all seeds.
+
+    Attributes:
+        per_seed: a trial's seed decides its split, too; else all share that of seed 42.
+        groups: (n_samples,) index of every sample's group, all of which is on one side; None: every
+            sample is its own.
+        given: (n_samples,) "train", "val" or "test", by a column of the dataset; None: by chance.
+        column: the column that groups or parts come from.
+    """
+
+    per_seed: bool = False
+    groups: tuple[int, ...] | None = None
+    given: tuple[str, ...] | None = None
+    column: str = ""
+
+    def split(self, num_samples: int, seed: int = SPLIT_SEED) -> Split:
+        """The split of a trial.
+
+        By chance it is 70 % train, 10 % val and 20 % test, of samples or of groups: equal to
+        `datasets.Dataset.train_test_split(test_size=0.3, seed=42)` followed by
+        `train_test_split(test_size=0.67, seed=42)` of its test part. With at most 10 samples all
+        three are the whole set, and the scores mean nothing.
+
+        Raises:
+            UserError: a part would be empty.
+        """
+        if self.given is not None:
+            return _given(self.given, self.column)
+        seed = seed if self.per_seed else SPLIT_SEED
+        if self.groups is None:
+            return _by_chance(num_samples, seed)
+        groups = np.array(self.groups)
+        count = int(groups.max()) + 1
+        if count <= SMALLEST_SPLIT:
+            raise UserError(
+                f"--group-column {self.column} has {count} groups: need more than {SMALLEST_SPLIT} "
+                "for train, val and test to get some each"
+            )
+        parts = _by_chance(count, seed).parts()
+        return Split(*(np.flatnonzero(np.isin(groups, of)) for of in parts.values()))
+
+    def describe(self) -> Any:
+        """What is frozen of it: the rule in words, and a digest of the column it reads."""
+        if self.given is not None:
+            return {"rule": f"as column {self.column} says", "values": digest(list(self.given))}
+        seed = "each trial's own seed" if self.per_seed else f"seed {SPLIT_SEED}"
+        rule = SPLIT_RULE.removesuffix(f"seed {SPLIT_SEED}") + seed
+        if self.groups is None:
+            return rule
+        return {
+            "rule": f"{rule}, groups of column {self.column} undivided",
+            "values": digest(list(self.groups)),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {
+            "per_seed": self.per_seed,
+            "groups": None if self.groups is None else list(self.groups),
+            "given": None if self.given is None else list(self.given),
+            "column": self.column,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> SplitRule:
+        """From a JSON object."""
+        groups, given = value["groups"], value["given"]
+        return cls(
+            value["per_seed"],
+            None if groups is None else tuple(groups),
+            None if given is None else tuple(given),
+            value["column"],
+        )
+
+
+BY_CHANCE = SplitRule()
+"""The default."""
+
+
+def rule_in_words(described: Any) -> str:
+    """The words of what `SplitRule.describe` gave."""
+    return described if isinstance(described, str) else described["rule"]
+
+
+def _by_chance(count: int, seed: int) -> Split:
+    whole = np.arange(count)
+    if count <= SMALLEST_SPLIT:
+        return Split(whole, whole, whole)
+    train, held_out = _train_test(whole, HELD_OUT, seed)
+    val, test = _train_test(held_out, TEST_SHARE, seed)
+    return Split(train, val, test)
+
+
+def _train_test(samples: np.ndarray, test_size: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """One shuffled cut: the first ⌈test_size·n⌉ of a permutation are the test part."""
+    n_test = math.ceil(test_size * len(samples))
+    order = np.random.default_rng(seed).permutation(len(samples))
+    return samples[order[n_test:]], samples[order[:n_test]]
+
+
+def _given(given: tuple[str, ...], column: str) -> Split:
+    values = np.array(given)
+    train, val, test = (np.flatnonzero(values == part) for part in PARTS)
+    if not len(val):
+        train, val = _train_test(train, 1 / VAL_OF_TRAIN, SPLIT_SEED)
+    for name, part in zip(PARTS, (train, val, test)):
+        if not len(part):
+            raise UserError(f"--split-column {column}: no sample is for {name}")
+    return Split(train, val, test)

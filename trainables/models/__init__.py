@@ -1,0 +1,1 @@
+"""Models for new adapters: building, writing, reading, calibration and novelty."""

@@ -1,0 +1,1 @@
+"""Files of a run directory that trials write: records, states and events, by trial key."""

@@ -1,0 +1,1 @@
+"""The Tune trainable: it starts a fit, scores it, and measures importance."""

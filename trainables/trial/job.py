@@ -1,0 +1,223 @@
+"""What all trials of one Tune experiment share; written by the driver as job.json.
+
+It names files and settings: a worker looks nothing up in a catalogue of its own process.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lorasweep.features.common.hardware import Kind
+from lorasweep.features.common.plugins import Origin
+from lorasweep.features.compute.cache import FeatureMatrix
+from lorasweep.features.compute.dataset_matrix import DatasetMatrix
+from lorasweep.features.layers.factor_layout import LayerFactors, Layout
+from lorasweep.trainables.classifiers.base import Classifier, Settings
+from lorasweep.trainables.classifiers.catalogue import CLASSIFIERS, load_classifier
+from lorasweep.trainables.data.column_names import ColumnNames, names_from_json, names_to_json
+from lorasweep.trainables.data.splits import SplitRule
+from lorasweep.trainables.store.trial_key import TrialKey
+
+
+@dataclass(frozen=True)
+class PairMatrix:
+    """Where the features of a (config, label) are.
+
+    Attributes:
+        features: cache folders and columns; or, for what is never cached, the dataset's.
+        values: of each of these columns, a name for every value; empty where they are of whole
+            adapters.
+        num_tensors: layer tensors of the config.
+        transform: what comes after standardising; "" for nothing.
+        origin: on what its features were computed, by part.
+        layout: where its columns hold the layers' matrices, if the classifier reads those.
+        seed: whose trial it is for, where it is fitted on that seed's own split; None: any.
+    """
+
+    config: str
+    label: str
+    features: FeatureMatrix | DatasetMatrix
+    values: tuple[tuple[str, ...], ...]
+    num_tensors: int
+    transform: str
+    origin: dict[str, Any]
+    layout: Layout = ()
+    seed: int | None = None
+
+    @cached_property
+    def names(self) -> ColumnNames | None:
+        """What the matrix's columns are called; None where they are of whole adapters."""
+        return ColumnNames(self.features.columns, self.values) if self.values else None
+
+
+@dataclass(frozen=True)
+class ClassifierJob:
+    """A classifier to load.
+
+    Attributes:
+        settings: its settings, as a JSON object.
+        origin: where it comes from; None: built in.
+        device: the one kind of device that its trials of the run are on; "": any.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    origin: dict[str, str] | None
+    device: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object; job.json calls the settings "config"."""
+        return {
+            "name": self.name,
+            "config": self.settings,
+            "origin": self.origin,
+            "device": self.device,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ClassifierJob:
+        """Read what `to_json` gave."""
+        return cls(value["name"], value["config"], value["origin"], value["device"])
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """What all trials of one Tune experiment share.
+
+    Attributes:
+        run_dir: where records and events go.
+        invocation: names the event files.
+        matrices: one for each (config, label) of the trials, and of each seed where it is
+            fitted on that seed's split.
+        labels: (n_samples,) class indices.
+        n_classes: number of classes.
+        split: how the samples are split.
+        classifiers: those of the trials.
+        threads: CPU threads of one trial.
+        workers: trial workers that will run side by side.
+        instructions: of the processors that the run's trials are on; "": any.
+        keep_fits: configs whose trials leave their finished fit, for models to keep;
+        keep_after: if they trained for so many seconds.
+    """
+
+    run_dir: Path
+    invocation: str
+    matrices: list[PairMatrix]
+    labels: list[int]
+    n_classes: int
+    split: SplitRule
+    classifiers: list[ClassifierJob]
+    threads: int
+    workers: int
+    instructions: str = ""
+    keep_fits: list[str] = field(default_factory=list)
+    keep_after: float = 0.0
+
+    @cached_property
+    def _by_pair(self) -> dict[tuple[str, str, int | None], PairMatrix]:
+        return {(item.config, item.label, item.seed): item for item in self.matrices}
+
+    def files(self) -> list[str]:
+        """What its trials read: features' folders, a dataset's files."""
+        found: dict[str, None] = {}
+        for features in (matrix.features for matrix in self.matrices):
+            if isinstance(features, DatasetMatrix):
+                found |= dict.fromkeys(path for path, _, _ in features.files)
+            else:
+                found |= dict.fromkeys(map(str, features.folders))
+        return list(found)
+
+    def matrix(self, key: TrialKey) -> PairMatrix:
+        """A trial's features."""
+        own = self._by_pair.get((key.config, key.label, key.seed))
+        return own or self._by_pair[key.config, key.label, None]
+
+    def classifier(self, name: str) -> tuple[Classifier, Settings]:
+        """A classifier and its settings."""
+        job = self._classifier(name)
+        if job.origin is None:
+            found = CLASSIFIERS[name]
+        else:
+            found = load_classifier(Origin.from_json(job.origin))
+        return found, found.Settings.from_json(job.settings)
+
+    def kind(self, classifier: str) -> Kind:
+        """What a classifier's trials must be on."""
+        return Kind(self._classifier(classifier).device, self.instructions)
+
+    def _classifier(self, name: str) -> ClassifierJob:
+        return next(job for job in self.classifiers if job.name == name)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object. Pairs of one config mostly have the same columns: they stand once."""
+        columns: dict[tuple[str, ...], int] = {}
+
+        def where(features: FeatureMatrix | DatasetMatrix) -> dict[str, Any]:
+            if isinstance(features, DatasetMatrix):
+                return {"dataset": features.to_json()}
+            return {
+                "folders": [str(folder) for folder in features.folders],
+                "columns": columns.setdefault(features.columns, len(columns)),
+            }
+
+        matrices = [
+            {
+                "config": matrix.config,
+                "label": matrix.label,
+                **where(matrix.features),
+                "values": names_to_json(matrix.values),
+                "num_tensors": matrix.num_tensors,
+                "transform": matrix.transform,
+                "origin": matrix.origin,
+                "layout": [list(vars(factors).values()) for factors in matrix.layout],
+                "seed": matrix.seed,
+            }
+            for matrix in self.matrices
+        ]
+        return {
+            "run_dir": str(self.run_dir),
+            "invocation": self.invocation,
+            "matrices": matrices,
+            "columns": [list(names) for names in columns],
+            "labels": self.labels,
+            "n_classes": self.n_classes,
+            "split": self.split.to_json(),
+            "classifiers": [job.to_json() for job in self.classifiers],
+            "threads": self.threads,
+            "workers": self.workers,
+            "instructions": self.instructions,
+            "keep_fits": self.keep_fits,
+            "keep_after": self.keep_after,
+        }
+
+    @classmethod
+    def read(cls, path: Path) -> TrialJob:
+        """Read what the driver wrote."""
+        value = json.loads(path.read_text())
+        columns = [tuple(names) for names in value.pop("columns")]
+        matrices = [
+            PairMatrix(
+                matrix["config"],
+                matrix["label"],
+                DatasetMatrix.from_json(matrix["dataset"])
+                if "dataset" in matrix
+                else FeatureMatrix(tuple(map(Path, matrix["folders"])), columns[matrix["columns"]]),
+                names_from_json(matrix["values"]),
+                matrix["num_tensors"],
+                matrix["transform"],
+                matrix["origin"],
+                tuple(LayerFactors(*factors) for factors in matrix["layout"]),
+                matrix["seed"],
+            )
+            for matrix in value.pop("matrices")
+        ]
+        classifiers = [ClassifierJob.from_json(job) for job in value.pop("classifiers")]
+        run_dir, split = Path(value.pop("run_dir")), SplitRule.from_json(value.pop("split"))
+        return cls(
+            run_dir=run_dir, matrices=matrices, classifiers=classifiers, split=split, **value
+        )

@@ -1,0 +1,1 @@
+"""Random datasets with known class differences."""
