@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-long chaos bench wheel lint types clean
+.PHONY: demo test test-long chaos bench wheel lint types imports clean
 ROUNDS ?= 3
 SEED ?= 0
 CASES ?= 200
@@ -47,6 +47,10 @@ lint: .venv/.dev
 
 types: .venv/.dev
 	$(BIN)/mypy
+
+# The contracts of pyproject.toml: which rooms may import which.
+imports: .venv/.dev
+	$(BIN)/lint-imports
 
 .venv/.lorasweep: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -64,7 +64,7 @@ def _disk_error(error: BaseException | None) -> OSError | None:
     return None
 
 
-def guarded(command: Callable[..., None]) -> Callable[..., None]:
+def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
     """A user's mistakes become one line and exit code 2, an interruption exit code 130, a full,
     failing or forbidden disk one line and exit code 1."""
 
@@ -97,7 +97,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def outliving_ray(command: Callable[..., None]) -> Callable[..., None]:
+def restart_if_ray_dies(command: Callable[..., None]) -> Callable[..., None]:
     """The command is started again where Ray died."""
 
     @functools.wraps(command)
@@ -238,8 +238,8 @@ def _completion(known: Callable[[], Iterable[str]] | None) -> Callable[[str], li
     epilog="Example: lorasweep run --dataset examples/digits-zoo --num-runs 3. "
     "The same command again resumes."
 )
-@outliving_ray
-@guarded
+@restart_if_ray_dies
+@with_exit_codes
 @with_options(SweepSpec, RuntimeOptions, settings=True)
 def run(
     given: Given,
@@ -297,8 +297,8 @@ def run(
 
 
 @app.command(epilog="Example: lorasweep restore ray_results/digits-zoo")
-@outliving_ray
-@guarded
+@restart_if_ray_dies
+@with_exit_codes
 @with_options(RuntimeOptions, without=("output_dir", "name"))
 def restore(
     given: Given,
@@ -347,7 +347,7 @@ def _run(spec: Any, options: Any, *, dry_run: bool = False) -> None:
 
 
 @app.command(epilog="Example: lorasweep status ray_results/digits-zoo --json")
-@guarded
+@with_exit_codes
 def status(
     run_dir: RunDirArgument,
     as_json: AsJson = False,
@@ -369,7 +369,7 @@ def status(
 
 
 @app.command(epilog="Example: lorasweep dashboard ray_results/digits-zoo --open")
-@guarded
+@with_exit_codes
 def dashboard(
     run_dir: Annotated[Path, typer.Argument(help="Run directory of a run that is under way.")],
     show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
@@ -396,7 +396,7 @@ def dashboard(
 
 
 @app.command(epilog="Example: lorasweep report ray_results/digits-zoo --open")
-@guarded
+@with_exit_codes
 def report(
     run_dirs: Annotated[
         list[Path],
@@ -428,8 +428,8 @@ def report(
 
 
 @app.command(epilog="Example: lorasweep features --dataset examples/digits-zoo --json")
-@outliving_ray
-@guarded
+@restart_if_ray_dies
+@with_exit_codes
 @with_options(
     SweepSpec,
     RuntimeOptions,
@@ -457,7 +457,7 @@ def features(given: Given, as_json: AsJson = False) -> None:
 
 
 @app.command(epilog="Example: lorasweep layers examples/digits-zoo")
-@guarded
+@with_exit_codes
 @with_options(
     SweepSpec,
     RuntimeOptions,
@@ -484,7 +484,7 @@ def layers(
 
 
 @app.command("inspect", epilog="Example: lorasweep inspect lora.safetensors --json")
-@guarded
+@with_exit_codes
 @with_options(SweepSpec, RuntimeOptions, only=("label_column", "lora_rank", "cache_dir"))
 def inspect_(
     given: Given,
@@ -510,7 +510,7 @@ def inspect_(
 
 
 @app.command(epilog="Example: lorasweep export ray_results/digits-zoo model")
-@guarded
+@with_exit_codes
 @with_options(RuntimeOptions, without=("output_dir", "name", "save_models", "log_to"))
 def export(
     given: Given,
@@ -545,7 +545,7 @@ def export(
         )
     for model in found:
         typer.echo(
-            f"{'/'.join(model.pair)}  {model.path}  {model.path.stat().st_size / 1e6:,.1f} MB"
+            f"{'/'.join(model.cell)}  {model.path}  {model.path.stat().st_size / 1e6:,.1f} MB"
         )
 
 
@@ -553,7 +553,7 @@ def export(
     epilog="Example: lorasweep predict ray_results/digits-zoo adapters --fail-on cats:0.8. Exit "
     "code 3: an adapter is of that class, or cannot be judged."
 )
-@guarded
+@with_exit_codes
 def predict(
     folder: Annotated[Path, typer.Argument(help="Run directory, or folder of an export.")],
     adapters: Annotated[
@@ -613,8 +613,8 @@ def predict(
 
 
 @data.command("import", epilog="Example: lorasweep data import adapters dataset --labels folder")
-@outliving_ray
-@guarded
+@restart_if_ray_dies
+@with_exit_codes
 @with_options(
     ImportOptions, RuntimeOptions, only=(*options_of(ImportOptions), "address", "verbose")
 )
@@ -636,7 +636,7 @@ def import_(
 
 
 @data.command(epilog="Example: lorasweep data sanity /tmp/sanity --samples 5 --classes 3")
-@guarded
+@with_exit_codes
 def sanity(
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
     samples: Annotated[int, typer.Option(help="Adapters per class.")] = 5,
@@ -650,7 +650,7 @@ def sanity(
 
 
 @data.command(epilog="Example: lorasweep data synthetic /tmp/synthetic --samples 5000")
-@guarded
+@with_exit_codes
 def synthetic(
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
     samples: Annotated[int, typer.Option(help="Adapters in all.")],
@@ -675,7 +675,7 @@ def synthetic(
 
 
 @data.command(epilog="Example: lorasweep data zoo /tmp/zoo --size 20 --steps 10")
-@guarded
+@with_exit_codes
 def zoo(
     out: Annotated[Path, typer.Argument(help="Folder for base, adapters and dataset.")],
     size: Annotated[int, typer.Option(help="Adapters.")] = 300,

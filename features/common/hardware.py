@@ -16,7 +16,7 @@ CPU = "cpu"
 
 
 @dataclass(frozen=True)
-class Kind:
+class Hardware:
     """What the last bits of a result depend on besides its inputs and libraries.
 
     Attributes:
@@ -31,7 +31,7 @@ class Kind:
     def __str__(self) -> str:
         return " with ".join(filter(None, (self.device, self.instructions))) or "any"
 
-    def fits(self, other: Kind) -> bool:
+    def fits(self, other: Hardware) -> bool:
         """Whether work of this kind may be done on something of another."""
         if self.device not in ("", other.device):
             return False
@@ -70,12 +70,12 @@ def assigned_device() -> torch.device:
     return torch.device("cuda" if assigned else CPU)
 
 
-def kind_of(device: torch.device) -> Kind:
+def hardware_of(device: torch.device) -> Hardware:
     """Of this process, where it computes on a device."""
     import torch
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else CPU
-    return Kind(name, f"{torch.backends.cpu.get_cpu_capability()}{_maker()}")
+    return Hardware(name, f"{torch.backends.cpu.get_cpu_capability()}{_maker()}")
 
 
 @cache

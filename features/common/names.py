@@ -34,3 +34,8 @@ def check_doubles(what: str, names: Sequence[str]) -> None:
         if name in known:
             raise UserError(f"{what} {name!r} is given twice")
         known.add(name)
+
+
+def abbreviate(names: Sequence[str], most: int = 5) -> str:
+    """The first few names, for a message."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")

@@ -15,9 +15,9 @@ from typing import Any
 from lorasweep.features.common.errors import UserError
 from lorasweep.features.common.hardware import (
     CPU,
-    Kind,
+    Hardware,
     assigned_device,
-    kind_of,
+    hardware_of,
     same_instructions,
 )
 
@@ -28,7 +28,7 @@ _SEE_SECONDS = 3.0
 """NFS may take a moment to show what another host has made."""
 
 
-def misplacement(own: Kind, unseen: str = "") -> tuple[str, str, str, str]:
+def misplacement(own: Hardware, unseen: str = "") -> tuple[str, str, str, str]:
     """What a worker tells that does no work where it is: its node, its kind, and what it does not
     see, "" if that is not why."""
     import ray
@@ -37,7 +37,7 @@ def misplacement(own: Kind, unseen: str = "") -> tuple[str, str, str, str]:
 
 
 @dataclass(frozen=True)
-class Shared:
+class RequiredPaths:
     """What every node that takes part must see at the same path.
 
     Attributes:
@@ -58,7 +58,7 @@ class Node:
         gpu_bytes: memory of its smallest GPU; 0: it has none that torch sees.
     """
 
-    kind: Kind
+    hardware: Hardware
     gpu_bytes: int
 
 
@@ -84,12 +84,12 @@ class Nodes:
     say: Callable[[str], None] = print
     instructions: str = ""
     gpu: str = ""
-    any_kind: bool = False
+    any_hardware: bool = False
     wait: Callable[[], None] | None = None
-    shared: Shared = field(default_factory=Shared)
+    required_paths: RequiredPaths = field(default_factory=RequiredPaths)
     joined: bool = False
-    refused: dict[str, Kind] = field(default_factory=dict)
-    blind: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, Hardware] = field(default_factory=dict)
+    nodes_without_files: dict[str, str] = field(default_factory=dict)
     _known: dict[str, Node] = field(default_factory=dict)
     _seeing: set[str] = field(default_factory=set)
 
@@ -99,49 +99,49 @@ class Nodes:
         alive = _alive()
         self._see([node for node in alive if node["NodeID"] not in self._seeing])
         unknown = [node for node in alive if node["NodeID"] not in self._known]
-        if self.any_kind:  # all that matters is the memory of GPUs
+        if self.any_hardware:  # all that matters is the memory of GPUs
             unknown = [node for node in unknown if node["Resources"].get("GPU")]
         self._known |= _ask(unknown)
-        if self.any_kind:
+        if self.any_hardware:
             return
         here = [
             (node, self._known[node["NodeID"]]) for node in alive if node["NodeID"] in self._known
         ]
         if here:
             self.instructions = self.instructions or _most(
-                {id_: own.kind.instructions for id_, own in self._known.items()}, alive, "CPU"
+                {id_: own.hardware.instructions for id_, own in self._known.items()}, alive, "CPU"
             )
             gpus = {
-                node["NodeID"]: own.kind.device
+                node["NodeID"]: own.hardware.device
                 for node, own in here
-                if own.gpu_bytes and same_instructions(own.kind.instructions, self.instructions)
+                if own.gpu_bytes and same_instructions(own.hardware.instructions, self.instructions)
             }
             self.gpu = self.gpu or (_most(gpus, alive, "GPU") if gpus else "")
         for node, own in here:
-            wanted = Kind(self.gpu if own.gpu_bytes else "", self.instructions)
-            if not wanted.fits(own.kind):
-                self.refuse(node["NodeID"], own.kind)
+            wanted = Hardware(self.gpu if own.gpu_bytes else "", self.instructions)
+            if not wanted.fits(own.hardware):
+                self.refuse(node["NodeID"], own.hardware)
 
     def _see(self, nodes: list[dict[str, Any]]) -> None:
         """Ask nodes whether they see what they must."""
         if not self.several():
             return
-        for node, path in _unseen_on(nodes, self.shared).items():
+        for node, path in _unseen_on(nodes, self.required_paths).items():
             self._seeing.add(node)
             if path:
                 self.leave_out(node, path)
 
-    def refuse(self, node: str, kind: Kind) -> None:
+    def refuse(self, node: str, hardware: Hardware) -> None:
         """Leave a node out, for it is of another kind."""
-        if node in self.refused or self.any_kind:
+        if node in self.refused or self.any_hardware:
             return
-        self.refused[node] = kind
-        self.say(f"node {_host(node)} has {kind}, the work {self.kind}: it takes no part")
+        self.refused[node] = hardware
+        self.say(f"node {_host(node)} has {hardware}, the work {self.hardware}: it takes no part")
 
     def leave_out(self, node: str, path: str) -> None:
         """Leave a node out, for it does not see a path."""
-        if node not in self.blind:
-            self.blind[node] = path
+        if node not in self.nodes_without_files:
+            self.nodes_without_files[node] = path
             self.say(f"node {_host(node)} does not see {path}: it takes no part")
 
     def misplaced(self, node: str, device: str, instructions: str, unseen: str) -> None:
@@ -150,26 +150,26 @@ class Nodes:
         if unseen:
             self.leave_out(node, unseen)
         else:
-            self.refuse(node, Kind(device, instructions))
+            self.refuse(node, Hardware(device, instructions))
 
     def require_shared(self) -> None:
         """Raise a `UserError` if a node does not see what it must."""
-        for node, path in self.blind.items():
+        for node, path in self.nodes_without_files.items():
             raise UserError(
                 f"node {_host(node)} does not see {path}: run directory, feature cache and "
                 "dataset must lie at the same paths on every node, on a shared file system"
             )
 
     @property
-    def kind(self) -> Kind:
+    def hardware(self) -> Hardware:
         """Of the work, as far as it is known."""
-        return Kind(self.gpu, self.instructions)
+        return Hardware(self.gpu, self.instructions)
 
-    def stage_kind(self, *, on_gpus: bool) -> Kind:
+    def stage_hardware(self, *, on_gpus: bool) -> Hardware:
         """Of the workers of a stage."""
         if not self.instructions:
-            return Kind()
-        return Kind(self.gpu if on_gpus else CPU, self.instructions)
+            return Hardware()
+        return Hardware(self.gpu if on_gpus else CPU, self.instructions)
 
     def each(self) -> list[dict[str, float]]:
         """What every node that takes part has, by name."""
@@ -188,7 +188,7 @@ class Nodes:
         return self.joined or len(_alive()) > 1
 
     def _out(self) -> set[str]:
-        return self.refused.keys() | self.blind.keys()
+        return self.refused.keys() | self.nodes_without_files.keys()
 
     def gpu_bytes(self) -> int | None:
         """Memory of the smallest GPU of those that take part; None where torch sees none."""
@@ -226,13 +226,13 @@ def _ask(nodes: list[dict[str, Any]]) -> dict[str, Node]:
     return _on_each(nodes, own_node, on_gpu=True)
 
 
-def _unseen_on(nodes: list[dict[str, Any]], shared: Shared) -> dict[str, str]:
+def _unseen_on(nodes: list[dict[str, Any]], required_paths: RequiredPaths) -> dict[str, str]:
     """Of nodes that work can be done on, what each does not see; "": it sees all."""
-    if not (shared.folders or shared.files):
+    if not (required_paths.folders or required_paths.files):
         return {}
-    with _probes(shared.folders) as probes:
-        paths = [str(path) for path in (*probes, *shared.files)]
-        found = _on_each(nodes, first_unseen, paths)
+    with _probes(required_paths.folders) as probes:
+        paths = [str(path) for path in (*probes, *required_paths.files)]
+        found = _on_each(nodes, first_missing, paths)
     shown = {str(probe): str(probe.parent) for probe in probes}
     return {node: shown.get(path, path) for node, path in found.items()}
 
@@ -285,7 +285,7 @@ def _on_each(
     return found
 
 
-def first_unseen(paths: Sequence[str]) -> str:
+def first_missing(paths: Sequence[str]) -> str:
     """The first of some paths that this machine does not see; "": it sees all."""
     until = time.monotonic() + _SEE_SECONDS
     for path in paths:
@@ -306,4 +306,4 @@ def own_node() -> Node:
     if device.type == "cuda":
         every = range(torch.cuda.device_count())
         sizes = [torch.cuda.get_device_properties(i).total_memory for i in every]
-    return Node(kind_of(device), min(sizes))
+    return Node(hardware_of(device), min(sizes))

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lorasweep.features.common.files import is_disk_error
-from lorasweep.features.common.hardware import Kind, assigned_device, kind_of
+from lorasweep.features.common.hardware import Hardware, assigned_device, hardware_of
 
-from .nodes import Nodes, first_unseen, misplacement
+from .nodes import Nodes, first_missing, misplacement
 
 Row = dict[str, Any]
 
@@ -46,7 +46,7 @@ def run_on_workers(
     Raises:
         OSError: the disk is full, or fails, under a worker.
     """
-    nodes = nodes or Nodes(any_kind=True)
+    nodes = nodes or Nodes(any_hardware=True)
     while rows:
         again = []
         paths = [str(path) for path in seen]
@@ -87,7 +87,12 @@ def _share_out(
     # at hand while the driver does other things.
     dataset = inputs.map(
         PoolWorker,  # type: ignore[arg-type]  # Ray's stubs know functions only
-        fn_constructor_args=[nodes.stage_kind(on_gpus=gpus > 0), paths, make_worker, *arguments],
+        fn_constructor_args=[
+            nodes.stage_hardware(on_gpus=gpus > 0),
+            paths,
+            make_worker,
+            *arguments,
+        ],
         num_cpus=1,
         num_gpus=1 / per_gpu if gpus else 0,
         # Nodes of a cluster may join, and leave for good.
@@ -112,13 +117,13 @@ class PoolWorker:
 
     def __init__(
         self,
-        wanted: Kind,
+        wanted: Hardware,
         paths: list[str],
         make: Callable[..., Callable[[Row], Row]],
         *arguments: Any,
     ) -> None:
-        unseen = first_unseen(paths)
-        own = kind_of(assigned_device()) if wanted != Kind() else wanted
+        unseen = first_missing(paths)
+        own = hardware_of(assigned_device()) if wanted != Hardware() else wanted
         self.misplaced = misplacement(own, unseen) if unseen or not wanted.fits(own) else None
         if not self.misplaced:
             self.work = make(*arguments)

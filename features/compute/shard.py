@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lorasweep.features.common.hardware import assigned_device, kind_of
+from lorasweep.features.common.hardware import assigned_device, hardware_of
 from lorasweep.features.common.memory import keep_freed_memory
 from lorasweep.features.datasets.sources import Source
 from lorasweep.features.layers.pairing import Layer
@@ -124,4 +124,4 @@ def origin_of(device: torch.device) -> dict[str, Any]:
     """What the last bits of a feature depend on besides its matrix."""
     import torch
 
-    return {**vars(kind_of(device)), "dtype": "float32", "torch": torch.__version__}
+    return {**vars(hardware_of(device)), "dtype": "float32", "torch": torch.__version__}

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
+from lorasweep.features.common.progress import Progress
 from lorasweep.features.datasets.scan import DatasetScan
 from lorasweep.features.datasets.sources import Source
 from lorasweep.features.representations import Representation
@@ -29,8 +30,6 @@ _SHARD_ROWS = (32, 1024)
 _SHARD_NUMBERS = 1 << 28
 """Weights of a shard at most, beyond the fewest samples. The widest representations have as many
 values, and a worker holds those of a shard: a gigabyte each."""
-
-Progress = Callable[[int, int], None]
 
 
 class Task(Protocol):

@@ -20,6 +20,7 @@ from typing import IO, Any
 from lorasweep.features.common.errors import UserError
 from lorasweep.features.common.files import digest, remove_unfinished, require_folder, write_atomic
 from lorasweep.features.common.lock import locked
+from lorasweep.features.common.progress import Progress
 
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs"}
@@ -31,8 +32,6 @@ _TIMES = ("LastModified", "last_modified", "mtime", "updated", "created")
 
 _PIECE = 1 << 24
 _AT_ONCE = 4
-
-Progress = Callable[[int, int], None]
 
 
 def is_url(name: str) -> bool:

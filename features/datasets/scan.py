@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -23,19 +22,19 @@ from lorasweep.features.common.files import (
     sign,
     write_json,
 )
+from lorasweep.features.common.names import abbreviate
+from lorasweep.features.common.progress import Progress
 from lorasweep.features.layers.pairing import Layer, pair_layers, ranked_tensors
 from lorasweep.features.representations.base import Shape, Unit
 
 from .columns import RaggedColumnError, flat_values, matrix_shape
 from .ranks import RankScan
-from .shapes import layer_columns, rank_columns, some
+from .shapes import layer_columns, rank_columns
 from .sources import Source
 
 _ROWS_AT_A_TIME = 1024
 _SCAN_VERSION = 5
 _SHOWN_BAD_CELLS = 3
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -113,10 +112,10 @@ class DatasetScan:
     def require_usable(self, *, skip_bad_samples: bool) -> None:
         """Raise a `UserError` if nothing can be learned from this dataset."""
         if self.bad_rows and not skip_bad_samples:
-            some = "; ".join(f"row {row}, column {column}" for row, column in self.bad_cells)
+            cells = "; ".join(f"row {row}, column {column}" for row, column in self.bad_cells)
             raise UserError(
                 f"{len(self.bad_rows)} of {self.num_rows} samples have NaN or infinite weights "
-                f"(first: {some}); --skip-bad-samples leaves those samples out"
+                f"(first: {cells}); --skip-bad-samples leaves those samples out"
             )
         if self.num_samples == 0:
             raise UserError("no sample is left: every one has NaN or infinite weights")
@@ -183,7 +182,7 @@ def _scan(
         others = [name for name in names if name not in tensors]
         raise UserError(
             f"no label column {label_column!r} in {source.label}; choose one of "
-            f"{some(others)} with --label-column"
+            f"{abbreviate(others)} with --label-column"
         )
     if reader.num_rows == 0:
         raise UserError(f"dataset {source.label} is empty")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.names import abbreviate
 from lorasweep.features.layers.pairing import is_layer_tensor, layer_name, rank_column, scale_column
 
 from .columns import flat_values, matrix_shape
@@ -21,7 +22,7 @@ def layer_columns(names: Sequence[str], dataset: str) -> tuple[list[str], list[s
     if not tensors:
         raise UserError(
             f"no layer tensors in {dataset}: none of its {len(names)} columns is named like "
-            f"…lora.down.weight or …lora_A.… (columns: {some(names)})"
+            f"…lora.down.weight or …lora_A.… (columns: {abbreviate(names)})"
         )
     expected = {scale_column(layer_name(name)) for name in tensors}
     return tensors, sorted(expected.intersection(names))
@@ -58,8 +59,3 @@ def read_shapes(
             raise UserError(f"column {name!r} {error}") from error
         shapes[name] = matrix_shape(name, shape, lora_rank)
     return shapes, scales
-
-
-def some(names: Sequence[str], most: int = 5) -> str:
-    """The first few names, for a message."""
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")

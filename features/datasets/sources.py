@@ -17,8 +17,9 @@ from lorasweep.features.common.files import (
     sign,
     write_json,
 )
+from lorasweep.features.common.progress import Progress
 
-from .objects import ObjectPath, Progress, is_url, list_objects
+from .objects import ObjectPath, is_url, list_objects
 
 if TYPE_CHECKING:
     from .reader import TableReader

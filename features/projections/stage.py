@@ -4,7 +4,7 @@ components, and everybody's coordinates."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from lorasweep.features.common.files import digest
+from lorasweep.features.common.progress import Progress
 from lorasweep.features.compute.cache import CacheEntry
 from lorasweep.features.compute.nodes import Nodes
 from lorasweep.features.compute.stage import flushing_shards, run_spans, shard_bounds
@@ -30,7 +31,6 @@ from .projection import FILE as PROJECTION
 from .projection import Projection
 
 ROWS_AT_A_TIME = 1024
-Progress = Callable[[int, int], None]
 
 
 def run_fitted(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from lorasweep.features.common.errors import UserError
-from lorasweep.features.compute.nodes import Nodes, Shared
+from lorasweep.features.compute.nodes import Nodes, RequiredPaths
 from lorasweep.sweep.process.signals import Interruption
 from lorasweep.sweep.request.spec import RuntimeOptions
 from lorasweep.trainables.store.events import Event
@@ -23,7 +23,7 @@ _EXIT_CODE = 2
 def room(
     options: RuntimeOptions,
     nodes: Sequence[Nodes],
-    shared: Shared,
+    required_paths: RequiredPaths,
     require: Callable[[], None],
     publish: Callable[[Event], None],
     interruption: Interruption,
@@ -43,7 +43,11 @@ def room(
     """
     watch = _Watch(options, nodes, require, publish, interruption)
     for each in nodes:
-        each.shared, each.joined, each.wait = shared, bool(options.cluster), watch.wait
+        each.required_paths, each.joined, each.wait = (
+            required_paths,
+            bool(options.cluster),
+            watch.wait,
+        )
     watch.wait(starting=True)
     thread = threading.Thread(target=watch.run, name="room", daemon=True)
     if options.cluster:

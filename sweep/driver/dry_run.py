@@ -18,7 +18,7 @@ from lorasweep.sweep.imports.open_dataset import open_dataset
 from lorasweep.sweep.process.machine import machine_memory, usable_cores
 from lorasweep.sweep.process.memory import largest_trial, require_memory
 from lorasweep.sweep.request.declared import Declared, declared_by
-from lorasweep.sweep.request.grid import Pair
+from lorasweep.sweep.request.grid import Cell
 from lorasweep.sweep.request.spec import RuntimeOptions, SweepSpec
 from lorasweep.sweep.request.split_columns import split_rule
 from lorasweep.sweep.store.plan import RecordState, read_records
@@ -34,7 +34,7 @@ _RECORD_BYTES = 8192
 
 
 def describe(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) -> None:
-    """Tell pairs and trials to run, what is cached, the disk needed and a rough time."""
+    """Tell cells and trials to run, what is cached, the disk needed and a rough time."""
     spec.validate()
     options.validate()
     run_dir = options.run_dir(spec.dataset)
@@ -86,16 +86,16 @@ def describe(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) -> No
 
 
 def _todo_lines(todo: list[TrialKey]) -> list[str]:
-    """One line for each pair, and one for those of a family and a label."""
-    groups: dict[Pair, list[TrialKey]] = {}
+    """One line for each cell, and one for those of a family and a method."""
+    groups: dict[Cell, list[TrialKey]] = {}
     for key in todo:
-        groups.setdefault((family_of(key.config) or key.config, key.label), []).append(key)
+        groups.setdefault((family_of(key.config) or key.config, key.method), []).append(key)
     lines = []
-    for (name, label), keys in groups.items():
+    for (name, method), keys in groups.items():
         seeds = ", ".join(map(str, sorted({key.seed for key in keys})))
         configs = len({key.config for key in keys})
         many = f" ({configs} configs, {len(keys)} trials)" if family_of(keys[0].config) else ""
-        lines.append(f"{name}/{label}{many}: seeds {seeds}")
+        lines.append(f"{name}/{method}{many}: seeds {seeds}")
     return lines
 
 
@@ -107,21 +107,21 @@ def _seconds(
     missing: list[Representation],
 ) -> float:
     features = scan.num_samples * scan.numbers_per_sample * _SECONDS_PER_NUMBER
-    known: dict[Pair, list[float]] = {}
+    known: dict[Cell, list[float]] = {}
     for key, record in state.records.items():
-        known.setdefault(key.pair, []).append(record["timing"]["total_seconds"])
+        known.setdefault(key.cell, []).append(record["timing"]["total_seconds"])
     trials = sum(
-        fmean(known[key.pair]) if key.pair in known else _guess(key, declared, sweep, scan)
+        fmean(known[key.cell]) if key.cell in known else _guess(key, declared, sweep, scan)
         for key in state.todo
     )
     return ((features if missing else 0.0) + trials) / usable_cores()
 
 
 def _guess(key: TrialKey, declared: Declared, sweep: SweepFile, scan: DatasetScan) -> float:
-    """Seconds of a trial of a pair without records, from the arithmetic of training."""
+    """Seconds of a trial of a cell without records, from the arithmetic of training."""
     item = declared.classifiers[key.classifier]
     multiplications = item.classifier.multiplications(
-        declared.data_size(key.config, key.label, scan), item.settings
+        declared.data_size(key.config, key.method, scan), item.settings
     )
     samples = len(declared.split.split(scan.num_samples).train)
     epochs = min(sweep.settings(key.classifier).get("epochs", _EPOCHS_GUESSED), _EPOCHS_GUESSED)

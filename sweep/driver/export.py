@@ -10,8 +10,8 @@ from pathlib import Path
 from lorasweep.features.common.errors import UserError
 from lorasweep.features.common.files import write_text
 from lorasweep.sweep.models.card import model_card
-from lorasweep.sweep.models.choice import asked_pairs, has_model, refusal
-from lorasweep.sweep.request.grid import Pair
+from lorasweep.sweep.models.choice import asked_cells, has_model, refusal
+from lorasweep.sweep.request.grid import Cell
 from lorasweep.sweep.request.spec import RuntimeOptions
 from lorasweep.sweep.watch.terminal import Reporter
 from lorasweep.trainables.models.model import ModelFile, read_model
@@ -41,33 +41,33 @@ def export_models(
         big: also models above 500 MB.
 
     Raises:
-        UserError: there is no such pair, it cannot be kept, or the folder is not empty.
+        UserError: there is no such cell, it cannot be kept, or the folder is not empty.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty: give another folder")
     run = open_run(run_dir)
-    pairs = asked_pairs(run.results, run.sweep.grid, config, representation, classifier)
-    missing = [pair for pair in pairs if not has_model(run_dir, run.sweep, pair)]
+    cells = asked_cells(run.results, run.sweep.grid, config, representation, classifier)
+    missing = [cell for cell in cells if not has_model(run_dir, run.sweep, cell)]
     if missing:
         spec = run.sweep.spec()
         options = replace(options, output_dir=run_dir.parent, name=run_dir.name)
         with opened_run(spec, options, reporter) as invocation:
             make_models(invocation, missing, big=big)
         run = open_run(run_dir)
-        for pair in missing:
-            if not has_model(run_dir, run.sweep, pair):
-                reason = refusal(run_dir, run.sweep, pair) or "its records have changed"
-                raise UserError(f"no model of {'/'.join(pair)}: {reason}")
-    return _write(run_dir, pairs, out)
+        for cell in missing:
+            if not has_model(run_dir, run.sweep, cell):
+                reason = refusal(run_dir, run.sweep, cell) or "its records have changed"
+                raise UserError(f"no model of {'/'.join(cell)}: {reason}")
+    return _write(run_dir, cells, out)
 
 
-def _write(run_dir: Path, pairs: list[Pair], out: Path) -> list[ModelFile]:
+def _write(run_dir: Path, cells: list[Cell], out: Path) -> list[ModelFile]:
     """Copy models and the code they need; the folder appears whole."""
     partial = out.absolute().with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    files = [read_model(RunDir(run_dir).model(*pair)) for pair in pairs]
+    files = [read_model(RunDir(run_dir).model(*cell)) for cell in cells]
     for file in files:
-        target = RunDir(partial).model(*file.pair)
+        target = RunDir(partial).model(*file.cell)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file.path, target)
         for origin in file.origins:
@@ -82,4 +82,4 @@ def _write(run_dir: Path, pairs: list[Pair], out: Path) -> list[ModelFile]:
     if out.exists():
         out.rmdir()
     os.replace(partial, out)
-    return [read_model(RunDir(out).model(*pair)) for pair in pairs]
+    return [read_model(RunDir(out).model(*cell)) for cell in cells]

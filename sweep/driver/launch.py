@@ -19,14 +19,14 @@ from lorasweep.sweep.engine.invocation import Invocation
 from lorasweep.sweep.engine.layer_phase import decide_layers
 from lorasweep.sweep.engine.trials import engine, run_trials
 from lorasweep.sweep.imports.open_dataset import open_dataset
-from lorasweep.sweep.models.choice import chosen_pairs, has_model, refusal
+from lorasweep.sweep.models.choice import chosen_cells, has_model, refusal
 from lorasweep.sweep.models.fits import delete_fits
 from lorasweep.sweep.process.machine import machine_memory
 from lorasweep.sweep.process.memory import largest_trial, require_memory
 from lorasweep.sweep.process.signals import interruptible
 from lorasweep.sweep.process.supervisor import RayDiedError
 from lorasweep.sweep.request.declared import Declared, declared_by
-from lorasweep.sweep.request.grid import Pair
+from lorasweep.sweep.request.grid import Cell
 from lorasweep.sweep.request.spec import RuntimeOptions, SweepSpec
 from lorasweep.sweep.request.split_columns import split_rule
 from lorasweep.sweep.store.class_labels import Labels, write_labels
@@ -34,10 +34,10 @@ from lorasweep.sweep.store.driver_lock import driver_lock
 from lorasweep.sweep.store.plan import (
     RecordState,
     failed_trials,
+    quarantine,
     read_records,
     records_digest,
     remove_leftovers,
-    set_aside,
 )
 from lorasweep.sweep.store.results import RESULT_PARTS, current_results, write_results
 from lorasweep.sweep.store.sweep_file import make_sweep_file, repair_sweep_file, write_sweep_file
@@ -147,7 +147,7 @@ def opened_run(
             log = recorder(EventLog(run_dir, invocation))
             stream = Stream(log, metrics.take, reporter.take)
             stream.publish(Started(sweep.environment["command"]))
-            nodes = Nodes(stream.say, any_kind=options.any_device)
+            nodes = Nodes(stream.say, any_hardware=options.any_device)
             yield Invocation(
                 run_dir,
                 spec,
@@ -190,12 +190,12 @@ def _carry_out(run: Invocation) -> SweepResult:
         return _end(run, everything, everything, [], results)
     state = _records(run)
     run.lock.check()
-    for line in set_aside(run.run_dir, state):
+    for line in quarantine(run.run_dir, state):
         run.stream.warn(line)
     if decide_layers(run):
         fingerprints = run.sweep.fingerprints
         state = _records(run)
-        for line in set_aside(run.run_dir, state):
+        for line in quarantine(run.run_dir, state):
             run.stream.warn(line)
     tell_plan(run, state.done, state.todo)
     try:
@@ -259,32 +259,32 @@ def _keep_models(run: Invocation, came: Outcome, cache: Path | None = None) -> N
     done, failed, results = came
     if len(done) + len(failed) < len(run.sweep.grid.keys):
         return
-    chosen = chosen_pairs(results, run.sweep.grid, run.options.save_models)
+    chosen = chosen_cells(results, run.sweep.grid, run.options.save_models)
 
-    def lacking() -> list[Pair]:
-        return [pair for pair in chosen if not has_model(run.run_dir, run.sweep, pair)]
+    def lacking() -> list[Cell]:
+        return [cell for cell in chosen if not has_model(run.run_dir, run.sweep, cell)]
 
-    pairs = [pair for pair in lacking() if refusal(run.run_dir, run.sweep, pair) is None]
-    make_models(run, pairs, cache)
+    cells = [cell for cell in lacking() if refusal(run.run_dir, run.sweep, cell) is None]
+    make_models(run, cells, cache)
     run.lock.check()
     if RunDir(run.run_dir).fits.exists():
         # `export` may still make what was too large.
-        still = (key for pair in lacking() for key in run.sweep.grid.keys_of(pair))
+        still = (key for cell in lacking() for key in run.sweep.grid.keys_of(cell))
         delete_fits(run.run_dir, still)
 
 
 def make_models(
-    run: Invocation, pairs: list[Pair], cache: Path | None = None, *, big: bool = False
+    run: Invocation, cells: list[Cell], cache: Path | None = None, *, big: bool = False
 ) -> None:
     """Make some models; the engine is started for them unless it runs. See `engine.models`."""
-    if not pairs:
+    if not cells:
         return
     with nullcontext(cache) if cache is not None else engine(run) as cache:
         from lorasweep.sweep.engine import (
             model_stage as models,  # imports Ray, which the engine has to do first
         )
 
-        models.make_models(run, cache, pairs, big=big)
+        models.make_models(run, cache, cells, big=big)
 
 
 # Concluding

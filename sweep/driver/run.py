@@ -50,7 +50,7 @@ class Run:
 
     @property
     def results(self) -> dict[str, Any]:
-        """What results.json holds of the pairs that are complete."""
+        """What results.json holds of the cells that are complete."""
         fingerprints = self.sweep.fingerprints
         left = {key: f for key, f in fingerprints.items() if key not in self.records}
         return build_results(self.sweep, self.records, failed_trials(self.run_dir, left))

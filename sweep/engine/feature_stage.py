@@ -11,7 +11,7 @@ from lorasweep.features.common.errors import UserError
 from lorasweep.features.common.files import require_folder
 from lorasweep.features.common.lock import LockFile
 from lorasweep.features.compute.cache import CacheEntry, exclusive
-from lorasweep.features.compute.nodes import Nodes, Shared
+from lorasweep.features.compute.nodes import Nodes, RequiredPaths
 from lorasweep.features.datasets.scan import DatasetScan
 from lorasweep.features.datasets.sources import Source
 from lorasweep.features.representations import Representation, stored_representations
@@ -125,7 +125,7 @@ def features_only(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) 
             room(
                 options,
                 [nodes],
-                Shared([cache], source.files),
+                RequiredPaths([cache], source.files),
                 partial(require_cpu, nodes),
                 reporter.take,
                 interruption,

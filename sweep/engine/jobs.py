@@ -13,7 +13,7 @@ from lorasweep.features.compute.dataset_matrix import DatasetMatrix, dataset_mat
 from lorasweep.features.representations import Unit
 from lorasweep.sweep.models.fits import KEEP_AFTER_SECONDS, configs_to_keep
 from lorasweep.trainables.store.trial_key import TrialKey
-from lorasweep.trainables.trial.job import ClassifierJob, PairMatrix, TrialJob
+from lorasweep.trainables.trial.job import CellMatrix, ClassifierJob, TrialJob
 
 from .invocation import Invocation
 from .nodes import device_bytes
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Stored:
-    """Where features are, and on what they were computed: read once for many pairs."""
+    """Where features are, and on what they were computed: read once for many cells."""
 
     cache: Path
     weights: str
@@ -68,24 +68,24 @@ def make_job(
     )
 
 
-def _matrices(run: Invocation, keys: Iterable[TrialKey], stored: Stored) -> list[PairMatrix]:
-    """Where the workers find the features of some trials: one for each pair, or, where a pair is
+def _matrices(run: Invocation, keys: Iterable[TrialKey], stored: Stored) -> list[CellMatrix]:
+    """Where the workers find the features of some trials: one for each cell, or, where a cell is
     fitted on every seed's own split, for each trial."""
-    found: dict[tuple[str, str, int | None], PairMatrix] = {}
+    found: dict[tuple[str, str, int | None], CellMatrix] = {}
     for key in keys:
         is_fitted = bool(run.declared.inputs[key.representation].representation.kernel)
         seed = key.seed if is_fitted and run.declared.split.per_seed else None
-        of = *key.pair, seed
+        of = *key.cell, seed
         if of not in found:
-            found[of] = replace(pair_matrix(run, key, stored), seed=seed)
+            found[of] = replace(cell_matrix(run, key, stored), seed=seed)
     return list(found.values())
 
 
-def pair_matrix(run: Invocation, key: TrialKey, stored: Stored) -> PairMatrix:
+def cell_matrix(run: Invocation, key: TrialKey, stored: Stored) -> CellMatrix:
     """Where the workers find a trial's features."""
-    config, label = key.pair
+    config, method = key.cell
     item = run.declared.inputs[key.representation]
-    columns = run.declared.columns(config, label, run.scan)
+    columns = run.declared.columns(config, method, run.scan)
     parts = item.representation.stored
     one = run.declared.fitted(key, run.scan)
     features: FeatureMatrix | DatasetMatrix
@@ -95,15 +95,15 @@ def pair_matrix(run: Invocation, key: TrialKey, stored: Stored) -> PairMatrix:
         features = feature_matrix(stored.cache, run.scan.weights, item.representation, columns)
     else:
         features = dataset_matrix(run.source, run.scan, item.representation, columns)
-    return PairMatrix(
+    return CellMatrix(
         config,
-        label,
+        method,
         features,
         _value_names(run, key.representation, features),
-        len(run.declared.tensors(config, label, run.scan)),
+        len(run.declared.tensors(config, method, run.scan)),
         item.transform,
         {part.name: stored.origin(part) for part in parts},
-        run.declared.layout(config, label, run.scan),
+        run.declared.layout(config, method, run.scan),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from lorasweep.sweep.store.plan import read_records
 from lorasweep.sweep.store.rankings import (
     deciding_trials,
-    labels_to_rank,
+    methods_to_rank,
     rank_layers,
     write_rankings,
 )
@@ -17,26 +17,29 @@ from lorasweep.trainables.store.trial_key import TrialKey
 from .invocation import Invocation
 
 
-def undecided_labels(sweep: SweepFile) -> list[str]:
-    """Labels of which `without_top:K` is in the grid and the layers are not ranked."""
-    ranked = {label for _, label in sweep.decided}
-    return [label for label in labels_to_rank(sweep.grid) if label not in ranked]
+def undecided_methods(sweep: SweepFile) -> list[str]:
+    """Methods of which `without_top:K` is in the grid and the layers are not ranked."""
+    ranked = {method for _, method in sweep.decided}
+    return [method for method in methods_to_rank(sweep.grid) if method not in ranked]
 
 
 def decide_layers(run: Invocation) -> bool:
-    """Rank the layers of every label whose `each_layer` trials all have records, where that was not
-    done yet, and write it; returns whether there was such a label. Updates the invocation."""
+    """Rank the layers of methods whose `each_layer` trials all have records, and write the ranking.
+
+    Methods that are ranked already stay as they are. The invocation is updated. Returns whether a
+    method was ranked.
+    """
     fingerprints = run.sweep.fingerprints
     rankings = dict(run.sweep.rankings)
     found = False
-    for label in undecided_labels(run.sweep):
-        keys = deciding_trials(run.sweep.grid, label)
+    for method in undecided_methods(run.sweep):
+        keys = deciding_trials(run.sweep.grid, method)
         state = read_records(run.run_dir, {key: fingerprints[key] for key in keys})
         if state.todo:
             continue
-        seeds = run.sweep.grid.seeds_of(label)
-        trials = run.sweep.trials_digest(label, seeds)
-        rankings[label] = rank_layers(keys, state.records, trials)
+        seeds = run.sweep.grid.seeds_of(method)
+        trials = run.sweep.trials_digest(method, seeds)
+        rankings[method] = rank_layers(keys, state.records, trials)
         found = True
     if found:
         run.lock.check()
@@ -47,15 +50,15 @@ def decide_layers(run: Invocation) -> bool:
 
 
 def undecided_lines(sweep: SweepFile, failed: list[TrialKey]) -> list[str]:
-    """One line for each label whose `without_top:K` were not reached since deciding trials
+    """One line for each method whose `without_top:K` were not reached since deciding trials
     failed."""
     lines = []
-    for label in undecided_labels(sweep):
-        deciding = set(deciding_trials(sweep.grid, label))
+    for method in undecided_methods(sweep):
+        deciding = set(deciding_trials(sweep.grid, method))
         count = sum(key in deciding for key in failed)
         if count:
             lines.append(
-                f"without_top/{label}: not reached: its layers are not ranked, since {count} of "
+                f"without_top/{method}: not reached: its layers are not ranked, since {count} of "
                 f"{len(deciding)} trials of each_layer failed"
             )
     return lines
@@ -63,8 +66,8 @@ def undecided_lines(sweep: SweepFile, failed: list[TrialKey]) -> list[str]:
 
 def phases_line(sweep: SweepFile) -> str | None:
     """What a plan says of the second phase; None if there is none."""
-    labels = undecided_labels(sweep)
-    if not labels:
+    methods = undecided_methods(sweep)
+    if not methods:
         return None
     later = sum(not fingerprint for fingerprint in sweep.fingerprints.values())
     return (

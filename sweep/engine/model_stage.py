@@ -15,13 +15,13 @@ from lorasweep.features.compute.cache import CacheEntry
 from lorasweep.features.projections.projection import FILE as PROJECTION
 from lorasweep.features.representations import Representation
 from lorasweep.sweep.models.choice import write_refusal
-from lorasweep.sweep.request.grid import Pair
+from lorasweep.sweep.request.grid import Cell
 from lorasweep.sweep.request.split_columns import optional_column
 from lorasweep.trainables.models.model_building import (
     FitOnDataset,
     NoModelError,
     finished_fit,
-    write_pair,
+    write_cell_model,
 )
 from lorasweep.trainables.models.model_input import ModelInput, model_input
 from lorasweep.trainables.store.run_dir import RunDir
@@ -37,52 +37,52 @@ BIG_BYTES = 500_000_000
 """A model above this size is made only for whoever says so."""
 
 
-def make_models(run: Invocation, cache: Path, pairs: Sequence[Pair], *, big: bool) -> None:
-    """Make the models of complete pairs; of one that cannot be kept it is said and noted why. Ray
+def make_models(run: Invocation, cache: Path, cells: Sequence[Cell], *, big: bool) -> None:
+    """Make the models of complete cells; of one that cannot be kept it is said and noted why. Ray
     must be running.
 
     Arguments:
         cache: of features.
         big: also those above `BIG_BYTES`.
     """
-    keys = {pair: run.sweep.grid.keys_of(pair) for pair in pairs}
+    keys = {cell: run.sweep.grid.keys_of(cell) for cell in cells}
     every = [key for of in keys.values() for key in of]
     prepare_features(run, cache, run.sweep.fingerprints, every)
     _complete_projections(run, cache, every)
     abouts = {}
-    for pair in pairs:
+    for cell in cells:
         try:
-            abouts[pair] = _about(run, pair)
-            size = _least_bytes(run, keys[pair][0], abouts[pair])
+            abouts[cell] = _about(run, cell)
+            size = _least_bytes(run, keys[cell][0], abouts[cell])
             if size > BIG_BYTES and not big:
                 raise UserError(
                     f"it would take {size / 1e6:,.0f} MB or more: `lorasweep export "
                     f"{run.run_dir} OUT --yes` makes it"
                 )
         except UserError as error:
-            abouts.pop(pair, None)
-            _refuse(run, pair, str(error))
+            abouts.pop(cell, None)
+            _refuse(run, cell, str(error))
     with _tasks() as start:
-        for pair, result in _run(run, cache, {p: keys[p] for p in abouts}, abouts, start):
+        for cell, result in _run(run, cache, {p: keys[p] for p in abouts}, abouts, start):
             if isinstance(result, Exception):
-                _refuse(run, pair, _reason(result), lasting=_is_lasting(result))
+                _refuse(run, cell, _reason(result), lasting=_is_lasting(result))
             else:
-                RunDir(run.run_dir).no_model(*pair).unlink(missing_ok=True)
-                for key in keys[pair]:
+                RunDir(run.run_dir).no_model(*cell).unlink(missing_ok=True)
+                for key in keys[cell]:
                     delete_fit(run.run_dir, key)
-                seeds = len(keys[pair])
+                seeds = len(keys[cell])
                 run.stream.say(
-                    f"model     {'/'.join(pair)}: {seeds} seed{'s' * (seeds > 1)}, "
+                    f"model     {'/'.join(cell)}: {seeds} seed{'s' * (seeds > 1)}, "
                     f"{result / 1e6:,.1f} MB"
                 )
 
 
-def _refuse(run: Invocation, pair: Pair, reason: str, *, lasting: bool = True) -> None:
+def _refuse(run: Invocation, cell: Cell, reason: str, *, lasting: bool = True) -> None:
     """Say it, and if it would be the same the next time, note it."""
     run.lock.check()
     if lasting:
-        write_refusal(run.run_dir, run.sweep, pair, reason)
-    run.stream.warn(f"no model of {'/'.join(pair)}: {reason}")
+        write_refusal(run.run_dir, run.sweep, cell, reason)
+    run.stream.warn(f"no model of {'/'.join(cell)}: {reason}")
 
 
 def _complete_projections(run: Invocation, cache: Path, keys: Sequence[TrialKey]) -> None:
@@ -120,29 +120,29 @@ def _tasks() -> Iterator[Any]:
 def _run(
     run: Invocation,
     cache: Path,
-    keys: dict[Pair, list[TrialKey]],
-    abouts: dict[Pair, dict[str, Any]],
+    keys: dict[Cell, list[TrialKey]],
+    abouts: dict[Cell, dict[str, Any]],
     start: Any,
-) -> Iterator[tuple[Pair, int | Exception]]:
-    """Find or train fits and write; yields each pair with its model's bytes, or why it has none."""
+) -> Iterator[tuple[Cell, int | Exception]]:
+    """Find or train fits and write; yields each cell with its model's bytes, or why it has none."""
     import ray
 
     points = {key: run.sweep.fingerprints[key] for of in keys.values() for key in of}
     if not points:
         return
     job = ray.put(make_job(run, cache, points, 1))
-    resources = {pair: resources_of(run, of) for pair, of in keys.items()}
+    resources = {cell: resources_of(run, of) for cell, of in keys.items()}
     slots = min(item.slots for item in resources.values())
-    todo = deque((pair, key) for pair, of in keys.items() for key in of)
-    fits: dict[Pair, list[Any]] = {pair: [] for pair in keys}
-    left = {pair: len(of) for pair, of in keys.items()}
-    running: dict[Any, Pair] = {}
-    refused: set[Pair] = set()
+    todo = deque((cell, key) for cell, of in keys.items() for key in of)
+    fits: dict[Cell, list[Any]] = {cell: [] for cell in keys}
+    left = {cell: len(of) for cell, of in keys.items()}
+    running: dict[Any, Cell] = {}
+    refused: set[Cell] = set()
     while todo or running:
         while todo and len(running) < slots:
-            pair, key = todo.popleft()
-            if pair not in refused:
-                own = resources[pair]
+            cell, key = todo.popleft()
+            if cell not in refused:
+                own = resources[cell]
                 options = {
                     "num_cpus": own.cpus,
                     "num_gpus": own.gpus,
@@ -150,29 +150,29 @@ def _run(
                     "label_selector": run.nodes.selector(),
                 }
                 kept, ended = start(finished_fit, options, job, key)
-                fits[pair].append(kept)
-                running[ended] = pair
+                fits[cell].append(kept)
+                running[ended] = cell
         if not running:
             break
         (ended, *_), _ = ray.wait(list(running), num_returns=1)
-        pair = running.pop(ended)
+        cell = running.pop(ended)
         run.lock.check()
         try:
             size = ray.get(ended)
         except Exception as error:
-            if pair not in refused:
-                yield pair, error
-            refused.add(pair)
+            if cell not in refused:
+                yield cell, error
+            refused.add(cell)
             continue
-        left[pair] -= 1
+        left[cell] -= 1
         done = len(points) - sum(max(0, count) for count in left.values())
         run.reporter.progress("models", done, len(points), "fits")
-        if left[pair] < 0:
-            yield pair, size
-        elif not left[pair] and pair not in refused:
-            options = {"num_cpus": resources[pair].cpus}
-            arguments = (keys[pair], abouts[pair], _fitted(run, cache, keys[pair]))
-            running[start(write_pair, options, job, *arguments, *fits[pair])] = pair
+        if left[cell] < 0:
+            yield cell, size
+        elif not left[cell] and cell not in refused:
+            options = {"num_cpus": resources[cell].cpus}
+            arguments = (keys[cell], abouts[cell], _fitted(run, cache, keys[cell]))
+            running[start(write_cell_model, options, job, *arguments, *fits[cell])] = cell
 
 
 def _is_lasting(error: Exception) -> bool:
@@ -190,7 +190,7 @@ def _reason(error: Exception) -> str:
 
 
 def _fitted(run: Invocation, cache: Path, keys: Sequence[TrialKey]) -> list[FitOnDataset]:
-    """What each of a pair's trials is fitted on; empty if their representation is not fitted."""
+    """What each of a cell's trials is fitted on; empty if their representation is not fitted."""
     found = (run.declared.fitted(key, run.scan) for key in keys)
     weights = run.scan.weights
     return [
@@ -203,23 +203,23 @@ def _fitted(run: Invocation, cache: Path, keys: Sequence[TrialKey]) -> list[FitO
 # What a model says of itself
 
 
-def _about(run: Invocation, pair: Pair) -> dict[str, Any]:
-    """The note of a pair's model, but for its fits.
+def _about(run: Invocation, cell: Cell) -> dict[str, Any]:
+    """The note of a cell's model, but for its fits.
 
     Raises:
         UserError: its representation reads what cannot be told of another adapter.
     """
-    config, label = pair
-    entry, scan = run.declared.by_label[label], run.scan
+    config, method = cell
+    entry, scan = run.declared.by_method[method], run.scan
     item = run.declared.inputs[entry.representation]
     classifier = run.declared.classifiers[entry.classifier]
     representation = item.representation
-    columns = run.declared.columns(config, label, scan)
+    columns = run.declared.columns(config, method, scan)
     read = _model_input(run, representation, columns)
     frozen = run.sweep.frozen
     return {
         "config": config,
-        "label": label,
+        "label": method,
         "representation": representation.name,
         "representation_version": representation.version,
         "plugin": _plugin(representation.origin),
@@ -235,7 +235,7 @@ def _about(run: Invocation, pair: Pair) -> dict[str, Any]:
         "dataset": frozen["decides"]["dataset"],
         "samples": frozen["num_samples"],
         "packages": run.sweep.environment["packages"],
-        "trials": run.sweep.pair_digest(pair),
+        "trials": run.sweep.cell_digest(cell),
     }
 
 
@@ -271,9 +271,9 @@ def _plugin(origin: Origin | None) -> dict[str, str] | None:
 def _least_bytes(run: Invocation, key: TrialKey, about: dict[str, Any]) -> int:
     """What a model takes besides its classifiers' weights: training split and landmarks."""
     read = ModelInput.from_json(about["input"])
-    seeds = len(run.sweep.grid.keys_of(key.pair)) if run.declared.split.per_seed else 1
+    seeds = len(run.sweep.grid.keys_of(key.cell)) if run.declared.split.per_seed else 1
     train = len(run.declared.split.split(run.scan.num_samples, key.seed).train)
-    width = run.declared.cached_width(*key.pair, run.scan)
+    width = run.declared.cached_width(*key.cell, run.scan)
     one = run.declared.fitted(key, run.scan)
     if one is None:
         return seeds * 2 * train * width

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lorasweep.features.common.errors import UserError
 from lorasweep.features.common.files import DamagedFileError
-from lorasweep.features.common.hardware import CPU, Kind
+from lorasweep.features.common.hardware import CPU, Hardware
 from lorasweep.trainables.store.record import read_record
 from lorasweep.trainables.store.trial_key import TrialKey
 
@@ -31,16 +31,18 @@ def freeze_kinds(run: Invocation) -> None:
         return
     nodes = run.nodes
     for key, fingerprint in run.sweep.fingerprints.items():
-        kind = None if key.classifier in run.devices else _kind_of_record(run, key, fingerprint)
-        if kind is not None:
+        hardware = (
+            None if key.classifier in run.devices else _hardware_of_record(run, key, fingerprint)
+        )
+        if hardware is not None:
             uses_gpu = bool(device_bytes(run, key))
-            run.devices[key.classifier] = kind.device if uses_gpu else ""
-            nodes.instructions = nodes.instructions or kind.instructions
-            if uses_gpu and kind.device != CPU:
-                nodes.gpu = nodes.gpu or kind.device
+            run.devices[key.classifier] = hardware.device if uses_gpu else ""
+            nodes.instructions = nodes.instructions or hardware.instructions
+            if uses_gpu and hardware.device != CPU:
+                nodes.gpu = nodes.gpu or hardware.device
 
 
-def _kind_of_record(run: Invocation, key: TrialKey, fingerprint: str) -> Kind | None:
+def _hardware_of_record(run: Invocation, key: TrialKey, fingerprint: str) -> Hardware | None:
     """On what a trial was done, as far as its record says; None: it has none."""
     try:
         record = read_record(run.run_dir, key)
@@ -50,24 +52,25 @@ def _kind_of_record(run: Invocation, key: TrialKey, fingerprint: str) -> Kind | 
         return None
     made = record["environment"]
     if "instructions" not in made:
-        return Kind()
-    return Kind(CPU if made["device"] == CPU else made["device_name"], made["instructions"])
+        return Hardware()
+    return Hardware(CPU if made["device"] == CPU else made["device_name"], made["instructions"])
 
 
 def device_bytes(run: Invocation, key: TrialKey) -> int:
     """GPU memory that a trial takes at most, where it is given one; 0: it uses none."""
     declared, scan = run.declared.classifiers[key.classifier], run.scan
-    size = run.declared.data_size(key.config, key.label, scan)
+    size = run.declared.data_size(key.config, key.method, scan)
     return declared.classifier.device_bytes(size, declared.settings)
 
 
 def _of_another_kind(run: Invocation) -> UserError | None:
     if not run.nodes.refused:
         return None
-    begun = {str(Kind(device, run.nodes.instructions)) for device in run.devices.values()}
-    found = {str(kind) for kind in run.nodes.refused.values()}
+    begun = {str(Hardware(device, run.nodes.instructions)) for device in run.devices.values()}
+    found = {str(hardware) for hardware in run.nodes.refused.values()}
+    own = " and ".join(sorted(begun or {str(run.nodes.hardware)}))
     return UserError(
-        f"this run's trials are done on {' and '.join(sorted(begun or {str(run.nodes.kind)}))}, "
+        f"this run's trials are done on {own}, "
         f"and here is {' and '.join(sorted(found))}, where last bits "
         "differ: go on where they began, or with --any-device"
     )

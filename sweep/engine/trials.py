@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lorasweep.features.common.files import DamagedFileError, require_folder
 from lorasweep.features.common.hardware import CPU, same_origin
-from lorasweep.features.compute.nodes import Shared
+from lorasweep.features.compute.nodes import RequiredPaths
 from lorasweep.sweep.models.fits import FinishedFits
 from lorasweep.sweep.process.machine import machine_memory
 from lorasweep.sweep.process.memory import largest_trial
@@ -34,7 +34,7 @@ from lorasweep.trainables.store.trial_key import TrialKey
 
 from .feature_stage import ensure_features
 from .invocation import Invocation
-from .jobs import Stored, make_job, pair_matrix
+from .jobs import Stored, cell_matrix, make_job
 from .layer_phase import decide_layers
 from .nodes import device_bytes, freeze_kinds, require_room
 from .projection_stage import ensure_fitted, keep_maps
@@ -74,7 +74,7 @@ def engine(run: Invocation) -> Iterator[Path]:
             with room(
                 run.options,
                 (run.nodes, run.stage_nodes),
-                Shared([run.run_dir, cache], run.source.files),
+                RequiredPaths([run.run_dir, cache], run.source.files),
                 partial(require_room, run),
                 run.stream.publish,
                 run.interruption,
@@ -127,23 +127,23 @@ def prepare_features(
 def _tell_mixed_features(
     run: Invocation, cache: Path, names: list[str], todo: list[TrialKey]
 ) -> None:
-    """Warn where a pair's records were made with features of another device or processor.
+    """Warn where a cell's records were made with features of another device or processor.
 
     They are the same numbers but for rounding, so that its trials are not equal bit for bit.
     """
     left, stored = set(todo), Stored(cache, run.scan.weights)
-    for pair in dict.fromkeys(key.pair for key in todo if key.representation in names):
-        for key in run.sweep.grid.keys_of(pair):
+    for cell in dict.fromkeys(key.cell for key in todo if key.representation in names):
+        for key in run.sweep.grid.keys_of(cell):
             if key in left:
                 continue
             try:
                 before = read_record(run.run_dir, key)["environment"].get("features") or {}
             except (OSError, DamagedFileError):  # gone meanwhile: the next plan sees it
                 break
-            now = pair_matrix(run, key, stored).origin
+            now = cell_matrix(run, key, stored).origin
             if any(not same_origin(before.get(name, own), own) for name, own in now.items()):
                 run.stream.warn(
-                    f"{'/'.join(pair)}: its records were made with features computed on another "
+                    f"{'/'.join(cell)}: its records were made with features computed on another "
                     "device or processor than those in the cache: they differ in their last bits"
                 )
             break

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lorasweep.features.common.errors import UserError
-from lorasweep.features.datasets.shapes import some
+from lorasweep.features.common.names import abbreviate
 
 Value = str | int | float | bool
 Row = Mapping[str, Value]
@@ -26,7 +26,7 @@ _MISSING = ("", "na", "n/a", "nan", "null")
 """Texts, in any case, of cells without a value."""
 
 
-class Told(NamedTuple):
+class AdapterMetadata(NamedTuple):
     """What is known of an adapter besides its weights.
 
     Attributes:
@@ -58,7 +58,7 @@ class LabelSource:
 
     def look(
         self, names: Sequence[str], weights: Path, folder: str, header: Mapping[str, str]
-    ) -> Told:
+    ) -> AdapterMetadata:
         """What is known of an adapter; only the source that was asked for gives its label.
 
         Arguments:
@@ -77,7 +77,7 @@ class LabelSource:
             "table": {} if row is None else self.rows[row],
         }
         label = folder if self.kind == "folder" else told[self.kind].get(self.key)
-        return Told({**told["header"], **told["metadata"], **told["table"]}, label, row)
+        return AdapterMetadata({**told["header"], **told["metadata"], **told["table"]}, label, row)
 
     def unused(self, adapters: Iterable[tuple[str, str | None]]) -> list[str]:
         """The keys of a table's rows that fit no adapter.
@@ -92,7 +92,7 @@ class LabelSource:
         counts = Counter(row for row, _ in of_row)
         for row, count in counts.items():
             if count > 1:
-                fitting = some([name for own, name in of_row if own == row])
+                fitting = abbreviate([name for own, name in of_row if own == row])
                 raise UserError(
                     f"{self.table}: the row {row!r} fits {count} adapters ({fitting}): name them by"
                     " their paths"
@@ -217,7 +217,9 @@ def as_column(name: str, values: Sequence[Value | None]) -> list[Any]:
         return [None if value is None else kind(value) for value in values]
     if len(texts) < len(present):
         other = next(value for value in present if not isinstance(value, str))
-        raise UserError(f"{name} is text for some adapters ({some(texts[:1])}) and {other} for one")
+        raise UserError(
+            f"{name} is text for some adapters ({abbreviate(texts[:1])}) and {other} for one"
+        )
     if all(_is_whole(text) for text in texts):
         return [None if value is None else int(value) for value in values]
     return list(values)

@@ -13,7 +13,7 @@ from lorasweep.features.adapters.locations import FOLDER_WEIGHTS, find_candidate
 
 
 @dataclass(frozen=True)
-class Place:
+class AdapterLocation:
     """Where an adapter lies.
 
     Attributes:
@@ -50,7 +50,7 @@ class Place:
         return (*map(str, both), *paths, self.adapter.name, self.weights.name, self.adapter.stem)
 
 
-def find_places(folders: Sequence[Path]) -> tuple[list[Place], dict[str, str]]:
+def find_locations(folders: Sequence[Path]) -> tuple[list[AdapterLocation], dict[str, str]]:
     """The adapters below some folders in order of paths, each once, and path -> why it was passed
     over.
 
@@ -75,7 +75,7 @@ def find_places(folders: Sequence[Path]) -> tuple[list[Place], dict[str, str]]:
                 aside[str(path)] = "lies in several of the folders" if first == path else same
     alone = Counter(path.parent for _, path in found.values())
     return [
-        Place(root, path, adapter, _above(root, roots, adapter))
+        AdapterLocation(root, path, adapter, _above(root, roots, adapter))
         for root, path in found.values()
         for stands in [path.name in FOLDER_WEIGHTS and alone[path.parent] == 1]
         for adapter in [path.parent if stands else path]

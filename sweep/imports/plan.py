@@ -12,11 +12,11 @@ from lorasweep.features.adapters.adapter import LayerShape
 from lorasweep.features.adapters.modules import LOKR
 from lorasweep.features.common.errors import UserError
 from lorasweep.features.common.files import digest
-from lorasweep.features.datasets.shapes import some
+from lorasweep.features.common.names import abbreviate
 from lorasweep.features.layers.pairing import is_layer_tensor, rank_column, scale_column
 
 from .labels import LABEL, Value, as_column
-from .survey import Found
+from .survey import SurveyedAdapter
 
 VERSION = 1
 """Of what an import writes for the same files."""
@@ -43,7 +43,7 @@ class ImportPlan:
         lokr_rank: see `ImportOptions`.
     """
 
-    adapters: list[Found]
+    adapters: list[SurveyedAdapter]
     layers: dict[str, LayerShape]
     padded: tuple[str, ...]
     dropped: dict[str, int]
@@ -80,7 +80,9 @@ class ImportPlan:
         return len(self.bounds) - 1
 
 
-def make_plan(adapters: Sequence[Found], min_coverage: float, lokr_rank: int) -> ImportPlan:
+def make_plan(
+    adapters: Sequence[SurveyedAdapter], min_coverage: float, lokr_rank: int
+) -> ImportPlan:
     """Choose layers and columns for labelled adapters of one base.
 
     Raises:
@@ -93,13 +95,13 @@ def make_plan(adapters: Sequence[Found], min_coverage: float, lokr_rank: int) ->
 
 
 def _layers(
-    adapters: Sequence[Found], min_coverage: float
+    adapters: Sequence[SurveyedAdapter], min_coverage: float
 ) -> tuple[dict[str, LayerShape], dict[str, int]]:
     having: Counter[str] = Counter()
     ranks: dict[str, int] = {}
     sizes: dict[str, tuple[int, int]] = {}
     first: dict[str, str] = {}
-    alike: dict[int, list[Found]] = defaultdict(list)
+    alike: dict[int, list[SurveyedAdapter]] = defaultdict(list)
     for item in adapters:
         alike[id(item.shapes)].append(item)
     for items in alike.values():
@@ -124,7 +126,9 @@ def _layers(
     return layers, {name: count for name, count in sorted(having.items()) if name not in kept}
 
 
-def _padded(adapters: Sequence[Found], layers: Mapping[str, LayerShape]) -> tuple[str, ...]:
+def _padded(
+    adapters: Sequence[SurveyedAdapter], layers: Mapping[str, LayerShape]
+) -> tuple[str, ...]:
     """Layers of which some adapter may have a smaller rank than the largest."""
     found = set[str]().union(*(item.fused for item in adapters))
     for shapes in {id(item.shapes): item.shapes for item in adapters}.values():
@@ -133,7 +137,7 @@ def _padded(adapters: Sequence[Found], layers: Mapping[str, LayerShape]) -> tupl
 
 
 def _columns(
-    adapters: Sequence[Found], layers: Mapping[str, LayerShape], lokr_rank: int
+    adapters: Sequence[SurveyedAdapter], layers: Mapping[str, LayerShape], lokr_rank: int
 ) -> dict[str, list[Any]]:
     own: dict[str, list[Value | None]] = {
         LABEL: [item.label for item in adapters],
@@ -161,7 +165,7 @@ def _columns(
 
 
 def _what_models_ask(
-    adapters: Sequence[Found], layers: Mapping[str, LayerShape], lokr_rank: int
+    adapters: Sequence[SurveyedAdapter], layers: Mapping[str, LayerShape], lokr_rank: int
 ) -> dict[str, list[Any]]:
     """What a model must know of its training data to judge files as their rows; nothing for most
     sets."""
@@ -178,7 +182,9 @@ def _what_models_ask(
     }
 
 
-def require_labels(adapters: Sequence[Found], labels: str) -> tuple[list[Found], list[str]]:
+def require_labels(
+    adapters: Sequence[SurveyedAdapter], labels: str
+) -> tuple[list[SurveyedAdapter], list[str]]:
     """The adapters that have a label, and the names of those without.
 
     Raises:
@@ -189,6 +195,6 @@ def require_labels(adapters: Sequence[Found], labels: str) -> tuple[list[Found],
         known = sorted({key for item in adapters for key in item.columns})
         raise UserError(
             f"--labels {labels}: none of the {len(adapters)} adapters has a label (the first is "
-            f"{adapters[0].name}; known of them: {some(known) or 'nothing'})"
+            f"{adapters[0].name}; known of them: {abbreviate(known) or 'nothing'})"
         )
     return labelled, [item.name for item in adapters if item.label is None]

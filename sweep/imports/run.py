@@ -28,10 +28,10 @@ from lorasweep.features.common.files import (
     write_json,
 )
 from lorasweep.features.common.lock import locked
-from lorasweep.features.compute.nodes import Nodes, Shared
+from lorasweep.features.common.names import abbreviate
+from lorasweep.features.compute.nodes import Nodes, RequiredPaths
 from lorasweep.features.compute.pool import run_on_workers
 from lorasweep.features.datasets.hf_folder import finish_folder
-from lorasweep.features.datasets.shapes import some
 from lorasweep.sweep.process.signals import interruptible
 from lorasweep.sweep.request.import_options import ImportOptions, check_places
 from lorasweep.sweep.request.spec import RuntimeOptions
@@ -80,21 +80,21 @@ class ImportReport:
         """For people."""
         lines = [f"{self.out}: {self.adapters} adapters, {self.layers} layers"]
         if self.dropped:
-            shown = some([f"{name} (in {count})" for name, count in self.dropped.items()])
+            shown = abbreviate([f"{name} (in {count})" for name, count in self.dropped.items()])
             lines.append(f"dropped  {len(self.dropped)} layers that too few have: {shown}")
         if self.unlabelled:
             lines.append(
-                f"left out {len(self.unlabelled)} without a label: {some(self.unlabelled)}"
+                f"left out {len(self.unlabelled)} without a label: {abbreviate(self.unlabelled)}"
             )
         lines += [f"left out {name}: {reason}" for name, reason in list(self.bad.items())[:20]]
         if len(self.bad) > 20:
             lines.append(f"left out {len(self.bad) - 20} more, named in {self.out / RECORD}")
         if self.aside:
-            shown = some([f"{path} {reason}" for path, reason in self.aside.items()], 3)
+            shown = abbreviate([f"{path} {reason}" for path, reason in self.aside.items()], 3)
             lines.append(f"passed over {len(self.aside)} that may be adapters: {shown}")
         if self.unused:
             lines.append(
-                f"{len(self.unused)} rows of the table fit no adapter: {some(self.unused)}"
+                f"{len(self.unused)} rows of the table fit no adapter: {abbreviate(self.unused)}"
             )
         if self.lost > 1e-6:
             lines.append(f"lost     up to {self.lost:.2%} of a layer's ‖ΔW‖² (--lokr-rank)")
@@ -275,14 +275,21 @@ def _write(
     from lorasweep.sweep.cluster.capacity import require_cpu, room
     from lorasweep.sweep.cluster.session import ray_session
 
-    nodes = Nodes(reporter.say, any_kind=True)
-    shared = Shared([work], [real_file(Path(plan.adapters[0].weights))])
+    nodes = Nodes(reporter.say, any_hardware=True)
+    required_paths = RequiredPaths([work], [real_file(Path(plan.adapters[0].weights))])
     own = [stop - start for start, stop in pairwise(plan.bounds)]
     done = sum(own) - sum(own[i] for i in missing)
     with (
         interruptible() as interruption,
         ray_session(runtime, work, "import", interruption, reporter.take),
-        room(runtime, [nodes], shared, partial(require_cpu, nodes), reporter.take, interruption),
+        room(
+            runtime,
+            [nodes],
+            required_paths,
+            partial(require_cpu, nodes),
+            reporter.take,
+            interruption,
+        ),
     ):
         began = time.perf_counter()
         for result in _run(plan, work, missing, nodes):
@@ -300,5 +307,5 @@ def _run(
     plan: ImportPlan, work: Path, missing: list[int], nodes: Nodes
 ) -> Iterator[dict[str, Any]]:
     rows = [{"index": i} for i in missing]
-    seen = [work / _PLAN, *nodes.shared.files]
+    seen = [work / _PLAN, *nodes.required_paths.files]
     return run_on_workers(ShardWriter, [plan, work], rows, "lorasweep-import", nodes, seen=seen)

@@ -17,7 +17,7 @@ from lorasweep.features.datasets.hf_folder import shard_name, write_shard
 from lorasweep.features.layers.pairing import rank_column, scale_column, tensor_names
 
 from .plan import ImportPlan
-from .survey import Found
+from .survey import SurveyedAdapter
 
 _CHANGED = "has changed"
 
@@ -100,7 +100,7 @@ class ShardWriter:
         write_json(files.done, sign(result))
         return {"index": index, "adapters": stop - start, "changed": ""}
 
-    def _read(self, item: Found, stack: Stack, row: int) -> str:
+    def _read(self, item: SurveyedAdapter, stack: Stack, row: int) -> str:
         """Put an adapter into a row; why that cannot be, or nothing."""
         reason = ""
         passing: BaseException | None = None

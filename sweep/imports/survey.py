@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,15 +16,14 @@ from lorasweep.features.adapters.locations import PEFT_CONFIG
 from lorasweep.features.adapters.matrix import real_file
 from lorasweep.features.common.errors import UserError
 from lorasweep.features.common.files import file_stamp
+from lorasweep.features.common.progress import Progress
 
 from .labels import LabelSource, Row, Value
-from .locations import Place, find_places
-
-Progress = Callable[[int, int], None]
+from .locations import AdapterLocation, find_locations
 
 
 @dataclass(frozen=True)
-class Found:
+class SurveyedAdapter:
     """An adapter that was found.
 
     Attributes:
@@ -76,11 +75,11 @@ class Survey:
         aside: path -> why it was passed over.
     """
 
-    found: list[Found] = field(default_factory=list)
+    found: list[SurveyedAdapter] = field(default_factory=list)
     bad: dict[str, str] = field(default_factory=dict)
     aside: dict[str, str] = field(default_factory=dict)
 
-    def of_base(self, base: str | None) -> list[Found]:
+    def of_base(self, base: str | None) -> list[SurveyedAdapter]:
         """The adapters of one base, and with them those that do not show theirs, unless others
         show another.
 
@@ -123,7 +122,7 @@ def survey(
     Raises:
         UserError: there is none.
     """
-    places, aside = find_places(folders)
+    places, aside = find_locations(folders)
     if not places:
         raise UserError(
             f"no .safetensors, .pt, .pth or .bin file in {', '.join(map(str, folders))}"
@@ -144,11 +143,11 @@ def survey(
     return result
 
 
-def _sharing(item: Found, shapes: Mapping[str, LayerShape]) -> Found:
-    return item if item.shapes is shapes else Found(**{**vars(item), "shapes": shapes})
+def _sharing(item: SurveyedAdapter, shapes: Mapping[str, LayerShape]) -> SurveyedAdapter:
+    return item if item.shapes is shapes else SurveyedAdapter(**{**vars(item), "shapes": shapes})
 
 
-def _look(place: Place, labels: LabelSource, lokr_rank: int) -> Found | str:
+def _look(place: AdapterLocation, labels: LabelSource, lokr_rank: int) -> SurveyedAdapter | str:
     """What there is to know of an adapter, or why it cannot be used."""
     weights = place.weights
     try:
@@ -163,7 +162,7 @@ def _look(place: Place, labels: LabelSource, lokr_rank: int) -> Found | str:
         return error.reason
     except (OSError, ValueError) as error:
         return str(error)
-    return Found(
+    return SurveyedAdapter(
         weights=str(weights),
         name=place.name,
         folder=place.folder,

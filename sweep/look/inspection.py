@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,10 @@ from lorasweep.features.adapters.locations import (
 )
 from lorasweep.features.adapters.matrix import matrix_of
 from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.progress import Progress
 from lorasweep.features.layers.names import COMPONENTS, parse_layer
 from lorasweep.features.layers.pairing import pair_layers, rank_column
 from lorasweep.trainables.store.run_dir import RunDir
-
-Progress = Callable[[int, int], None]
 
 _SHOWN = 5
 _ONLY_JSON = ("shapes",)
@@ -317,7 +316,7 @@ def _models(folder: Path) -> Inspection | None:
         "models",
         {
             "path": str(folder),
-            "models": {"/".join(m.pair): f"validation {m.val_acc:.1%}" for m in models},
+            "models": {"/".join(m.cell): f"validation {m.val_acc:.1%}" for m in models},
             "classes": models[0].classes,
             "bases": list(read.bases),
             "ranks": list(read.ranks),

@@ -101,8 +101,10 @@ class LayerTable:
             "families " + ", ".join(f"{name} {count}" for name, count in self.families.items()),
         ]
         if self.unpaired:
-            some = ", ".join(self.unpaired[:3]) + (", …" if len(self.unpaired) > 3 else "")
-            lines.append(f"without a fitting other half: {len(self.unpaired)} tensors ({some})")
+            abbreviate = ", ".join(self.unpaired[:3]) + (", …" if len(self.unpaired) > 3 else "")
+            lines.append(
+                f"without a fitting other half: {len(self.unpaired)} tensors ({abbreviate})"
+            )
         return [*lines, "", *_aligned([_HEADER, *(row.cells() for row in self.rows)])]
 
 

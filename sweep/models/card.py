@@ -25,21 +25,21 @@ def model_card(run_dir: Path, models: Sequence[ModelFile]) -> str:
         models: of a run; the best by validation is what `predict` takes.
     """
     run = load_run(run_dir)
-    pairs = [model.pair for model in models]
-    scores = run.scores(pairs)
+    cells = [model.cell for model in models]
+    scores = run.scores(cells)
     drawn = hierarchical_bootstrap(scores, seed=int(run.sweep.frozen["decides"]["dataset"], 16))
     accuracy = scores.accuracy().mean(axis=1)
-    ends = [interval(drawn.accuracy[:, i]) for i in range(len(pairs))]
-    f1 = [float(run.metric(pair, "test_f1").mean()) for pair in pairs]
+    ends = [interval(drawn.accuracy[:, i]) for i in range(len(cells))]
+    f1 = [float(run.metric(cell, "test_f1").mean()) for cell in cells]
     best = max(range(len(models)), key=lambda i: round(models[i].val_acc, 12))
     rows = [
-        f"| `{config}` | `{label}` | {models[i].val_acc:.1%} | {accuracy[i]:.1%} | "
+        f"| `{config}` | `{method}` | {models[i].val_acc:.1%} | {accuracy[i]:.1%} | "
         f"{ends[i][0]:.1%} – {ends[i][1]:.1%} | {f1[i]:.1%} | {len(models[i].note['fits'])} |"
-        for i, (config, label) in enumerate(pairs)
+        for i, (config, method) in enumerate(cells)
     ]
     return "\n".join(
         [
-            *_front_matter(run, pairs[best], float(accuracy[best])),
+            *_front_matter(run, cells[best], float(accuracy[best])),
             "",
             "# What an adapter was trained on",
             "",
@@ -64,13 +64,13 @@ def model_card(run_dir: Path, models: Sequence[ModelFile]) -> str:
             "|---|---|---|---|---|---|---|",
             *rows,
             "",
-            f"`predict` takes `{'/'.join(pairs[best])}` unless told otherwise, and of it the seed "
+            f"`predict` takes `{'/'.join(cells[best])}` unless told otherwise, and of it the seed "
             "with the best validation accuracy, or all with `--ensemble`. Chance is "
             f"{1 / run.n_classes:.1%}.",
             "",
             "### Classes that are mistaken for others",
             "",
-            *_confusions(run, pairs[best]),
+            *_confusions(run, cells[best]),
             "",
             "## What it is not good for",
             "",
@@ -84,7 +84,7 @@ def model_card(run_dir: Path, models: Sequence[ModelFile]) -> str:
     )
 
 
-def _front_matter(run: RunData, pair: tuple[str, str], accuracy: float) -> list[str]:
+def _front_matter(run: RunData, cell: tuple[str, str], accuracy: float) -> list[str]:
     return [
         "---",
         "# license: yours to choose",
@@ -92,7 +92,7 @@ def _front_matter(run: RunData, pair: tuple[str, str], accuracy: float) -> list[
         "tags: [lora, weight-space-learning, model-inspection]",
         "metrics: [accuracy]",
         "model-index:",
-        f"- name: {'/'.join(pair)}",
+        f"- name: {'/'.join(cell)}",
         "  results:",
         "  - task: {type: classification, name: what an adapter was trained on}",
         f"    dataset: {{type: adapters, name: {run.sweep.frozen['decides']['dataset']}}}",
@@ -120,9 +120,9 @@ def _data(run: RunData) -> list[str]:
     return lines
 
 
-def _confusions(run: RunData, pair: tuple[str, str]) -> list[str]:
+def _confusions(run: RunData, cell: tuple[str, str]) -> list[str]:
     """The pairs of classes that were mixed up most, over all seeds."""
-    cells: Any = np.mean([record["confusion"]["test"] for record in run.of_pair(pair)], axis=0)
+    cells: Any = np.mean([record["confusion"]["test"] for record in run.records_of(cell)], axis=0)
     classes = run.sweep.frozen["classes"]
     shares = cells / np.maximum(cells.sum(axis=1, keepdims=True), 1)
     np.fill_diagonal(shares, 0.0)

@@ -1,4 +1,4 @@
-"""Which pairs have a model to keep, and which still lack theirs; without Ray or torch."""
+"""Which cells have a model to keep, and which still lack theirs; without Ray or torch."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import Any
 from lorasweep.features.common.errors import UserError
 from lorasweep.features.common.files import DamagedFileError, read_signed_json, sign, write_json
 from lorasweep.features.common.names import nearest
-from lorasweep.sweep.request.grid import Grid, Pair
+from lorasweep.sweep.request.grid import Cell, Grid
 from lorasweep.sweep.request.spec import ALL, NONE
 from lorasweep.sweep.store.sweep_file import SweepFile
 from lorasweep.trainables.models.model import read_model
 from lorasweep.trainables.store.run_dir import RunDir
 
 
-def chosen_pairs(results: Mapping[str, Any], grid: Grid, mode: str) -> list[Pair]:
-    """The pairs that a mode keeps, of those that are complete."""
+def chosen_cells(results: Mapping[str, Any], grid: Grid, mode: str) -> list[Cell]:
+    """The cells that a mode keeps, of those that are complete."""
     if mode == NONE:
         return []
     complete = _validation(results, grid)
     if mode == ALL:
         return list(complete)
-    return best_pairs(complete, grid.ordinary_configs)
+    return best_cells(complete, grid.ordinary_configs)
 
 
-def asked_pairs(
+def asked_cells(
     results: Mapping[str, Any],
     grid: Grid,
     config: str | None,
     representation: str | None,
     classifier: str | None,
-) -> list[Pair]:
-    """The best by validation of a config, or of each, among the pairs that are asked for.
+) -> list[Cell]:
+    """The best by validation of a config, or of each, among the cells that are asked for.
 
     Raises:
         UserError: there is none that is complete.
@@ -46,30 +46,30 @@ def asked_pairs(
         if given is not None and given not in known:
             raise UserError(f"--{name} {given!r} is not in the grid{nearest(given, known)}")
     found = {
-        pair: accuracy
-        for pair, accuracy in _validation(results, grid).items()
-        if representation in (None, grid.by_label[pair[1]].representation)
-        and classifier in (None, grid.by_label[pair[1]].classifier)
+        cell: accuracy
+        for cell, accuracy in _validation(results, grid).items()
+        if representation in (None, grid.by_method[cell[1]].representation)
+        and classifier in (None, grid.by_method[cell[1]].classifier)
     }
     configs = [config] if config else grid.ordinary_configs or list(grid.configs)
-    pairs = best_pairs(found, configs)
-    if not pairs:
+    cells = best_cells(found, configs)
+    if not cells:
         raise UserError("no pair that is asked for has all its records yet: run the sweep first")
-    return pairs
+    return cells
 
 
-def best_pairs(accuracies: Mapping[Pair, float], configs: Iterable[str]) -> list[Pair]:
-    """Of each config the pair with the highest mean validation accuracy, of equals the first."""
+def best_cells(accuracies: Mapping[Cell, float], configs: Iterable[str]) -> list[Cell]:
+    """Of each config the cell with the highest mean validation accuracy, of equals the first."""
     best = []
     for config in configs:
-        own = [pair for pair in accuracies if pair[0] == config]
+        own = [cell for cell in accuracies if cell[0] == config]
         if own:
-            best.append(max(own, key=lambda pair: round(accuracies[pair], 12)))
+            best.append(max(own, key=lambda cell: round(accuracies[cell], 12)))
     return best
 
 
-def _validation(results: Mapping[str, Any], grid: Grid) -> dict[Pair, float]:
-    """Complete pair -> mean validation accuracy, in the order of the grid."""
+def _validation(results: Mapping[str, Any], grid: Grid) -> dict[Cell, float]:
+    """Complete cell -> mean validation accuracy, in the order of the grid."""
     return {
         (config, entry["representation"].removesuffix(f"_{config}")): entry["val_acc_mean"]
         for config in grid.configs
@@ -80,25 +80,25 @@ def _validation(results: Mapping[str, Any], grid: Grid) -> dict[Pair, float]:
 # What is there
 
 
-def has_model(run_dir: Path, sweep: SweepFile, pair: Pair) -> bool:
-    """Whether a pair has the model of its trials as they are."""
+def has_model(run_dir: Path, sweep: SweepFile, cell: Cell) -> bool:
+    """Whether a cell has the model of its trials as they are."""
     try:
-        found = read_model(RunDir(run_dir).model(*pair))
+        found = read_model(RunDir(run_dir).model(*cell))
     except UserError:
         return False
-    return found.note["trials"] == sweep.pair_digest(pair)
+    return found.note["trials"] == sweep.cell_digest(cell)
 
 
-def write_refusal(run_dir: Path, sweep: SweepFile, pair: Pair, reason: str) -> None:
-    """Remember why a pair has no model, so that it is not tried again with every run."""
-    note = {"trials": sweep.pair_digest(pair), "reason": reason}
-    write_json(RunDir(run_dir).no_model(*pair), sign(note))
+def write_refusal(run_dir: Path, sweep: SweepFile, cell: Cell, reason: str) -> None:
+    """Remember why a cell has no model, so that it is not tried again with every run."""
+    note = {"trials": sweep.cell_digest(cell), "reason": reason}
+    write_json(RunDir(run_dir).no_model(*cell), sign(note))
 
 
-def refusal(run_dir: Path, sweep: SweepFile, pair: Pair) -> str | None:
-    """Why a pair has no model though one was wanted; None if none was refused."""
+def refusal(run_dir: Path, sweep: SweepFile, cell: Cell) -> str | None:
+    """Why a cell has no model though one was wanted; None if none was refused."""
     try:
-        note = read_signed_json(RunDir(run_dir).no_model(*pair))
+        note = read_signed_json(RunDir(run_dir).no_model(*cell))
     except (OSError, DamagedFileError):
         return None
-    return note["reason"] if note["trials"] == sweep.pair_digest(pair) else None
+    return note["reason"] if note["trials"] == sweep.cell_digest(cell) else None

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lorasweep.features.common.files import DamagedFileError
-from lorasweep.sweep.request.grid import Grid, Pair
+from lorasweep.sweep.request.grid import Cell, Grid
 from lorasweep.sweep.request.spec import ALL, BEST
 from lorasweep.trainables.store.events import TrialFinished
 from lorasweep.trainables.store.record import read_record
@@ -15,19 +15,19 @@ from lorasweep.trainables.store.run_dir import RunDir
 from lorasweep.trainables.store.trial_key import TrialKey
 from lorasweep.trainables.trial.finished_fits import delete_fit
 
-from .choice import best_pairs
+from .choice import best_cells
 
 KEEP_AFTER_SECONDS = 10.0
 """A trial that trained for less is trained again as quickly as its data are read."""
 
 
 def configs_to_keep(grid: Grid, mode: str) -> list[str]:
-    """The layer configs of whose pairs models may be made."""
+    """The layer configs of whose cells models may be made."""
     return {ALL: list(grid.configs), BEST: grid.ordinary_configs}.get(mode, [])
 
 
 class FinishedFits:
-    """Of a config's complete pairs only the best one's fits are kept, unless all models are.
+    """Of a config's complete cells only the best one's fits are kept, unless all models are.
 
     Arguments:
         mode: which models are made.
@@ -43,18 +43,18 @@ class FinishedFits:
             self._accuracies[event.key] = event.val_acc
         if self._mode == BEST and RunDir(self._run_dir).fit(event.key).exists():
             means = self._complete(event.key.config)
-            for pair in means.keys() - set(best_pairs(means, [event.key.config])):
-                for key in self._grid.keys_of(pair):
+            for cell in means.keys() - set(best_cells(means, [event.key.config])):
+                for key in self._grid.keys_of(cell):
                     delete_fit(self._run_dir, key)
 
-    def _complete(self, config: str) -> dict[Pair, float]:
-        """Complete pair of a config -> mean validation accuracy, in the order of the grid."""
+    def _complete(self, config: str) -> dict[Cell, float]:
+        """Complete cell of a config -> mean validation accuracy, in the order of the grid."""
         means = {}
-        for label in self._grid.labels_of(config):
-            found = [self._accuracy(key) for key in self._grid.keys_of((config, label))]
+        for method in self._grid.methods_of(config):
+            found = [self._accuracy(key) for key in self._grid.keys_of((config, method))]
             accuracies = [accuracy for accuracy in found if accuracy is not None]
             if len(accuracies) == len(found):
-                means[config, label] = sum(accuracies) / len(accuracies)
+                means[config, method] = sum(accuracies) / len(accuracies)
         return means
 
     def _accuracy(self, key: TrialKey) -> float | None:

@@ -16,9 +16,10 @@ from lorasweep.features.adapters.locations import find_candidates, is_dataset, i
 from lorasweep.features.adapters.matrix import matrix_of
 from lorasweep.features.adapters.stack import Stack
 from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.names import abbreviate
 from lorasweep.features.datasets.columns import to_matrices
 from lorasweep.features.datasets.ranks import own_ranks
-from lorasweep.features.datasets.shapes import rank_columns, read_shapes, some
+from lorasweep.features.datasets.shapes import rank_columns, read_shapes
 from lorasweep.features.datasets.sources import DatasetRequest, Source, find_dataset
 from lorasweep.features.layers.pairing import pair_layers, rank_column
 from lorasweep.features.representations import Representation
@@ -184,7 +185,8 @@ def _more_than_product(read: ModelInput, unread: Collection[str], *, dora: bool)
     strange = sorted(set(unread) - set(read.unread))
     if strange:
         return (
-            f"changes layers by more than B·A ({some(strange)}), and the training data had none "
+            f"changes layers by more than B·A ({abbreviate(strange)}), and the training data had "
+            "none "
             "of that"
         )
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,13 @@ import numpy as np
 
 from lorasweep.features.common.errors import UserError
 from lorasweep.features.common.names import nearest
+from lorasweep.features.common.progress import Progress
 from lorasweep.sweep.store.results import format_table
 from lorasweep.sweep.store.sweep_file import read_sweep_file
 from lorasweep.trainables.models.model import ModelFile, read_model
 from lorasweep.trainables.store.run_dir import RunDir
 
 from .new_adapters import Problem, find_adapters, read_adapters
-
-Progress = Callable[[int, int], None]
 
 COLUMNS = ("adapter", "class", "probability", "unlike", "problem")
 
@@ -98,9 +97,9 @@ def find_models(folder: Path) -> list[ModelFile]:
     found = [read_model(path) for path in sorted(run.models.glob("*/*.safetensors"))]
     if run.sweep.exists():
         sweep = read_sweep_file(folder)
-        pairs = set(sweep.grid.pairs)
+        cells = set(sweep.grid.cells)
         found = [
-            m for m in found if m.pair in pairs and m.note["trials"] == sweep.pair_digest(m.pair)
+            m for m in found if m.cell in cells and m.note["trials"] == sweep.cell_digest(m.cell)
         ]
         if not found:
             raise UserError(f"{folder} has no model: `lorasweep export {folder} OUT` makes one")
@@ -169,13 +168,13 @@ def predict(
     seeds = [fit["seed"] for fit in model.note["fits"]] if ensemble else [model.best_seed]
     loaded = model.load(seeds, RunDir(folder).plugins, run_plugins=run_plugins)
     total, found = given.count, {}
-    for some in read_adapters(given, loaded.input, loaded.item, model.note["lora_rank"]):
-        if isinstance(some, Problem):
-            place, name = some.adapter
-            found[place] = Verdict(name, None, None, some.reason)
+    for item in read_adapters(given, loaded.input, loaded.item, model.note["lora_rank"]):
+        if isinstance(item, Problem):
+            place, name = item.adapter
+            found[place] = Verdict(name, None, None, item.reason)
         else:
-            p, unlike = loaded.predict(some.stack, len(some.adapters))
-            for (place, name), own, far in zip(some.adapters, p, unlike):
+            p, unlike = loaded.predict(item.stack, len(item.adapters))
+            for (place, name), own, far in zip(item.adapters, p, unlike):
                 found[place] = (
                     Verdict(name, own, float(far))
                     if np.isfinite(own).all()

@@ -30,7 +30,7 @@ class Largest:
     def describe(self) -> str:
         """One line."""
         return (
-            f"{'/'.join(self.key.pair)}, {self.samples} × {self.features} "
+            f"{'/'.join(self.key.cell)}, {self.samples} × {self.features} "
             f"({self.matrix_bytes / 1e9:.2g} GB), a trial of it takes up to "
             f"{self.trial_bytes / 1e9:.2g} GB"
         )
@@ -39,12 +39,12 @@ class Largest:
 def largest_trial(declared: Declared, scan: DatasetScan, keys: list[TrialKey]) -> Largest | None:
     """The largest of some trials; None of none."""
     found = []
-    for key in {key.pair: key for key in keys}.values():
+    for key in {key.cell: key for key in keys}.values():
         item = declared.classifiers[key.classifier]
         # A transform reads the whole matrix first.
-        width = declared.cached_width(key.config, key.label, scan)
+        width = declared.cached_width(key.config, key.method, scan)
         samples, classes = scan.num_samples, len(scan.classes)
-        layout = declared.layout(key.config, key.label, scan)
+        layout = declared.layout(key.config, key.method, scan)
         need = item.classifier.host_bytes(DataSize(samples, width, classes, layout), item.settings)
         found.append(Largest(key, samples, width, 4 * samples * width, need))
     return max(found, key=lambda trial: trial.trial_bytes, default=None)

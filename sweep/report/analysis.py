@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from lorasweep.features.layers.families import family_of
 
-from .contrasts import CONTRASTS, Contrast, Kind
+from .cells import Ablation, CellResult, Estimate, Tested, seeds_interval
+from .contrasts import CONTRASTS, Contrast, RowGroup
 from .family_results import FamilyResults, family_results
-from .pairs import Ablation, Estimate, PairResult, Tested, seeds_interval
-from .runs import Pair, RunData
+from .runs import Cell, RunData
 from .statistics import (
     REPLICATES,
     REPLICATES_PER_TEST,
@@ -35,7 +35,7 @@ REFERENCE = "all_layers"
 
 
 class Analysis:
-    """The numbers of one run's report. Only pairs whose seeds are all finished are in it."""
+    """The numbers of one run's report. Only cells whose seeds are all finished are in it."""
 
     def __init__(self, run: RunData) -> None:
         self.run = run
@@ -62,7 +62,7 @@ class Analysis:
         sizes = self.run.sizes
         return sizes["test"] / sizes["train"] if self.run.split.per_seed else None
 
-    def above_chance(self, result: PairResult) -> bool:
+    def above_chance(self, result: CellResult) -> bool:
         """Whether the whole intervals lie above guessing and above any constant answer."""
         low = result.accuracy.low
         if result.accuracy_seeds:
@@ -79,64 +79,64 @@ class Analysis:
         return scores, hierarchical_bootstrap(scores, replicates=replicates, seed=seed)
 
     @cached_property
-    def _planned(self) -> dict[tuple[str, str], list[tuple[Pair, Pair]]]:
+    def _planned(self) -> dict[tuple[str, str], list[tuple[Cell, Cell]]]:
         """(table, config) -> the comparisons of a family, decided before any test score is seen:
         the best by validation with every other, the best of a kind of rows with that of another,
         and a config with `REFERENCE`."""
         families = {}
         for config in self.configs:
-            labels = [label for of, label in self.run.complete if of == config]
+            methods = [method for of, method in self.run.complete if of == config]
             best = self.best_by_validation(config)
             families["comparison", config] = [
-                ((config, best), (config, label)) for label in labels if label != best
+                ((config, best), (config, method)) for method in methods if method != best
             ]
-            families["contrast", config] = [pairs for _, pairs in self._contrasts(config)]
+            families["contrast", config] = [cells for _, cells in self._contrasts(config)]
             if config != REFERENCE:
                 families["ablation", config] = [
-                    ((REFERENCE, label), (config, label))
-                    for label in labels
-                    if (REFERENCE, label) in self.run.complete
+                    ((REFERENCE, method), (config, method))
+                    for method in methods
+                    if (REFERENCE, method) in self.run.complete
                 ]
         return families
 
-    def _contrasts(self, config: str) -> list[tuple[Contrast, tuple[Pair, Pair]]]:
+    def _contrasts(self, config: str) -> list[tuple[Contrast, tuple[Cell, Cell]]]:
         """The contrasts that a config has rows for, with the best row by validation of either
         kind."""
-        by_label = self.run.sweep.grid.by_label
+        by_method = self.run.sweep.grid.by_method
 
-        def best(kind: Kind) -> Pair | None:
-            labels = [
-                label
-                for of, label in self.run.complete
-                if of == config and kind.holds(by_label[label])
+        def best(group: RowGroup) -> Cell | None:
+            methods = [
+                method
+                for of, method in self.run.complete
+                if of == config and group.holds(by_method[method])
             ]
-            return (config, self._best_of(config, labels)) if labels else None
+            return (config, self._best_of(config, methods)) if methods else None
 
         found = [(contrast, best(contrast.first), best(contrast.second)) for contrast in CONTRASTS]
         return [(contrast, (a, b)) for contrast, a, b in found if a and b]
 
     def best_by_validation(self, config: str) -> str:
-        """The label with the highest mean validation accuracy; the first in the grid of equals."""
-        return self._best_of(config, [label for of, label in self.run.complete if of == config])
+        """The method with the highest mean validation accuracy; the first in the grid of equals."""
+        return self._best_of(config, [method for of, method in self.run.complete if of == config])
 
-    def _best_of(self, config: str, labels: list[str]) -> str:
-        means = [float(self.run.metric((config, label), "val_acc").mean()) for label in labels]
-        return labels[int(np.argmax(np.round(np.nan_to_num(means, nan=-1.0), 12)))]
-
-    @cached_property
-    def _everything(self) -> dict[Pair, PairResult]:
-        """Every complete pair, in the grid's order."""
-        return {pair: self._pair(i, pair) for i, pair in enumerate(self.run.complete)}
+    def _best_of(self, config: str, methods: list[str]) -> str:
+        means = [float(self.run.metric((config, method), "val_acc").mean()) for method in methods]
+        return methods[int(np.argmax(np.round(np.nan_to_num(means, nan=-1.0), 12)))]
 
     @cached_property
-    def pairs(self) -> dict[Pair, PairResult]:
-        """Every complete pair of a config that is of no family, in the grid's order."""
+    def _everything(self) -> dict[Cell, CellResult]:
+        """Every complete cell, in the grid's order."""
+        return {cell: self._cell_result(i, cell) for i, cell in enumerate(self.run.complete)}
+
+    @cached_property
+    def cells(self) -> dict[Cell, CellResult]:
+        """Every complete cell of a config that is of no family, in the grid's order."""
         return {p: result for p, result in self._everything.items() if family_of(p[0]) is None}
 
     @cached_property
     def families(self) -> dict[str, FamilyResults]:
-        """Family of configs -> its complete pairs."""
-        found: dict[str, list[PairResult]] = {}
+        """Family of configs -> its complete cells."""
+        found: dict[str, list[CellResult]] = {}
         for (config, _), result in self._everything.items():
             family = family_of(config)
             if family:
@@ -145,53 +145,53 @@ class Analysis:
 
     @cached_property
     def configs(self) -> list[str]:
-        """Configs that have a complete pair and are of no family."""
+        """Configs that have a complete cell and are of no family."""
         complete = dict.fromkeys(config for config, _ in self.run.complete)
         return [config for config in complete if family_of(config) is None]
 
-    def of_config(self, config: str) -> list[PairResult]:
-        """A config's pairs, in the grid's order."""
-        return [result for pair, result in self.pairs.items() if pair[0] == config]
+    def of_config(self, config: str) -> list[CellResult]:
+        """A config's cells, in the grid's order."""
+        return [result for cell, result in self.cells.items() if cell[0] == config]
 
-    def ranked(self, config: str) -> list[PairResult]:
-        """A config's pairs, best test accuracy first."""
+    def ranked(self, config: str) -> list[CellResult]:
+        """A config's cells, best test accuracy first."""
         return sorted(self.of_config(config), key=lambda result: -round(result.accuracy.value, 12))
 
-    def best(self, config: str) -> list[PairResult]:
-        """The pairs with the highest test accuracy: several if they are equal."""
+    def best(self, config: str) -> list[CellResult]:
+        """The cells with the highest test accuracy: several if they are equal."""
         first, *others = self.ranked(config)
         return [first, *(r for r in others if abs(r.accuracy.value - first.accuracy.value) < 1e-12)]
 
-    def _pair(self, index: int, pair: Pair) -> PairResult:
+    def _cell_result(self, index: int, cell: Cell) -> CellResult:
         run, (_, bootstrap) = self.run, self._bootstrap
-        records = run.of_pair(pair)
-        seeded = run.is_seeded(pair)
-        test, train = run.metric(pair, "test_acc"), run.metric(pair, "train_acc")
+        records = run.records_of(cell)
+        seeded = run.is_seeded(cell)
+        test, train = run.metric(cell, "test_acc"), run.metric(cell, "train_acc")
         predictions = [record["predictions"]["test"] for record in records]
-        return PairResult(
-            *pair,
+        return CellResult(
+            *cell,
             seeded,
             features=records[0]["feature_dim"],
             layers=records[0]["num_layers"],
             accuracy=_estimate(test, bootstrap.accuracy[:, index]),
             accuracy_seeds=seeds_interval(test, self._overlap) if seeded else None,
-            macro_f1=_estimate(run.metric(pair, "test_f1"), bootstrap.macro_f1[:, index]),
+            macro_f1=_estimate(run.metric(cell, "test_f1"), bootstrap.macro_f1[:, index]),
             test=test,
             train_acc=float(train.mean()),
-            val_acc=float(run.metric(pair, "val_acc").mean()),
+            val_acc=float(run.metric(cell, "val_acc").mean()),
             gap=float((train - test).mean()),
             std=float(test.std(ddof=1)) if seeded and len(test) > 1 else None,
             agreement=_agreement(np.array(predictions)) if seeded else None,
-            ece=float(run.metric(pair, "test_ece").mean()),
-            log_loss=float(run.metric(pair, "test_log_loss").mean()),
-            seconds=float(run.number(pair, "timing", "train_seconds").mean()),
-            epochs=float(run.number(pair, "timing", "epochs_run").mean()),
+            ece=float(run.metric(cell, "test_ece").mean()),
+            log_loss=float(run.metric(cell, "test_log_loss").mean()),
+            seconds=float(run.number(cell, "timing", "train_seconds").mean()),
+            epochs=float(run.number(cell, "timing", "epochs_run").mean()),
         )
 
-    def _tests(self, pairs: list[tuple[Pair, Pair]]) -> list[Tested]:
+    def _tests(self, cells: list[tuple[Cell, Cell]]) -> list[Tested]:
         """Paired comparisons of one family."""
         scores, bootstrap = self._bootstrap
-        accuracy, at = scores.accuracy(), {pair: i for i, pair in enumerate(self.run.complete)}
+        accuracy, at = scores.accuracy(), {cell: i for i, cell in enumerate(self.run.complete)}
         found = [
             compare(
                 accuracy[at[a]],
@@ -199,13 +199,13 @@ class Analysis:
                 bootstrap.accuracy[:, at[a]] - bootstrap.accuracy[:, at[b]],
                 self._overlap,
             )
-            for a, b in pairs
+            for a, b in cells
         ]
         adjusted = holm([test.p_bootstrap for test in found])
         seeds = holm([test.p_seeds for test in found])
         return [
-            Tested(self.pairs[a], self.pairs[b], test, p or 0.0, p_seeds)
-            for (a, b), test, p, p_seeds in zip(pairs, found, adjusted, seeds)
+            Tested(self.cells[a], self.cells[b], test, p or 0.0, p_seeds)
+            for (a, b), test, p, p_seeds in zip(cells, found, adjusted, seeds)
         ]
 
     @cached_property
@@ -239,15 +239,15 @@ class Analysis:
             for test in self._tests(self._planned["ablation", config])
         ]
 
-    def difference(self, first: Pair, second: Pair) -> Estimate:
-        """Mean test accuracy of one pair less that of another, with its interval; no test."""
+    def difference(self, first: Cell, second: Cell) -> Estimate:
+        """Mean test accuracy of one cell less that of another, with its interval; no test."""
         drawn = self.replicates(first) - self.replicates(second)
-        means = [self._everything[pair].accuracy.value for pair in (first, second)]
+        means = [self._everything[cell].accuracy.value for cell in (first, second)]
         return Estimate(means[0] - means[1], *interval(drawn))
 
-    def replicates(self, pair: Pair) -> Floats:
-        """(replicates,) of a pair's test accuracy, the same draws for all pairs."""
-        return self._bootstrap[1].accuracy[:, self.run.complete.index(pair)]
+    def replicates(self, cell: Cell) -> Floats:
+        """(replicates,) of a cell's test accuracy, the same draws for all cells."""
+        return self._bootstrap[1].accuracy[:, self.run.complete.index(cell)]
 
     def _relative(self, test: Tested) -> Estimate | None:
         return self._share(test, lambda whole, part: (whole - part) / whole)
@@ -260,7 +260,7 @@ class Analysis:
         """A function of the two accuracies with its interval, where it means something."""
         if not self.above_chance(test.first):
             return None
-        whole, part = self.replicates(test.first.pair), self.replicates(test.second.pair)
+        whole, part = self.replicates(test.first.cell), self.replicates(test.second.cell)
         # Of thousands of replicates, a few may fall below chance all the same.
         certain = whole > self.chance
         value = of(test.first.accuracy.value, test.second.accuracy.value)
@@ -274,29 +274,29 @@ class Analysis:
             for config in self.configs
         }
 
-    def class_accuracy(self, pair: Pair) -> Floats:
+    def class_accuracy(self, cell: Cell) -> Floats:
         """(n_classes,) mean over seeds of the share of a class's test adapters that are right.
 
         NaN for a class without test adapters.
         """
-        return np.diag(self.confusion(pair)).copy()
+        return np.diag(self.confusion(cell)).copy()
 
-    def confusion(self, pair: Pair) -> Floats:
+    def confusion(self, cell: Cell) -> Floats:
         """(n_classes, n_classes) mean over seeds of the test confusion, rows summing to 1.
 
         NaN in the rows of classes without test adapters.
         """
-        counts = np.array([r["confusion"]["test"] for r in self.run.of_pair(pair)], dtype=float)
+        counts = np.array([r["confusion"]["test"] for r in self.run.records_of(cell)], dtype=float)
         support = counts.sum(axis=2, keepdims=True)
         shares = np.divide(counts, support, out=np.full_like(counts, np.nan), where=support > 0)
         return shares.mean(axis=0)
 
-    def curves(self, pair: Pair, name: str) -> Floats | None:
-        """(n_seeds, epochs) of a pair's learning curves, NaN after a seed has stopped.
+    def curves(self, cell: Cell, name: str) -> Floats | None:
+        """(n_seeds, epochs) of a cell's learning curves, NaN after a seed has stopped.
 
         Only of the seeds that have this curve; None if there is none.
         """
-        found = [record.get("curves", {}).get(name) for record in self.run.of_pair(pair)]
+        found = [record.get("curves", {}).get(name) for record in self.run.records_of(cell)]
         curves = [curve for curve in found if curve]
         if not curves:
             return None
@@ -305,20 +305,20 @@ class Analysis:
             row[: len(curve)] = curve
         return padded
 
-    def precision_recall(self, pair: Pair) -> Floats | None:
+    def precision_recall(self, cell: Cell) -> Floats | None:
         """(n_seeds, levels) precision on test at equally spaced recalls from 0 to 1.
 
         Only of the seeds that have it; None if there is none.
         """
-        found = self.run.test_part(pair, "precision_recall")
+        found = self.run.test_part(cell, "precision_recall")
         return np.array(found, dtype=np.float64) if found else None
 
-    def calibration(self, pair: Pair) -> tuple[Floats, Floats, NDArray[np.int64]] | None:
+    def calibration(self, cell: Cell) -> tuple[Floats, Floats, NDArray[np.int64]] | None:
         """(bins,) mean confidence, accuracy and count of all seeds' test predictions together.
 
         NaN where a bin is empty; None if no seed has it.
         """
-        bins = self.run.test_part(pair, "calibration")
+        bins = self.run.test_part(cell, "calibration")
         if not bins:
             return None
         count = np.array([b["count"] for b in bins], dtype=np.int64)

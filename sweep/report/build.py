@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lorasweep.features.common.errors import UserError
 from lorasweep.features.common.files import write_text
+from lorasweep.features.common.progress import Progress
 from lorasweep.trainables.store.run_dir import RunDir
 
 from .analysis import Analysis
@@ -22,8 +23,6 @@ from .runs import RunData, load_run
 from .style import FORMATS, figure_style, inline_svg, save, settle
 from .tables import Table
 from .words import findings
-
-Progress = Callable[[int, int], None]
 
 
 def make_report(
@@ -87,7 +86,7 @@ def _report_several(
     formats: Sequence[str],
 ) -> Path:
     compared = RunComparison([(name, Analysis(run)) for name, run in zip(names, runs)])
-    if not compared.pairs:
+    if not compared.cells:
         raise UserError("runs are compared by configs that are of no family, and none is complete")
     return _write(
         out,
@@ -136,10 +135,10 @@ def _notices(run: RunData) -> list[str]:
     notices = []
     missing = len(run.sweep.grid.keys) - len(run.records)
     if missing:
-        pairs = len(run.sweep.grid.pairs)
+        cells = len(run.sweep.grid.cells)
         notices.append(
             f"This sweep is not complete: {missing} of {len(run.sweep.grid.keys)} trials have no "
-            f"result ({len(run.failed)} failed). {pairs - len(run.complete)} of {pairs} "
+            f"result ({len(run.failed)} failed). {cells - len(run.complete)} of {cells} "
             "representation × config pairs are left out; they are listed under Missing."
         )
     if run.splits_coincide:
@@ -160,7 +159,7 @@ def _prepare(out: Path) -> None:
         ours = page.is_file() and GENERATOR in page.read_text(encoding="utf-8", errors="replace")
         if not out.is_dir() or (any(out.iterdir()) and not ours):
             raise UserError(f"{out} is not a report: choose another --out")
-        # An earlier report's figures and tables may be of other pairs.
+        # An earlier report's figures and tables may be of other cells.
         for name in ("figures", "tables"):
             shutil.rmtree(out / name, ignore_errors=True)
     for name in ("figures", "tables"):

@@ -46,11 +46,11 @@ def _left_out(analysis: Analysis, where: str) -> str:
         + _left_out(analysis, "the table has the others' most frequent confusions")
     ),
     configs=lambda analysis: [
-        c for c in analysis.configs if any((c, n) in analysis.pairs for n in _best_labels(analysis))
+        c for c in analysis.configs if any((c, n) in analysis.cells for n in _best_labels(analysis))
     ],
 )
 def confusion(analysis: Analysis, config: str) -> Figure:
-    names = [n for n in _best_labels(analysis) if (config, n) in analysis.pairs]
+    names = [n for n in _best_labels(analysis) if (config, n) in analysis.cells]
     classes = _class_labels(analysis)
     columns = min(3, len(names))
     rows = ceil(len(names) / columns)
@@ -125,7 +125,7 @@ def _write_cells(
 def classes(analysis: Analysis) -> Figure:
     columns = {
         config: {
-            r.representation: 100 * analysis.class_accuracy((config, r.representation))
+            r.method: 100 * analysis.class_accuracy((config, r.method))
             for r in analysis.of_config(config)
         }
         for config in analysis.configs
@@ -146,8 +146,8 @@ def classes(analysis: Analysis) -> Figure:
 def class_drop(analysis: Analysis) -> Figure:
     columns = {
         config: {
-            row.first.representation: 100
-            * (analysis.class_accuracy(row.first.pair) - analysis.class_accuracy(row.second.pair))
+            row.first.method: 100
+            * (analysis.class_accuracy(row.first.cell) - analysis.class_accuracy(row.second.cell))
             for row in rows
         }
         for config, rows in analysis.ablations.items()

@@ -22,7 +22,7 @@ def class_table(analysis: Analysis, config: str) -> Table:
         f"Accuracy on the test adapters of each class (%), {config}, mean over seeds",
         *_by_class(
             analysis,
-            {r.representation: analysis.class_accuracy(r.pair) for r in analysis.of_config(config)},
+            {r.method: analysis.class_accuracy(r.cell) for r in analysis.of_config(config)},
             percent,
         ),
     )
@@ -37,8 +37,8 @@ def class_drop_table(analysis: Analysis, config: str) -> Table:
         *_by_class(
             analysis,
             {
-                row.first.representation: analysis.class_accuracy(row.first.pair)
-                - analysis.class_accuracy(row.second.pair)
+                row.first.method: analysis.class_accuracy(row.first.cell)
+                - analysis.class_accuracy(row.second.cell)
                 for row in analysis.ablations[config]
             },
             signed_percent,
@@ -73,13 +73,13 @@ def confusion_table(analysis: Analysis, config: str) -> Table:
     names = _class_names(analysis)
     rows: list[list[Value]] = []
     for result in analysis.ranked(config):
-        shares = np.nan_to_num(analysis.confusion(result.pair))
+        shares = np.nan_to_num(analysis.confusion(result.cell))
         np.fill_diagonal(shares, 0)
         for cell in np.argsort(-shares, axis=None, kind="stable")[:_MOST_CONFUSED]:
             true, predicted = np.unravel_index(cell, shares.shape)
             share = float(shares[true, predicted])
             if share > 0:
-                rows.append([result.representation, names[true], names[predicted], share])
+                rows.append([result.method, names[true], names[predicted], share])
     return Table(
         Section.CONFUSION,
         f"confusions_{config}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .pairs import Estimate
+from .cells import Estimate
 from .tables import Column, Value, interval_of, percent
 
 CONFIG = Column("config", "config")

@@ -10,8 +10,8 @@ import numpy as np
 from lorasweep.trainables.data.splits import rule_in_words
 
 from .analysis import Analysis
+from .cells import Estimate
 from .figures import ReportFigure
-from .pairs import Estimate
 from .parts import (
     MOST_PANELS,
     best_only,
@@ -20,7 +20,7 @@ from .parts import (
     panels,
     round_log_ticks,
 )
-from .runs import Pair
+from .runs import Cell
 from .sections import Section
 from .statistics import ALPHA, bootstrap_p, holm, interval, welch_p
 from .style import MUTED, style_of
@@ -56,13 +56,13 @@ class RunComparison:
         self.analyses = [analysis for _, analysis in ordered]
 
     @property
-    def pairs(self) -> list[Pair]:
-        """(config, representation) pairs that are complete in at least one run."""
-        return list(dict.fromkeys(pair for a in self.analyses for pair in a.pairs))
+    def cells(self) -> list[Cell]:
+        """(config, representation) cells that are complete in at least one run."""
+        return list(dict.fromkeys(cell for a in self.analyses for cell in a.cells))
 
-    def with_pair(self, pair: Pair) -> list[tuple[str, Analysis]]:
-        """The runs in which a pair is complete."""
-        return [(n, a) for n, a in zip(self.names, self.analyses) if pair in a.pairs]
+    def with_cell(self, cell: Cell) -> list[tuple[str, Analysis]]:
+        """The runs in which a cell is complete."""
+        return [(n, a) for n, a in zip(self.names, self.analyses) if cell in a.cells]
 
     def notices(self) -> list[str]:
         """What keeps the runs from being comparable."""
@@ -89,7 +89,7 @@ class RunComparison:
             if any(value != values[0] for value in values):
                 found.append(f"The runs have different {what}; see What ran.")
         for name, analysis in zip(self.names, self.analyses):
-            missing = len(analysis.run.sweep.grid.pairs) - len(analysis.run.complete)
+            missing = len(analysis.run.sweep.grid.cells) - len(analysis.run.complete)
             if missing:
                 found.append(f"{name} is not complete: {missing} of its pairs are left out.")
             if analysis.run.splits_coincide:
@@ -99,9 +99,9 @@ class RunComparison:
     def findings(self) -> list[str]:
         """What the sizes do, in sentences."""
         sentences = []
-        for config in dict.fromkeys(config for config, _ in self.pairs):
+        for config in dict.fromkeys(config for config, _ in self.cells):
             parts = [
-                f"{best.representation} in {name} ({_size(a)} adapters), {shown(best.accuracy)}"
+                f"{best.method} in {name} ({_size(a)} adapters), {shown(best.accuracy)}"
                 for name, a in zip(self.names, self.analyses)
                 if config in a.configs
                 for best in a.ranked(config)[:1]
@@ -122,31 +122,31 @@ class RunComparison:
         return sentences
 
     def growth(self) -> list[dict[str, Any]]:
-        """What every pair gains from the smallest to the largest run that has it.
+        """What every cell gains from the smallest to the largest run that has it.
 
         The runs' test adapters are other ones, so the two are resampled independently; p-values
         are adjusted over all rows by Holm's method. Distinguishable is what passes that and Welch's
         t-test over seeds; with one seed nothing does.
         """
         rows: list[dict[str, Any]] = []
-        for pair in self.pairs:
-            runs = self.with_pair(pair)
+        for cell in self.cells:
+            runs = self.with_cell(cell)
             (first, small), (last, large) = runs[0], runs[-1]
             if _size(small) == _size(large):
                 continue
-            differences = large.replicates(pair) - small.replicates(pair)
-            before, after = small.pairs[pair].accuracy, large.pairs[pair].accuracy
+            differences = large.replicates(cell) - small.replicates(cell)
+            before, after = small.cells[cell].accuracy, large.cells[cell].accuracy
             rows.append(
                 {
-                    "config": pair[0],
-                    "representation": pair[1],
+                    "config": cell[0],
+                    "representation": cell[1],
                     "from": first,
                     "to": last,
                     "before": before.value,
                     "after": after.value,
                     "gain": Estimate(after.value - before.value, *interval(differences)),
                     "p": bootstrap_p(differences),
-                    "p_seeds": welch_p(large.pairs[pair].test, small.pairs[pair].test),
+                    "p_seeds": welch_p(large.cells[cell].test, small.cells[cell].test),
                 }
             )
         adjusted = zip(holm([row["p"] for row in rows]), holm([row["p_seeds"] for row in rows]))
@@ -183,8 +183,8 @@ class RunComparison:
                     a.run.n_classes,
                     a.chance,
                     len(a.run.sweep.grid.seeds),
-                    len(a.pairs),
-                    len(a.run.sweep.grid.pairs),
+                    len(a.cells),
+                    len(a.run.sweep.grid.cells),
                 ]
                 for name, a in zip(self.names, self.analyses)
             ],
@@ -192,13 +192,13 @@ class RunComparison:
 
     def _size_table(self) -> Table:
         rows: list[list[Value]] = []
-        for pair in self.pairs:
-            for name, analysis in self.with_pair(pair):
-                r = analysis.pairs[pair]
+        for cell in self.cells:
+            for name, analysis in self.with_cell(cell):
+                r = analysis.cells[cell]
                 accuracy, f1 = r.accuracy, r.macro_f1
                 rows.append(
                     [
-                        *pair,
+                        *cell,
                         name,
                         _size(analysis),
                         accuracy.value,
@@ -271,8 +271,8 @@ class RunComparison:
 
     def figures(self) -> Iterator[ReportFigure]:
         """The comparison's figures."""
-        if self.pairs:
-            labels = self._labels()
+        if self.cells:
+            labels = self._methods()
             yield ReportFigure(
                 "size",
                 Section.SIZE,
@@ -283,20 +283,20 @@ class RunComparison:
                 self._draw,
             )
 
-    def _labels(self) -> list[str]:
+    def _methods(self) -> list[str]:
         """Every representation that is complete in a run, the best of the largest run first."""
         found = [name for a in reversed(self.analyses) for name in display_order(a)]
         return list(dict.fromkeys(found))
 
     def _draw(self) -> Figure:
-        figure, grid = panels(self._labels()[:MOST_PANELS], 1.9)
+        figure, grid = panels(self._methods()[:MOST_PANELS], 1.9)
         asked = [c for a in self.analyses for c in a.run.sweep.grid.ordinary_configs]
         look = style_of(dict.fromkeys(asked))
-        for config, name in self.pairs:
+        for config, name in self.cells:
             if name not in grid:
                 continue
-            runs = [a for _, a in self.with_pair((config, name))]
-            estimates = [a.pairs[config, name].accuracy for a in runs]
+            runs = [a for _, a in self.with_cell((config, name))]
+            estimates = [a.cells[config, name].accuracy for a in runs]
             middle = np.array([e.value for e in estimates])
             reach = [middle - [e.low for e in estimates], [e.high for e in estimates] - middle]
             grid[name].errorbar(
@@ -317,7 +317,7 @@ class RunComparison:
             axes.margins(x=0.1)
         figure.supxlabel("adapters", fontsize=9)
         figure.supylabel("test accuracy (%)", fontsize=9)
-        configs = list(dict.fromkeys(config for config, _ in self.pairs))
+        configs = list(dict.fromkeys(config for config, _ in self.cells))
         config_legend(figure, next(iter(grid.values())), configs, look)
         return figure
 

@@ -57,7 +57,7 @@ def run_tables(analysis: Analysis) -> list[Table]:
 
 
 def ranking_table(analysis: Analysis) -> Table:
-    """Test accuracy and macro F1 of every pair, best first within its config."""
+    """Test accuracy and macro F1 of every cell, best first within its config."""
     return Table(
         Section.RANKING,
         "ranking",
@@ -82,7 +82,7 @@ def ranking_table(analysis: Analysis) -> Table:
             [
                 config,
                 rank,
-                r.representation,
+                r.method,
                 r.features,
                 r.accuracy.value,
                 ends(r.accuracy),
@@ -116,8 +116,8 @@ def split_table(analysis: Analysis) -> Table:
             Column("gap", "train − test", signed_percent, "overfitting gap, percentage points"),
         ],
         [
-            [r.config, r.representation, r.train_acc, r.val_acc, r.accuracy.value, r.gap]
-            for r in analysis.pairs.values()
+            [r.config, r.method, r.train_acc, r.val_acc, r.accuracy.value, r.gap]
+            for r in analysis.cells.values()
         ],
     )
 
@@ -140,14 +140,14 @@ def cost_table(analysis: Analysis) -> Table:
         [
             [
                 r.config,
-                r.representation,
+                r.method,
                 r.features,
                 r.features // r.layers,
                 r.accuracy.value,
                 r.seconds,
                 r.epochs,
             ]
-            for r in analysis.pairs.values()
+            for r in analysis.cells.values()
         ],
         "Times depend on the machine and on what ran beside a trial.",
     )
@@ -166,7 +166,7 @@ def retained_table(analysis: Analysis) -> Table:
             interval_column("retained"),
         ],
         [
-            [config, row.first.representation, row.retained.value, ends(row.retained)]
+            [config, row.first.method, row.retained.value, ends(row.retained)]
             for config, rows in analysis.ablations.items()
             for row in rows
             if row.retained
@@ -195,14 +195,14 @@ def stability_table(analysis: Analysis) -> Table:
         [
             [
                 r.config,
-                r.representation,
+                r.method,
                 r.accuracy.value,
                 r.std,
                 float(r.test.min()),
                 float(r.test.max()),
                 r.agreement,
             ]
-            for r in analysis.pairs.values()
+            for r in analysis.cells.values()
         ],
         "Agreement is the share of test adapters to which two seeds give the same class.",
     )
@@ -220,7 +220,7 @@ def calibration_table(analysis: Analysis) -> Table:
             Column("ece", "ECE (%)", percent, "expected calibration error, 15 bins"),
             Column("log_loss", "log loss", decimal(3), "nats"),
         ],
-        [[r.config, r.representation, r.ece, r.log_loss] for r in analysis.pairs.values()],
+        [[r.config, r.method, r.ece, r.log_loss] for r in analysis.cells.values()],
     )
 
 
@@ -229,16 +229,16 @@ def missing_table(analysis: Analysis) -> Table:
     run = analysis.run
     rows: list[list[Value]] = []
     for name, configs in run.sweep.grid.groups.items():
-        for label in run.sweep.grid.by_label:
-            pairs = [(c, label) for c in configs if label in run.sweep.grid.labels_of(c)]
-            incomplete = {pair for pair in pairs if run.missing(pair)}
+        for method in run.sweep.grid.by_method:
+            cells = [(c, method) for c in configs if method in run.sweep.grid.methods_of(c)]
+            incomplete = {cell for cell in cells if run.missing(cell)}
             if not incomplete:
                 continue
-            missing = sum(len(run.missing(pair)) for pair in incomplete)
-            failed = sum(key.pair in incomplete for key in run.failed)
+            missing = sum(len(run.missing(cell)) for cell in incomplete)
+            failed = sum(key.cell in incomplete for key in run.failed)
             finished = len(incomplete) * len(run.sweep.grid.seeds) - missing
-            many = f" ({len(incomplete)} of {len(pairs)} configs)" if family_of(configs[0]) else ""
-            rows.append([name + many, label, finished, missing - failed, failed])
+            many = f" ({len(incomplete)} of {len(cells)} configs)" if family_of(configs[0]) else ""
+            rows.append([name + many, method, finished, missing - failed, failed])
     return Table(
         Section.MISSING,
         "missing",

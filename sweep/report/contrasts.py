@@ -10,7 +10,7 @@ from lorasweep.sweep.request.grid import Entry
 
 
 @dataclass(frozen=True)
-class Kind:
+class RowGroup:
     """Some rows of a grid.
 
     Attributes:
@@ -32,8 +32,8 @@ class Contrast:
     """
 
     question: str
-    first: Kind
-    second: Kind
+    first: RowGroup
+    second: RowGroup
 
 
 def _base(entry: Entry) -> str:
@@ -41,13 +41,13 @@ def _base(entry: Entry) -> str:
     return entry.representation.partition("/")[0].partition(":")[0]
 
 
-def _among(name: str, bases: Iterable[str]) -> Kind:
+def _among(name: str, bases: Iterable[str]) -> RowGroup:
     chosen = frozenset(bases)
-    return Kind(name, lambda entry: _base(entry) in chosen)
+    return RowGroup(name, lambda entry: _base(entry) in chosen)
 
 
-def _classified_by(name: str, classifier: str) -> Kind:
-    return Kind(name, lambda entry: entry.classifier == classifier)
+def _classified_by(name: str, classifier: str) -> RowGroup:
+    return RowGroup(name, lambda entry: entry.classifier == classifier)
 
 
 _AS_STORED = ("flat", "flat_pca")
@@ -56,10 +56,10 @@ _INVARIANTS = {name.partition(":")[0] for name in GROUPS["update"]} - {*_AS_STOR
 _NINE = _among("statistics of A and of B", GROUPS["nine"])
 _OF_UPDATE = _among("representations of ΔW", _INVARIANTS)
 _CANONICAL = _among("canonical factors", ("canonical",))
-_STORED = Kind(
+_STORED = RowGroup(
     "factors as stored", lambda entry: _base(entry) == "flat" and entry.classifier != "gl_net"
 )
-_EQUIVARIANT = Kind(
+_EQUIVARIANT = RowGroup(
     "gl_net on factors as stored",
     lambda entry: _base(entry) == "flat" and entry.classifier == "gl_net",
 )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .analysis import Analysis
+from .cells import CellResult
 from .figures import figure
-from .pairs import PairResult
 from .parts import (
     MOST_PANELS,
     best_only,
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 def _having(analysis: Analysis, name: str) -> list[str]:
     """Representations with this learning curve in some config, best first."""
-    having = {pair[1] for pair in analysis.pairs if analysis.curves(pair, name) is not None}
-    return [label for label in display_order(analysis) if label in having]
+    having = {cell[1] for cell in analysis.cells if analysis.curves(cell, name) is not None}
+    return [method for method in display_order(analysis) if method in having]
 
 
 def _without(analysis: Analysis, name: str) -> str:
@@ -75,10 +75,10 @@ def training_loss(analysis: Analysis) -> Figure:
     return _curves(analysis, "train_loss_history", "training loss", 1)
 
 
-def _curves(analysis: Analysis, name: str, label: str, scale: float) -> Figure:
-    labels, look = _having(analysis, name)[:MOST_PANELS], styles(analysis)
-    drawing, grid = panels(labels, 1.5)
-    for config, representation in analysis.pairs:
+def _curves(analysis: Analysis, name: str, axis_label: str, scale: float) -> Figure:
+    methods, look = _having(analysis, name)[:MOST_PANELS], styles(analysis)
+    drawing, grid = panels(methods, 1.5)
+    for config, representation in analysis.cells:
         curves = analysis.curves((config, representation), name)
         if curves is None or representation not in grid:
             continue
@@ -96,14 +96,14 @@ def _curves(analysis: Analysis, name: str, label: str, scale: float) -> Figure:
         axes.grid()
         axes.set_ylim(bottom=0)
     drawing.supxlabel("epoch", fontsize=9)
-    drawing.supylabel(label, fontsize=9)
+    drawing.supylabel(axis_label, fontsize=9)
     config_legend(drawing, next(iter(grid.values())), analysis.configs, look, lines=True)
     return drawing
 
 
-def _with_precision(analysis: Analysis, config: str) -> list[PairResult]:
-    """A config's pairs that have the curve, best first."""
-    return [r for r in analysis.ranked(config) if analysis.precision_recall(r.pair) is not None]
+def _with_precision(analysis: Analysis, config: str) -> list[CellResult]:
+    """A config's cells that have the curve, best first."""
+    return [r for r in analysis.ranked(config) if analysis.precision_recall(r.cell) is not None]
 
 
 def _precision_left_out(analysis: Analysis) -> str:
@@ -124,7 +124,7 @@ def _precision_left_out(analysis: Analysis) -> str:
 def precision_recall(analysis: Analysis) -> Figure:
     found = {c: _with_precision(analysis, c) for c in analysis.configs}
     found = {config: of[: len(LINES)] for config, of in found.items() if of}
-    drawn = {r.representation for of in found.values() for r in of}
+    drawn = {r.method for of in found.values() for r in of}
     names = [name for name in display_order(analysis) if name in drawn]
     shared = len(names) <= len(LINES)
     drawing, grid = config_panels(list(found), 3.6, 3 if shared else 2)
@@ -133,9 +133,9 @@ def precision_recall(analysis: Analysis) -> Figure:
     for config, results in found.items():
         axes = grid[config]
         for place, result in enumerate(results):
-            label = result.representation
-            dash = LINES[names.index(label) if shared else place]
-            lines[label] = _precision_line(analysis, axes, result, dash)
+            method = result.method
+            dash = LINES[names.index(method) if shared else place]
+            lines[method] = _precision_line(analysis, axes, result, dash)
         axes.set_xlabel("recall (%)")
         axes.set_ylim(0, 102)
         axes.grid()
@@ -148,20 +148,20 @@ def precision_recall(analysis: Analysis) -> Figure:
     return drawing
 
 
-def _precision_line(analysis: Analysis, axes: Axes, result: PairResult, look: tuple) -> object:
-    curves = analysis.precision_recall(result.pair)
+def _precision_line(analysis: Analysis, axes: Axes, result: CellResult, look: tuple) -> object:
+    curves = analysis.precision_recall(result.cell)
     assert curves is not None  # only those with one are asked for
     precision, (colour, dash) = curves.mean(axis=0), look
     return axes.plot(
         100 * np.linspace(0, 1, len(precision)), 100 * precision,
-        color=colour, linestyle=dash, linewidth=1.4, label=result.representation,
+        color=colour, linestyle=dash, linewidth=1.4, label=result.method,
     )[0]  # fmt: skip
 
 
 def _calibrated(analysis: Analysis) -> list[str]:
     """Representations with calibration bins in some config, best first."""
-    having = {pair[1] for pair in analysis.pairs if analysis.calibration(pair) is not None}
-    return [label for label in display_order(analysis) if label in having]
+    having = {cell[1] for cell in analysis.cells if analysis.calibration(cell) is not None}
+    return [method for method in display_order(analysis) if method in having]
 
 
 def _calibration_left_out(analysis: Analysis) -> str:
@@ -183,7 +183,7 @@ def _calibration_left_out(analysis: Analysis) -> str:
 def calibration(analysis: Analysis) -> Figure:
     look = styles(analysis)
     drawing, grid = panels(_calibrated(analysis)[:MOST_PANELS], 2.1)
-    for config, representation in analysis.pairs:
+    for config, representation in analysis.cells:
         bins = analysis.calibration((config, representation))
         if bins is None or representation not in grid:
             continue

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .analysis import REFERENCE, Analysis
+from .cells import Tested
 from .columns import CONFIG, REPRESENTATION, ends, interval_column
-from .pairs import Tested
 from .sections import Section
 from .statistics import ALPHA
 from .tables import (
@@ -85,7 +85,7 @@ def ablation_table(analysis: Analysis, config: str) -> Table:
         ],
         [
             [
-                row.first.representation,
+                row.first.method,
                 row.first.accuracy.value,
                 row.second.accuracy.value,
                 *tests[:2],
@@ -109,10 +109,7 @@ def comparison_table(analysis: Analysis, config: str) -> Table:
         f"The best representation by validation with every other by test accuracy, {config}: "
         "first − second",
         [Column("first", "first"), Column("second", "second"), *_tests_columns(analysis)],
-        [
-            [row.first.representation, row.second.representation, *tests]
-            for row, tests in zip(rows, _tests(rows))
-        ],
+        [[row.first.method, row.second.method, *tests] for row, tests in zip(rows, _tests(rows))],
         f"{_note(analysis)} Which is the best was seen in validation accuracies alone.",
     )
 
@@ -136,8 +133,8 @@ def contrast_table(analysis: Analysis, config: str) -> Table:
         [
             [
                 contrast.question,
-                tested.first.representation,
-                tested.second.representation,
+                tested.first.method,
+                tested.second.method,
                 tested.first.accuracy.value,
                 tested.second.accuracy.value,
                 *cells,
@@ -155,7 +152,7 @@ def rank_table(analysis: Analysis) -> Table:
         if ranking is not None:
             ranked = zip(ranking.ranks, analysis.of_config(config))
             rows += [
-                [config, r.representation, float(rank), ranking.critical_difference,
+                [config, r.method, float(rank), ranking.critical_difference,
                  ranking.p_friedman]
                 for rank, r in sorted(ranked, key=lambda item: item[0])
             ]  # fmt: skip

@@ -23,7 +23,7 @@ Facts = list[tuple[str, str]]
 
 
 def run_facts(run: RunData) -> Facts:
-    """(what, value) pairs, in the order of reading."""
+    """(what, value) cells, in the order of reading."""
     sweep, grid = run.sweep, run.sweep.grid
     frozen, environment = sweep.frozen, sweep.environment
     data = environment["dataset"]
@@ -82,8 +82,8 @@ def reproduce_command(sweep: SweepFile) -> str:
     options["num-runs"], options["seed"] = len(grid.seeds), grid.seeds[0]
     known = sweep.declared["classifiers"]
     if grid.classifiers != [DEFAULT_CLASSIFIER]:
-        pairs = [f"{entry.representation}:{entry.classifier}" for entry in grid.entries]
-        options["pairs"] = ",".join(pairs)
+        cells = [f"{entry.representation}:{entry.classifier}" for entry in grid.entries]
+        options["pairs"] = ",".join(cells)
         options.pop("representations", None)
     spelled = {
         (c.name, field.name): (setting_option(c.name, field), field.default)

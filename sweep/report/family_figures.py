@@ -1,4 +1,4 @@
-"""Figures of families of configs: where along the network what a label reads is found."""
+"""Figures of families of configs: where along the network what a method reads is found."""
 
 from __future__ import annotations
 
@@ -72,21 +72,21 @@ def _most_maps(found: FamilyResults) -> int:
     families=_mapped,
 )
 def family_map(analysis: Analysis, found: FamilyResults) -> Figure:
-    labels = list(found.results)[: _most_maps(found)]
+    methods = list(found.results)[: _most_maps(found)]
     plane = _is_plane(found)
-    rows = found.roles if plane else labels
-    tables = {label: _cells(analysis, found, [label]) for label in labels} if plane else {}
+    rows = found.roles if plane else methods
+    tables = {method: _cells(analysis, found, [method]) for method in methods} if plane else {}
     if not plane:
-        tables = {"": _cells(analysis, found, labels)}
+        tables = {"": _cells(analysis, found, methods)}
     highest = max(np.nanmax(values) for values, _ in tables.values())
     # Every panel has its rows and title; the names of places stand below the last.
     names = 0.055 * max(map(len, found.places))
     drawing = new_figure(names + (0.21 * len(rows) + 0.3) * len(tables) + 0.25)
     grid = drawing.subplots(len(tables), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, (label, (values, above)) in zip(grid, tables.items()):
+    for axes, (method, (values, above)) in zip(grid, tables.items()):
         image = _draw_map(axes, values, above, highest)
         axes.set_yticks(range(len(rows)), rows, fontsize=7)
-        axes.set_title(label, loc="left")
+        axes.set_title(method, loc="left")
         for edge in _edges(found):
             axes.axvline(edge, color="#ffffff", linewidth=1.5)
     _name_places(grid[-1], found.places)
@@ -105,21 +105,21 @@ def _edges(found: FamilyResults) -> list[float]:
 
 
 def _cells(
-    analysis: Analysis, found: FamilyResults, labels: list[str]
+    analysis: Analysis, found: FamilyResults, methods: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     """(rows, places) test accuracy in percent, NaN where there is no member, and whether it is
-    above chance; a row for each role of one label, or for each label."""
+    above chance; a row for each role of one method, or for each method."""
     plane = _is_plane(found)
-    row_names = found.roles if plane else labels
+    row_names = found.roles if plane else methods
     values = np.full((len(row_names), len(found.places)), np.nan)
     above = np.zeros(values.shape, dtype=bool)
     column = {place: i for i, place in enumerate(found.places)}
     row = {name: i for i, name in enumerate(row_names)}
-    for label in labels:
+    for method in methods:
         for member in found.members:
-            result = found.results[label].get(member.config)
+            result = found.results[method].get(member.config)
             if result is not None:
-                at = row[member.role if plane else label], column[member.place]
+                at = row[member.role if plane else method], column[member.place]
                 values[at] = 100 * result.accuracy.value
                 above[at] = analysis.above_chance(result)
     return values, above
@@ -151,11 +151,11 @@ def _name_places(axes: Axes, places: list[str]) -> None:
     )  # fmt: skip
 
 
-def _looks(analysis: Analysis, labels: list[str]) -> list[Style]:
-    """How labels are drawn: the same in every figure where the grid has no more than can be told
+def _looks(analysis: Analysis, methods: list[str]) -> list[Style]:
+    """How methods are drawn: the same in every figure where the grid has no more than can be told
     apart."""
-    grid = list(analysis.run.sweep.grid.by_label)
-    places = [(grid if len(grid) <= _MOST_MARKS else labels).index(label) for label in labels]
+    grid = list(analysis.run.sweep.grid.by_method)
+    places = [(grid if len(grid) <= _MOST_MARKS else methods).index(method) for method in methods]
     return [Style(LINES[i][0], MARKERS[i], LINES[i][1]) for i in places]
 
 
@@ -178,13 +178,13 @@ def _rows_caption(analysis: Analysis, found: FamilyResults) -> str:
     families=lambda found: found.family != WITHOUT_TOP and len(found.members) <= _MOST_ROWS,
 )
 def family_rows(analysis: Analysis, found: FamilyResults) -> Figure:
-    labels = list(found.results)[:_MOST_MARKS]
-    drawing = row_figure(len(found.members), 0.1 + 0.09 * len(labels), len(labels), extra=0.9)
+    methods = list(found.results)[:_MOST_MARKS]
+    drawing = row_figure(len(found.members), 0.1 + 0.09 * len(methods), len(methods), extra=0.9)
     axes = drawing.subplots()
-    looks = _looks(analysis, labels)
-    for shift, label, look in zip(offsets(len(labels)), labels, looks):
+    looks = _looks(analysis, methods)
+    for shift, method, look in zip(offsets(len(methods)), methods, looks):
         for y, member in enumerate(found.members):
-            result = found.results[label].get(member.config)
+            result = found.results[method].get(member.config)
             if result is not None:
                 draw_interval(axes, y + shift, result.accuracy, look)
     axes.axvline(100 * analysis.chance, color=MUTED, linestyle="--", linewidth=1, zorder=0)
@@ -195,7 +195,7 @@ def family_rows(analysis: Analysis, found: FamilyResults) -> Figure:
         axes.plot([], [], color=look.colour, marker=look.marker, linewidth=1.6, markersize=5)[0]
         for look in looks
     ]
-    legend(drawing, marks, labels)
+    legend(drawing, marks, methods)
     return drawing
 
 
@@ -219,15 +219,15 @@ def _without_caption(analysis: Analysis, found: FamilyResults) -> str:
     families=lambda found: found.family == WITHOUT_TOP,
 )
 def without_best(analysis: Analysis, found: FamilyResults) -> Figure:
-    labels = list(found.results)[:_MOST_MARKS]
+    methods = list(found.results)[:_MOST_MARKS]
     drawing = new_figure(3.4)
     axes = drawing.subplots()
-    looks = _looks(analysis, labels)
+    looks = _looks(analysis, methods)
     counts: set[int] = set()
     marks = []
-    for i, label in enumerate(labels):
-        results = {without_count(c) or 0: r for c, r in found.results[label].items()}
-        whole = analysis.pairs.get((REFERENCE, label))
+    for i, method in enumerate(methods):
+        results = {without_count(c) or 0: r for c, r in found.results[method].items()}
+        whole = analysis.cells.get((REFERENCE, method))
         if whole:
             results[0] = whole
         counts |= results.keys()
@@ -236,9 +236,9 @@ def without_best(analysis: Analysis, found: FamilyResults) -> Figure:
         middle = np.array([estimate.value for estimate in estimates])
         reach = [middle - [e.low for e in estimates], [e.high for e in estimates] - middle]
         look = looks[i]
-        # Side by side where labels have the same number of layers left out.
+        # Side by side where methods have the same number of layers left out.
         drawn = axes.errorbar(
-            _along(np.array(order)) + offsets(len(labels))[i] / 5,
+            _along(np.array(order)) + offsets(len(methods))[i] / 5,
             100 * middle,
             100 * np.array(reach),
             color=look.colour, linestyle=look.dashes, linewidth=1.4,
@@ -252,7 +252,7 @@ def without_best(analysis: Analysis, found: FamilyResults) -> Figure:
     axes.grid(axis="y")
     axes.set_xlabel("layers left out, the best by validation first")
     axes.set_ylabel("test accuracy (%)")
-    legend(drawing, marks, labels)
+    legend(drawing, marks, methods)
     return drawing
 
 

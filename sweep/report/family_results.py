@@ -1,4 +1,4 @@
-"""What is known of a family's configs: where each lies in the network, and its numbers by label."""
+"""Results of a family of configs: where each lies in the network, and its numbers by method."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lorasweep.features.layers.names import OTHER, LayerParts, parse_layer
 from lorasweep.features.layers.pairing import layer_name
 from lorasweep.sweep.store.sweep_file import SweepFile
 
-from .pairs import PairResult
+from .cells import CellResult
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,22 @@ class Member:
 
 @dataclass(frozen=True)
 class FamilyResults:
-    """A family's complete pairs.
+    """A family's complete cells.
 
     Attributes:
         family: its name.
-        members: in the order of the network; those with a complete pair.
-        results: label -> config -> numbers; the label with the best member by validation first.
+        members: in the order of the network; those with a complete cell.
+        results: method -> config -> numbers; the method with the best member by validation first.
     """
 
     family: str
     members: list[Member]
-    results: dict[str, dict[str, PairResult]]
+    results: dict[str, dict[str, CellResult]]
 
-    def ranks(self, label: str) -> dict[str, int]:
+    def ranks(self, method: str) -> dict[str, int]:
         """Config -> its place by mean validation accuracy, best first; of equals, the first in the
         network."""
-        of = self.results[label]
+        of = self.results[method]
         ordered = sorted(of, key=lambda config: -round(np.nan_to_num(of[config].val_acc), 12))
         return {config: rank for rank, config in enumerate(ordered, 1)}
 
@@ -71,20 +71,20 @@ class FamilyResults:
         return list(dict.fromkeys(member.role for member in self.members))
 
 
-def family_results(family: str, pairs: list[PairResult], sweep: SweepFile) -> FamilyResults:
-    """A family's complete pairs, in the grid's order, put in order."""
-    results: dict[str, dict[str, PairResult]] = {}
-    for result in pairs:
-        results.setdefault(result.representation, {})[result.config] = result
+def family_results(family: str, cells: list[CellResult], sweep: SweepFile) -> FamilyResults:
+    """A family's complete cells, in the grid's order, put in order."""
+    results: dict[str, dict[str, CellResult]] = {}
+    for result in cells:
+        results.setdefault(result.method, {})[result.config] = result
     best = {
-        label: max(round(np.nan_to_num(r.val_acc), 12) for r in of.values())
-        for label, of in results.items()
+        method: max(round(np.nan_to_num(r.val_acc), 12) for r in of.values())
+        for method, of in results.items()
     }
-    configs = list(dict.fromkeys(result.config for result in pairs))
+    configs = list(dict.fromkeys(result.config for result in cells))
     return FamilyResults(
         family,
         _members(family, configs, sweep),
-        {label: results[label] for label in sorted(results, key=lambda label: -best[label])},
+        {method: results[method] for method in sorted(results, key=lambda method: -best[method])},
     )
 
 

@@ -1,4 +1,4 @@
-"""The report's tables of families of configs: a row for each member and label."""
+"""The report's tables of families of configs: a row for each member and method."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def _alone_table(analysis: Analysis, family: str) -> Table:
     found, noun = analysis.families[family], noun_of(family)
     has_parts = found.members[0].parts is not None
     rows: list[list[Value]] = []
-    for label, results in found.results.items():
-        ranks = found.ranks(label)
+    for method, results in found.results.items():
+        ranks = found.ranks(method)
         for place, member in enumerate(found.members, 1):
             if member.config not in results:
                 continue
             result = results[member.config]
             rows.append(
                 [
-                    label,
+                    method,
                     place,
                     member.name,
                     *_parts(member),
@@ -73,13 +73,13 @@ def _without_table(analysis: Analysis) -> Table:
     """What remains without the best layers, and what that costs."""
     found = analysis.families[WITHOUT_TOP]
     rows: list[list[Value]] = []
-    for label, results in found.results.items():
-        whole = analysis.pairs.get((REFERENCE, label))
+    for method, results in found.results.items():
+        whole = analysis.cells.get((REFERENCE, method))
         for config, result in sorted(results.items(), key=lambda item: without_count(item[0]) or 0):
-            drop = analysis.difference(whole.pair, result.pair) if whole else None
+            drop = analysis.difference(whole.cell, result.cell) if whole else None
             rows.append(
                 [
-                    label,
+                    method,
                     without_count(config),
                     result.accuracy.value,
                     ends(result.accuracy),

@@ -56,7 +56,7 @@ def figure(
     *,
     when: Callable[[Analysis], bool] = lambda analysis: True,
 ) -> Callable[[Draw], Draw]:
-    """Declare a figure that the decorated function draws of an analysis, if it has complete pairs
+    """Declare a figure that the decorated function draws of an analysis, if it has complete cells
     of configs that are of no family.
 
     Arguments:
@@ -66,7 +66,7 @@ def figure(
 
     def register(draw: Draw) -> Draw:
         def make(analysis: Analysis) -> list[ReportFigure]:
-            if not (analysis.pairs and when(analysis)):
+            if not (analysis.cells and when(analysis)):
                 return []
             said = _said(caption, analysis)
             return [ReportFigure(name, section, title, said, lambda: draw(analysis))]

@@ -11,7 +11,7 @@ import numpy as np
 from lorasweep.features.layers.names import LayerParts, network_order, parse_layer
 
 from .analysis import Analysis
-from .runs import Pair
+from .runs import Cell
 
 Axis = Literal["layers", "kinds"]
 
@@ -57,10 +57,10 @@ class TopColumn:
     seeds: int
 
 
-def importance_of(analysis: Analysis, pair: Pair, axis: Axis) -> list[Importance]:
-    """A pair's groups; layers as data flows through the network, kinds as they are declared. Empty
+def importance_of(analysis: Analysis, cell: Cell, axis: Axis) -> list[Importance]:
+    """A cell's groups; layers as data flows through the network, kinds as they are declared. Empty
     if no record has them."""
-    parts = [part[axis] for part in _parts(analysis, pair) if axis in part]
+    parts = [part[axis] for part in _parts(analysis, cell) if axis in part]
     by_name: dict[str, list[dict[str, float]]] = {}
     for part in parts:
         measures = [name for name in ("log_loss", "accuracy", "weights") if name in part]
@@ -76,15 +76,15 @@ def importance_of(analysis: Analysis, pair: Pair, axis: Axis) -> list[Importance
     ]
 
 
-def permuted(analysis: Analysis, pair: Pair, axis: Axis) -> list[tuple[str, Spread]]:
+def permuted(analysis: Analysis, cell: Cell, axis: Axis) -> list[tuple[str, Spread]]:
     """(name, rise in log loss) of `importance_of`, where it was measured."""
-    found = importance_of(analysis, pair, axis)
+    found = importance_of(analysis, cell, axis)
     return [(item.name, item.log_loss) for item in found if item.log_loss]
 
 
-def top_columns(analysis: Analysis, pair: Pair) -> list[TopColumn]:
+def top_columns(analysis: Analysis, cell: Cell) -> list[TopColumn]:
     """Single columns with the largest weights, those of most seeds first."""
-    lists = [part["columns"] for part in _parts(analysis, pair) if "columns" in part]
+    lists = [part["columns"] for part in _parts(analysis, cell) if "columns" in part]
     found: dict[tuple[str, str], list[float]] = {}
     for columns in lists:
         for column, value, weight in columns:
@@ -94,19 +94,19 @@ def top_columns(analysis: Analysis, pair: Pair) -> list[TopColumn]:
     return sorted(rows, key=lambda row: (-row.seeds, -row.weight))[:most]
 
 
-def unavailable(analysis: Analysis, pairs: Iterable[Pair]) -> str:
-    """Why pairs whose records were asked for it have no permutation importance, in words."""
+def unavailable(analysis: Analysis, cells: Iterable[Cell]) -> str:
+    """Why cells whose records were asked for it have no permutation importance, in words."""
     reasons: dict[str, list[str]] = {}
-    for pair in pairs:
-        for reason in {p["unavailable"] for p in _parts(analysis, pair) if "unavailable" in p}:
-            reasons.setdefault(reason, []).append(pair[1])
-    return "; ".join(f"{', '.join(labels)}: {reason}" for reason, labels in reasons.items())
+    for cell in cells:
+        for reason in {p["unavailable"] for p in _parts(analysis, cell) if "unavailable" in p}:
+            reasons.setdefault(reason, []).append(cell[1])
+    return "; ".join(f"{', '.join(methods)}: {reason}" for reason, methods in reasons.items())
 
 
-def _parts(analysis: Analysis, pair: Pair) -> list[dict[str, Any]]:
+def _parts(analysis: Analysis, cell: Cell) -> list[dict[str, Any]]:
     """Of the seeds that have it; of a classifier that no seed changes, of its one trial."""
-    records = analysis.run.of_pair(pair)
-    if not analysis.run.is_seeded(pair):
+    records = analysis.run.records_of(cell)
+    if not analysis.run.is_seeded(cell):
         records = records[:1]
     return [record["importance"] for record in records if "importance" in record]
 

@@ -29,19 +29,19 @@ _ROW = 0.115
 """Inches of a layer's row."""
 
 
-def _labels(analysis: Analysis, config: str, axis: Axis) -> list[str]:
-    """The best labels with numbers, in the order of every figure."""
+def _methods(analysis: Analysis, config: str, axis: Axis) -> list[str]:
+    """The best methods with numbers, in the order of every figure."""
     best = display_order(analysis)[:MOST_PANELS]
     return [
-        label
-        for label in best
-        if (config, label) in analysis.pairs and permuted(analysis, (config, label), axis)
+        method
+        for method in best
+        if (config, method) in analysis.cells and permuted(analysis, (config, method), axis)
     ]
 
 
 def _having(axis: Axis) -> Callable[[Analysis], list[str]]:
     """The configs that have something to draw."""
-    return lambda analysis: [c for c in analysis.configs if _labels(analysis, c, axis)]
+    return lambda analysis: [c for c in analysis.configs if _methods(analysis, c, axis)]
 
 
 def _left_out(analysis: Analysis) -> str:
@@ -62,17 +62,17 @@ def _left_out(analysis: Analysis) -> str:
     configs=_having("layers"),
 )
 def layer_importance(analysis: Analysis, config: str) -> Figure:
-    labels = _labels(analysis, config, "layers")
-    columns = [dict(permuted(analysis, (config, label), "layers")) for label in labels]
+    methods = _methods(analysis, config, "layers")
+    columns = [dict(permuted(analysis, (config, method), "layers")) for method in methods]
     layers = sorted({name for column in columns for name in column}, key=network_order)
-    table = np.full((len(layers), len(labels)), np.nan)
+    table = np.full((len(layers), len(methods)), np.nan)
     for j, column in enumerate(columns):
         rises = [column[name].mean if name in column else np.nan for name in layers]
         table[:, j] = np.clip(rises, 0, None)
     largest = np.nanmax(table, axis=0)
     shares = 100 * table / np.where(largest > 0, largest, 1)
 
-    names_height = 0.055 * max(map(len, labels))
+    names_height = 0.055 * max(map(len, methods))
     drawing = new_figure(0.5 + names_height + max(1.0, _ROW * len(layers)))
     axes = drawing.subplots()
     image = axes.imshow(
@@ -81,7 +81,7 @@ def layer_importance(analysis: Analysis, config: str) -> Figure:
     step = ceil(len(layers) / _MOST_NAMED)
     places = range(0, len(layers), step)
     axes.set_yticks(places, short_layers(layers)[::step], fontsize=5.5)
-    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="left", rotation_mode="anchor")
+    axes.set_xticks(range(len(methods)), methods, rotation=45, ha="left", rotation_mode="anchor")
     axes.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
     axes.spines[:].set_visible(False)
     _divide(axes, layers)
@@ -110,17 +110,17 @@ def _divide(axes: Axes, layers: list[str]) -> None:
     configs=_having("kinds"),
 )
 def kind_importance(analysis: Analysis, config: str) -> Figure:
-    labels = _labels(analysis, config, "kinds")
-    bars = {label: _largest(analysis, config, label) for label in labels}
-    across = min(3, len(labels))
-    down = ceil(len(labels) / across)
+    methods = _methods(analysis, config, "kinds")
+    bars = {method: _largest(analysis, config, method) for method in methods}
+    across = min(3, len(methods))
+    down = ceil(len(methods) / across)
     drawing = new_figure(0.3 + down * (0.5 + 0.16 * max(map(len, bars.values()))))
     grid = drawing.subplots(down, across, squeeze=False)
-    for axes in grid.flat[len(labels) :]:
+    for axes in grid.flat[len(methods) :]:
         axes.set_visible(False)
     colour = styles(analysis)[config].colour
-    for axes, (label, kinds) in zip(grid.flat, bars.items()):
-        panel_title(axes, label)
+    for axes, (method, kinds) in zip(grid.flat, bars.items()):
+        panel_title(axes, method)
         means = [spread.mean for _, spread in kinds]
         whiskers = [spread.std or 0.0 for _, spread in kinds]
         axes.barh(
@@ -138,6 +138,6 @@ def kind_importance(analysis: Analysis, config: str) -> Figure:
     return drawing
 
 
-def _largest(analysis: Analysis, config: str, label: str) -> list[tuple[str, Spread]]:
-    found = permuted(analysis, (config, label), "kinds")
+def _largest(analysis: Analysis, config: str, method: str) -> list[tuple[str, Spread]]:
+    found = permuted(analysis, (config, method), "kinds")
     return sorted(found, key=lambda item: -item[1].mean)[:_MOST_KINDS]

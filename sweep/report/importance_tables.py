@@ -15,7 +15,7 @@ from .importance import (
     unavailable,
 )
 from .parts import MOST_PANELS, best_only, display_order
-from .runs import Pair
+from .runs import Cell
 from .sections import Section
 from .tables import Column, Table, Value, decimal, percent, signed_percent
 
@@ -68,9 +68,9 @@ def kind_importance_table(analysis: Analysis, config: str) -> Table:
 def column_weight_table(analysis: Analysis, config: str) -> Table:
     """Single columns with the largest weights."""
     rows: list[list[Value]] = [
-        [label, row.column, row.value, row.weight, row.seeds]
-        for _, label in _pairs(analysis, config)
-        for row in top_columns(analysis, (config, label))
+        [method, row.column, row.value, row.weight, row.seeds]
+        for _, method in _cells_of(analysis, config)
+        for row in top_columns(analysis, (config, method))
     ]
     return Table(
         Section.IMPORTANCE,
@@ -89,9 +89,9 @@ def column_weight_table(analysis: Analysis, config: str) -> Table:
     )
 
 
-def _pairs(analysis: Analysis, config: str) -> list[Pair]:
-    labels = display_order(analysis)[:MOST_PANELS]
-    return [(config, label) for label in labels if (config, label) in analysis.pairs]
+def _cells_of(analysis: Analysis, config: str) -> list[Cell]:
+    methods = display_order(analysis)[:MOST_PANELS]
+    return [(config, method) for method in methods if (config, method) in analysis.cells]
 
 
 def _left_out(analysis: Analysis) -> str:
@@ -101,9 +101,9 @@ def _left_out(analysis: Analysis) -> str:
 
 def _rows(analysis: Analysis, config: str, axis: Axis) -> list[list[Value]]:
     return [
-        [pair[1], canonical_name(item.name) if axis == "layers" else item.name, *_cells(item)]
-        for pair in _pairs(analysis, config)
-        for item in importance_of(analysis, pair, axis)
+        [cell[1], canonical_name(item.name) if axis == "layers" else item.name, *_cells(item)]
+        for cell in _cells_of(analysis, config)
+        for item in importance_of(analysis, cell, axis)
     ]
 
 
@@ -117,7 +117,7 @@ def _both(spread: Spread | None) -> list[Value]:
 
 
 def _note(analysis: Analysis, config: str, group: str) -> str:
-    why = unavailable(analysis, _pairs(analysis, config))
+    why = unavailable(analysis, _cells_of(analysis, config))
     return (
         f"Permutation importance on the validation split: all values of a {group} are permuted "
         "together, five times. Below 0 is chance. What others tell as well is not missed, and "

@@ -68,7 +68,7 @@ class Page:
     Attributes:
         notices: what is missing or to be watched out for.
         findings: the result, in sentences.
-        facts: heading -> (what, value) pairs, at the end.
+        facts: heading -> (what, value) cells, at the end.
     """
 
     title: str

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .analysis import Analysis
-from .pairs import Estimate, Tested
+from .cells import Estimate, Tested
 from .style import WIDTH, Style, new_figure, style_of
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ _LONGEST_TITLE = 22
 def display_order(analysis: Analysis) -> list[str]:
     """Representations, best first by their best config: the same order in every figure."""
     best: dict[str, float] = {}
-    for result in analysis.pairs.values():
-        name = result.representation
+    for result in analysis.cells.values():
+        name = result.method
         best[name] = max(best.get(name, 0.0), result.accuracy.value)
     return sorted(best, key=lambda name: -best[name])
 

@@ -58,7 +58,7 @@ def critical_difference(analysis: Analysis) -> Figure:
     drawing = new_figure((1.15 + 0.11 * most) * len(rankings))
     grid = drawing.subplots(len(rankings), 1, squeeze=False)[:, 0]
     for axes, (config, ranking) in zip(grid, rankings.items()):
-        names = [result.representation for result in analysis.of_config(config)]
+        names = [result.method for result in analysis.of_config(config)]
         _diagram(axes, names, ranking, look[config])
         axes.set_title(config, loc="left")
     return drawing
@@ -116,7 +116,7 @@ def _rows(analysis: Analysis, rankings: dict[str, Ranking]) -> Figure:
         ranking, style = rankings[config], look[config]
         half = ranking.critical_difference / 2
         for rank, result in zip(ranking.ranks, analysis.of_config(config)):
-            y = names.index(result.representation)
+            y = names.index(result.method)
             axes.plot([rank - half, rank + half], [y, y], color=style.colour, linewidth=1.4)
             axes.plot([rank], [y], color=style.colour, marker=style.marker, markersize=4)
         axes.set_xlabel("average rank")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorasweep.features.common.errors import UserError
-from lorasweep.sweep.request.grid import Pair
+from lorasweep.sweep.request.grid import Cell
 from lorasweep.sweep.store.adapter_map import AdapterMap, read_maps
 from lorasweep.sweep.store.class_labels import read_labels
 from lorasweep.sweep.store.plan import failed_trials, read_records
@@ -80,54 +80,54 @@ class RunData:
         }
 
     @cached_property
-    def complete(self) -> list[Pair]:
-        """(config, label) pairs all of whose seeds have a record, in grid order."""
-        return [pair for pair in self.sweep.grid.pairs if not self.missing(pair)]
+    def complete(self) -> list[Cell]:
+        """(config, label) cells all of whose seeds have a record, in grid order."""
+        return [cell for cell in self.sweep.grid.cells if not self.missing(cell)]
 
-    def missing(self, pair: Pair) -> list[int]:
-        """Seeds of a pair without a record."""
-        return [k.seed for k in self.sweep.grid.keys_of(pair) if k not in self.records]
+    def missing(self, cell: Cell) -> list[int]:
+        """Seeds of a cell without a record."""
+        return [k.seed for k in self.sweep.grid.keys_of(cell) if k not in self.records]
 
-    def of_pair(self, pair: Pair) -> list[dict[str, Any]]:
-        """A complete pair's records, by seed; the one of a classifier that no seed changes stands
+    def records_of(self, cell: Cell) -> list[dict[str, Any]]:
+        """A complete cell's records, by seed; the one of a classifier that no seed changes stands
         for all."""
-        keys = self.sweep.grid.keys_of(pair)
+        keys = self.sweep.grid.keys_of(cell)
         seeds = len(self.sweep.grid.seeds)
         return [self.records[key] for key in (keys if len(keys) == seeds else keys * seeds)]
 
-    def is_seeded(self, pair: Pair) -> bool:
-        """Whether seeds change a pair's numbers."""
-        return self.sweep.grid.by_label[pair[1]].classifier not in self.sweep.grid.unseeded
+    def is_seeded(self, cell: Cell) -> bool:
+        """Whether seeds change a cell's numbers."""
+        return self.sweep.grid.by_method[cell[1]].classifier not in self.sweep.grid.unseeded
 
-    def metric(self, pair: Pair, name: str) -> NDArray[np.float64]:
-        """(n_seeds,) of a complete pair; NaN where it is undefined or not recorded."""
-        return self.number(pair, "metrics", name)
+    def metric(self, cell: Cell, name: str) -> NDArray[np.float64]:
+        """(n_seeds,) of a complete cell; NaN where it is undefined or not recorded."""
+        return self.number(cell, "metrics", name)
 
-    def number(self, pair: Pair, part: str, name: str) -> NDArray[np.float64]:
-        """(n_seeds,) of a complete pair, as `metric`, from another part of its records."""
-        values = [record.get(part, {}).get(name) for record in self.of_pair(pair)]
+    def number(self, cell: Cell, part: str, name: str) -> NDArray[np.float64]:
+        """(n_seeds,) of a complete cell, as `metric`, from another part of its records."""
+        values = [record.get(part, {}).get(name) for record in self.records_of(cell)]
         return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
-    def test_part(self, pair: Pair, part: str) -> list[Any]:
-        """A part of a complete pair's records, of the test split; of the seeds that have it."""
-        values = [(record.get(part) or {}).get("test") for record in self.of_pair(pair)]
+    def test_part(self, cell: Cell, part: str) -> list[Any]:
+        """A part of a complete cell's records, of the test split; of the seeds that have it."""
+        values = [(record.get(part) or {}).get("test") for record in self.records_of(cell)]
         return [value for value in values if value is not None]
 
-    def scores(self, pairs: list[Pair], split: str = "test") -> Scores:
-        """What the classifiers of complete pairs predicted for the adapters of a split, or, where
+    def scores(self, cells: list[Cell], split: str = "test") -> Scores:
+        """What the classifiers of complete cells predicted for the adapters of a split, or, where
         every seed has its own, for those that are in that split with at least one seed."""
         seeds = self.sweep.grid.seeds
-        predicted = [[r["predictions"][split] for r in self.of_pair(pair)] for pair in pairs]
+        predicted = [[r["predictions"][split] for r in self.records_of(cell)] for cell in cells]
         if not self.split.per_seed:
             truth = self.truth_of(split, seeds[0])
             return Scores(truth, np.array(predicted, dtype=np.int64), self.n_classes)
         chosen = np.zeros((len(seeds), len(self.labels)), dtype=bool)
-        whole = np.full((len(pairs), *chosen.shape), NOT_PREDICTED, dtype=np.int64)
+        whole = np.full((len(cells), *chosen.shape), NOT_PREDICTED, dtype=np.int64)
         for i, seed in enumerate(seeds):
             index = self.parts[seed][split]
             chosen[i, index] = True
-            for j, of_pair in enumerate(predicted):
-                whole[j, i, index] = of_pair[i]
+            for j, records_of in enumerate(predicted):
+                whole[j, i, index] = records_of[i]
         anywhere = chosen.any(axis=0)
         truth = self.labels[anywhere]
         return Scores(truth, whole[:, :, anywhere], self.n_classes, chosen[:, anywhere])

@@ -52,7 +52,7 @@ def ranking(analysis: Analysis) -> Figure:
     for axes, metric, label in ((left, "accuracy", "accuracy"), (right, "macro_f1", "macro F1")):
         for shift, config in zip(offsets(len(analysis.configs)), analysis.configs):
             for result in analysis.of_config(config):
-                y = names.index(result.representation) + shift
+                y = names.index(result.method) + shift
                 draw_interval(axes, y, getattr(result, metric), look[config])
         axes.set_xlabel(f"test {label} (%)")
         axes.set_xlim(0, 100)
@@ -75,7 +75,7 @@ def ranking(analysis: Analysis) -> Figure:
     configs=lambda analysis: analysis.ablations,
 )
 def ablation(analysis: Analysis, config: str) -> Figure:
-    rows = {row.first.representation: row for row in analysis.ablations[config]}
+    rows = {row.first.method: row for row in analysis.ablations[config]}
     names = [name for name in display_order(analysis) if name in rows]
     look = styles(analysis)
     drawing = row_figure(len(names), 0.32)
@@ -150,7 +150,7 @@ def splits(analysis: Analysis) -> Figure:
     drawing, grid = config_panels(analysis.configs, height, 5, names)
     for config, axes in grid.items():
         for result in analysis.of_config(config):
-            y = names.index(result.representation)
+            y = names.index(result.method)
             values = [result.train_acc, result.val_acc, result.accuracy.value]
             known = [100 * value for value in values if not np.isnan(value)]
             axes.plot([min(known), max(known)], [y, y], color=GRID, linewidth=3, zorder=1)
@@ -195,7 +195,7 @@ def cost(analysis: Analysis) -> Figure:
     drawing = new_figure(3.8)
     left, right = drawing.subplots(1, 2, sharey=True)
     for axes, of in ((left, "features"), (right, "seconds")):
-        for result in analysis.pairs.values():
+        for result in analysis.cells.values():
             x, style = getattr(result, of), look[result.config]
             axes.plot(
                 [x, x], [100 * result.accuracy.low, 100 * result.accuracy.high],
@@ -203,7 +203,7 @@ def cost(analysis: Analysis) -> Figure:
             )  # fmt: skip
             axes.plot(
                 [x], [100 * result.accuracy.value],
-                marker=shapes.get(result.representation, style.marker), color=style.colour,
+                marker=shapes.get(result.method, style.marker), color=style.colour,
                 markersize=6.5 if shapes else 4, linestyle="none",
             )  # fmt: skip
         axes.axhline(100 * analysis.chance, color=MUTED, linestyle="--", linewidth=1, zorder=0)
@@ -246,7 +246,7 @@ def _shape_legend(drawing: Figure, axes: Axes, analysis: Analysis, shapes: dict[
 )
 def retained(analysis: Analysis) -> Figure:
     kept = {
-        config: {r.first.representation: r.retained for r in rows if r.retained}
+        config: {r.first.method: r.retained for r in rows if r.retained}
         for config, rows in analysis.ablations.items()
     }
     names = [n for n in display_order(analysis) if any(n in found for found in kept.values())]
@@ -279,7 +279,7 @@ def stability(analysis: Analysis) -> Figure:
     for shift, config in zip(offsets(len(analysis.configs)), analysis.configs):
         style = look[config]
         for result in analysis.of_config(config):
-            y = names.index(result.representation) + shift
+            y = names.index(result.method) + shift
             axes.plot(
                 100 * result.test, np.full(len(result.test), y),
                 marker=style.marker, color=style.colour, linestyle="none", markersize=3.5,

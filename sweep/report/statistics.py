@@ -39,7 +39,7 @@ class Scores:
     Attributes:
         truth: (n_test,) class indices.
         predictions: (n_pairs, n_seeds, n_test) predicted class indices; n_pairs counts whatever is
-            compared, (config, representation) pairs for instance.
+            compared, (config, representation) cells for instance.
         n_classes: number of classes.
         tested: (n_seeds, n_test) which adapters a seed's split tests, where it does not test all;
             the others' predictions are `NOT_PREDICTED`.
@@ -62,7 +62,7 @@ class Scores:
 class Bootstrap:
     """Means over seeds, in replicates of the experiment with other seeds and test adapters.
 
-    Every replicate draws the same seeds and adapters for all pairs, so differences are paired.
+    Every replicate draws the same seeds and adapters for all cells, so differences are paired.
 
     Attributes:
         accuracy: (replicates, n_pairs).
@@ -102,7 +102,7 @@ def hierarchical_bootstrap(
         hits = _over_seeds(_totals(adapters, correct), seeds)
         if scores.tested is None:
             drawn: Any = n_seeds * n_test
-        else:  # the same for all pairs
+        else:  # the same for all cells
             drawn = _over_seeds(_totals(adapters, scores.tested), seeds)
         accuracy.append(hits / drawn)
         if done < f1_replicates:
@@ -339,7 +339,7 @@ def rank_over_seeds(accuracy: Floats) -> Ranking | None:
         accuracy: (n_pairs, n_seeds).
 
     Returns:
-        None with fewer than three pairs or two seeds.
+        None with fewer than three cells or two seeds.
     """
     from scipy import stats
 

@@ -16,7 +16,7 @@ from lorasweep.sweep.store.results import format_table
 from .sections import Section
 
 Value = str | int | float | bool | tuple[float, float] | None
-"""A pair is an interval: its two ends."""
+"""A cell is an interval: its two ends."""
 UNDEFINED = "–"
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from lorasweep.features.layers.families import WITHOUT_TOP, noun_of, without_count
 
 from .analysis import REFERENCE, Analysis
+from .cells import Ablation, Estimate, Tested
 from .contrasts import Contrast
 from .family_results import FamilyResults
-from .pairs import Ablation, Estimate, Tested
 from .tables import percent
 
 _MOST_LISTED, _FIRST_LISTED = 12, 8
 
 
 def findings(analysis: Analysis) -> list[str]:
-    """The report's first paragraphs; empty if no pair is complete."""
+    """The report's first paragraphs; empty if no cell is complete."""
     if not analysis.run.complete:
         return []
     return [
@@ -42,16 +42,16 @@ def shown(estimate: Estimate) -> str:
 
 
 def _best(analysis: Analysis, config: str) -> str:
-    label = analysis.best_by_validation(config)
-    best = analysis.pairs[config, label]
+    method = analysis.best_by_validation(config)
+    best = analysis.cells[config, method]
     text = (
-        f"{config}: {label} is the best by validation; its test accuracy is "
+        f"{config}: {method} is the best by validation; its test accuracy is "
         f"{shown(best.accuracy)}, chance being {percent(analysis.chance)} %."
     )
     highest = [r for r in analysis.best(config) if r is not best]
     if highest and highest[0].accuracy.value > best.accuracy.value:
         verb = "has" if len(highest) == 1 else "have"
-        names = listed([result.representation for result in highest])
+        names = listed([result.method for result in highest])
         text += f" The highest {verb} {names}, {shown(highest[0].accuracy)}."
     rows = analysis.comparisons[config]
     certain = [row for row in rows if row.distinguishable]
@@ -61,7 +61,7 @@ def _best(analysis: Analysis, config: str) -> str:
         ("Distinguishably higher", [row for row in certain if row.test.difference < 0]),
     ):
         if chosen:
-            text += f" {words}: {listed([row.second.representation for row in chosen])}."
+            text += f" {words}: {listed([row.second.method for row in chosen])}."
     return text
 
 
@@ -69,7 +69,7 @@ def _contrasts(config: str, rows: list[tuple[Contrast, Tested]]) -> str:
     """What every contrast comes to, by the best row of either kind."""
     said = [
         f"{contrast.question}: {_points(tested.test.difference)} percentage points "
-        f"({tested.first.representation} − {tested.second.representation}"
+        f"({tested.first.method} − {tested.second.method}"
         f"{'' if tested.distinguishable else '; not distinguishable'})"
         for contrast, tested in rows
     ]
@@ -78,38 +78,38 @@ def _contrasts(config: str, rows: list[tuple[Contrast, Tested]]) -> str:
 
 def _where(analysis: Analysis, found: FamilyResults) -> str:
     """Which member of a family is the best by validation, and how many say anything."""
-    label, results = next(iter(found.results.items()))
+    method, results = next(iter(found.results.items()))
     noun = noun_of(found.family)
-    ranks = found.ranks(label)
+    ranks = found.ranks(method)
     best = results[min(ranks, key=lambda config: ranks[config])]
     above = sum(analysis.above_chance(result) for result in results.values())
     name = next(member.name for member in found.members if member.config == best.config)
     return (
-        f"{found.family}: by validation {label} on {name} alone is the best; its test accuracy is "
-        f"{shown(best.accuracy)}. With {label}, {above} of {len(results)} {noun}s alone are above "
+        f"{found.family}: by validation {method} on {name} alone is the best; its test accuracy is "
+        f"{shown(best.accuracy)}. With {method}, {above} of {len(results)} {noun}s alone are above "
         "chance."
     )
 
 
 def _without(analysis: Analysis) -> list[str]:
-    """What is left of the best label, by validation with all that remains, at the largest K."""
+    """What is left of the best method, by validation with all that remains, at the largest K."""
     found = analysis.families.get(WITHOUT_TOP)
     if found is None:
         return []
-    label, results = next(iter(found.results.items()))
+    method, results = next(iter(found.results.items()))
     config = max(results, key=lambda config: without_count(config) or 0)
     text = (
-        f"{label} without its {without_count(config)} best layers (by validation alone): test "
+        f"{method} without its {without_count(config)} best layers (by validation alone): test "
         f"accuracy {shown(results[config].accuracy)}"
     )
-    whole = analysis.pairs.get((REFERENCE, label))
+    whole = analysis.cells.get((REFERENCE, method))
     return [text + (f", with all layers {shown(whole.accuracy)}." if whole else ".")]
 
 
 def _at_chance(analysis: Analysis) -> list[str]:
     found = []
     for config in analysis.configs:
-        names = [r.representation for r in analysis.ranked(config) if not analysis.above_chance(r)]
+        names = [r.method for r in analysis.ranked(config) if not analysis.above_chance(r)]
         if names:
             verb = "is" if len(names) == 1 else "are"
             found.append(
@@ -123,7 +123,7 @@ def _at_chance(analysis: Analysis) -> list[str]:
 def _drop(config: str, rows: list[Ablation]) -> str:
     ordered = sorted(rows, key=lambda row: -row.test.difference)
     certain = [row for row in ordered if row.distinguishable]
-    unclear = [row.first.representation for row in ordered if not row.distinguishable]
+    unclear = [row.first.method for row in ordered if not row.distinguishable]
     if not certain:
         return (
             f"From {REFERENCE} to {config}: no representation's test accuracy changes "
@@ -132,10 +132,10 @@ def _drop(config: str, rows: list[Ablation]) -> str:
     most, least = certain[0], certain[-1]
     text = (
         f"From {REFERENCE} to {config}: {len(certain)} of {len(rows)} representations change "
-        f"distinguishably, by {_points(-most.test.difference)} ({most.first.representation})"
+        f"distinguishably, by {_points(-most.test.difference)} ({most.first.method})"
     )
     if least is not most:
-        text += f" to {_points(-least.test.difference)} ({least.first.representation})"
+        text += f" to {_points(-least.test.difference)} ({least.first.method})"
     text += " percentage points of test accuracy."
     if unclear:
         text += f" Not distinguishable from no change: {listed(unclear)}."

@@ -46,7 +46,7 @@ from .declared_parts import (
     origin_json,
     settings_of,
 )
-from .grid import Entry, Grid, Pair
+from .grid import Cell, Entry, Grid
 from .spec import SweepSpec
 
 
@@ -58,7 +58,7 @@ class Declared:
         inputs: representations with their transforms.
         entries: which classifier sees which of them.
         split: how the samples are split.
-        decided: (config, label) -> layer tensors, of pairs that a run decides and has decided.
+        decided: (config, method) -> layer tensors, of pairs that a run decides and has decided.
     """
 
     inputs: dict[str, Input]
@@ -66,7 +66,7 @@ class Declared:
     classifiers: dict[str, DeclaredClassifier]
     entries: tuple[Entry, ...]
     split: SplitRule = BY_CHANCE
-    decided: Mapping[Pair, list[str]] = field(default_factory=dict)
+    decided: Mapping[Cell, list[str]] = field(default_factory=dict)
 
     @property
     def representations(self) -> list[Representation]:
@@ -74,44 +74,44 @@ class Declared:
         return [item.representation for item in self.inputs.values()]
 
     @cached_property
-    def by_label(self) -> dict[str, Entry]:
-        """Label -> entry."""
-        return {entry.label: entry for entry in self.entries}
+    def by_method(self) -> dict[str, Entry]:
+        """Method -> entry."""
+        return {entry.method: entry for entry in self.entries}
 
     @cached_property
     def _known(self) -> dict[tuple[str, ...], Any]:
         """What was worked out before: a family has many configs, and each is asked often."""
         return {}
 
-    def tensors(self, config: str, label: str, scan: DatasetScan) -> list[str]:
+    def tensors(self, config: str, method: str, scan: DatasetScan) -> list[str]:
         """The layer tensors of a pair, in sorted order. Of one that is not decided yet they are all
         that there are: no decision can give more.
 
         Raises:
             UserError: the config selects nothing of the dataset.
         """
-        if (config, label) in self.decided:
-            return list(self.decided[config, label])
+        if (config, method) in self.decided:
+            return list(self.decided[config, method])
         return self.tensors_of(config, scan)
 
     def tensors_of(self, config: str, scan: DatasetScan) -> list[str]:
-        """The layer tensors of a config that has the same ones for every label."""
+        """The layer tensors of a config that has the same ones for every method."""
         key = "tensors", config, scan.weights
         if key not in self._known:
             self._known[key] = self.configs[config].tensors(scan.tensors)
         return list(self._known[key])
 
-    def columns(self, config: str, label: str, scan: DatasetScan) -> list[str]:
+    def columns(self, config: str, method: str, scan: DatasetScan) -> list[str]:
         """The layer tensors or layers that the features of a pair come from.
 
         Raises:
-            UserError: the config selects nothing of the dataset, or nothing that the label's
+            UserError: the config selects nothing of the dataset, or nothing that the method's
                 representation could read.
         """
-        name = self.by_label[label].representation
+        name = self.by_method[method].representation
         if self.inputs[name].representation.unit is Unit.TENSOR:
-            return self.tensors(config, label, scan)
-        layers = self._layers(config, label, scan)
+            return self.tensors(config, method, scan)
+        layers = self._layers(config, method, scan)
         if not layers:
             raise UserError(
                 f"representation {name!r} reads layers, and layer config {config!r} has no layer "
@@ -125,27 +125,27 @@ class Declared:
         if not item.kernel:
             return None
         train = self.split.split(scan.num_samples, key.seed).train
-        return fitted(item, scan, train.tolist(), self.columns(key.config, key.label, scan))
+        return fitted(item, scan, train.tolist(), self.columns(key.config, key.method, scan))
 
     def all_fitted(self, keys: Iterable[TrialKey], scan: DatasetScan) -> list[Fitted]:
         """What some trials' representations are fitted on, without doubles."""
         alike = {
-            (key.config, key.label, key.seed if self.split.per_seed else None): key for key in keys
+            (key.config, key.method, key.seed if self.split.per_seed else None): key for key in keys
         }
         found = [self.fitted(key, scan) for key in alike.values()]
         return list({(one.stored.name, one.stored.version): one for one in found if one}.values())
 
-    def _layers(self, config: str, label: str, scan: DatasetScan) -> list[str]:
+    def _layers(self, config: str, method: str, scan: DatasetScan) -> list[str]:
         """The layers that a pair has both tensors of, in sorted order."""
-        key = "layers", config, label if (config, label) in self.decided else "", scan.weights
+        key = "layers", config, method if (config, method) in self.decided else "", scan.weights
         if key not in self._known:
-            has = set(self.tensors(config, label, scan))
+            has = set(self.tensors(config, method, scan))
             self._known[key] = sorted(x.name for x in scan.layers if {x.down, x.up} <= has)
         return list(self._known[key])
 
-    def cached_width(self, config: str, label: str, scan: DatasetScan) -> int:
+    def cached_width(self, config: str, method: str, scan: DatasetScan) -> int:
         """Columns of a pair's matrix as it is read from the cache."""
-        item = self.inputs[self.by_label[label].representation].representation
+        item = self.inputs[self.by_method[method].representation].representation
         if item.unit is Unit.ADAPTER:
             return item.width(())
         key = "widths", item.name, scan.weights
@@ -154,51 +154,51 @@ class Declared:
             by_shape = {shape: item.width(shape) for shape in set(shapes.values())}
             self._known[key] = {column: by_shape[shape] for column, shape in shapes.items()}
         widths = self._known[key]
-        return sum(widths[column] for column in self.columns(config, label, scan))
+        return sum(widths[column] for column in self.columns(config, method, scan))
 
-    def features(self, config: str, label: str, scan: DatasetScan) -> int:
+    def features(self, config: str, method: str, scan: DatasetScan) -> int:
         """Columns of a pair's matrix as a classifier sees it."""
         key = "train", scan.weights
         if key not in self._known:
             self._known[key] = len(self.split.split(scan.num_samples).train)
-        transform = self.inputs[self.by_label[label].representation].transform
+        transform = self.inputs[self.by_method[method].representation].transform
         return transformed_width(
-            transform, self.cached_width(config, label, scan), self._known[key]
+            transform, self.cached_width(config, method, scan), self._known[key]
         )
 
-    def layout(self, config: str, label: str, scan: DatasetScan) -> Layout:
+    def layout(self, config: str, method: str, scan: DatasetScan) -> Layout:
         """Where the layers' matrices stand in a pair's columns; empty unless its classifier reads
         them."""
-        if not self.classifiers[self.by_label[label].classifier].classifier.reads_factors:
+        if not self.classifiers[self.by_method[method].classifier].classifier.reads_factors:
             return ()
-        names = set(self.columns(config, label, scan))
+        names = set(self.columns(config, method, scan))
         return layout_of(layer for layer in scan.layers if layer.name in names)
 
-    def data_size(self, config: str, label: str, scan: DatasetScan) -> DataSize:
+    def data_size(self, config: str, method: str, scan: DatasetScan) -> DataSize:
         """Of what a pair's classifier sees."""
         return DataSize(
             scan.num_samples,
-            self.features(config, label, scan),
+            self.features(config, method, scan),
             len(scan.classes),
-            self.layout(config, label, scan),
+            self.layout(config, method, scan),
         )
 
-    def refused(self, scan: DatasetScan) -> dict[Pair, str]:
-        """(config, label) of what cannot be run -> why."""
+    def refused(self, scan: DatasetScan) -> dict[Cell, str]:
+        """(config, method) of what cannot be run -> why."""
         found = {}
         for config in self.configs:
             for entry in self.entries:
                 why = self._refusal(config, entry, scan)
                 if why:
-                    found[config, entry.label] = why
-        # Only now it is known how many layers a label can rank.
+                    found[config, entry.method] = why
+        # Only now it is known how many layers a method can rank.
         layers = [config for config in self.configs if family_of(config) == each_layer.name]
         for config in self.configs:
             count = without_count(config)
-            for label in self.by_label if count else ():
-                ranked = sum((layer, label) not in found for layer in layers)
+            for method in self.by_method if count else ():
+                ranked = sum((layer, method) not in found for layer in layers)
                 if count and ranked <= count:
-                    found[config, label] = f"of the label's {ranked} layers none would be left"
+                    found[config, method] = f"of the method's {ranked} layers none would be left"
         return found
 
     def _refusal(self, config: str, entry: Entry, scan: DatasetScan) -> str | None:
@@ -208,9 +208,13 @@ class Declared:
         if classifier.reads_factors and not has_factors:
             return f"{classifier.name} reads the two matrices of every layer, as flat has them"
         unit = found.representation.unit
-        if family_of(config) and unit is Unit.LAYER and not self._layers(config, entry.label, scan):
+        if (
+            family_of(config)
+            and unit is Unit.LAYER
+            and not self._layers(config, entry.method, scan)
+        ):
             return "the representation reads layers, and there is none with both of its tensors"
-        width = self.features(config, entry.label, scan)
+        width = self.features(config, entry.method, scan)
         return classifier.refusal(width)
 
     def grid(self, scan: DatasetScan, seeds: list[int]) -> Grid:
@@ -227,9 +231,9 @@ class Declared:
             self._unseeded(),
             tuple(refused),
         )
-        if not grid.pairs:
-            (config, label), why = next(iter(refused.items()))
-            raise UserError(f"nothing is left to run: {config}/{label}: {why}")
+        if not grid.cells:
+            (config, method), why = next(iter(refused.items()))
+            raise UserError(f"nothing is left to run: {config}/{method}: {why}")
         return grid
 
     def _unseeded(self) -> tuple[str, ...]:
@@ -283,12 +287,12 @@ class Declared:
 
     def _widths(self, name: str, scan: DatasetScan) -> dict[str, int]:
         """Config -> width of an input there; without configs in which it is left out."""
-        labels = [e.label for e in self.entries if e.representation == name]
+        methods = [e.method for e in self.entries if e.representation == name]
         refused = self.refused(scan)
         return {
-            config: self.features(config, label, scan)
-            for config, label in product(self.configs, labels)
-            if not without_count(config) and (config, label) not in refused
+            config: self.features(config, method, scan)
+            for config, method in product(self.configs, methods)
+            if not without_count(config) and (config, method) not in refused
         }
 
 
@@ -321,7 +325,7 @@ def declared_by(
     references = list(dict.fromkeys(reference for _, reference in pairs))
     classifiers = dict(zip(references, find_classifiers(references)))
     entries = [Entry(inputs[r].name, classifiers[c][0].name) for r, c in pairs]
-    check_doubles("pair", [entry.label for entry in entries])
+    check_doubles("pair", [entry.method for entry in entries])
     unknown = spec.settings.keys() - {c.name for c, _ in classifiers.values()}
     if unknown:
         raise UserError(

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from lorasweep.features.layers.families import FAMILIES, family_of
-from lorasweep.trainables.store.trial_key import DEFAULT_CLASSIFIER, TrialKey, entry_label
+from lorasweep.trainables.store.trial_key import DEFAULT_CLASSIFIER, TrialKey, method_name
 
 
 class Entry(NamedTuple):
@@ -17,13 +17,13 @@ class Entry(NamedTuple):
     classifier: str = DEFAULT_CLASSIFIER
 
     @property
-    def label(self) -> str:
+    def method(self) -> str:
         """What it is called: `spectral`, `spectral@linear`."""
-        return entry_label(*self)
+        return method_name(*self)
 
 
-Pair = tuple[str, str]
-"""(config, label): what the seeds of a trial share."""
+Cell = tuple[str, str]
+"""(config, method): what the seeds of a trial share."""
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,19 @@ class Grid:
         configs: layer configs.
         seeds: ascending.
         unseeded: classifiers that no seed changes; of them one trial is run, with the first seed.
-        left_out: pairs that make no sense: their classifier cannot read their features.
+        left_out: cells that make no sense: their classifier cannot read their features.
     """
 
     entries: tuple[Entry, ...]
     configs: tuple[str, ...]
     seeds: tuple[int, ...]
     unseeded: tuple[str, ...] = ()
-    left_out: tuple[Pair, ...] = ()
+    left_out: tuple[Cell, ...] = ()
 
     @cached_property
-    def by_label(self) -> dict[str, Entry]:
-        """Label -> entry."""
-        return {entry.label: entry for entry in self.entries}
+    def by_method(self) -> dict[str, Entry]:
+        """Method -> entry."""
+        return {entry.method: entry for entry in self.entries}
 
     @property
     def representations(self) -> list[str]:
@@ -60,22 +60,22 @@ class Grid:
         return list(dict.fromkeys(entry.classifier for entry in self.entries))
 
     @cached_property
-    def pairs(self) -> list[Pair]:
-        """(config, label), configs outermost."""
-        pairs = [(config, entry.label) for config in self.configs for entry in self.entries]
+    def cells(self) -> list[Cell]:
+        """(config, method), configs outermost."""
+        cells = [(config, entry.method) for config in self.configs for entry in self.entries]
         left_out = set(self.left_out)
-        return [pair for pair in pairs if pair not in left_out]
+        return [cell for cell in cells if cell not in left_out]
 
     @cached_property
-    def _labels_of(self) -> dict[str, list[str]]:
-        labels: dict[str, list[str]] = {config: [] for config in self.configs}
-        for config, label in self.pairs:
-            labels[config].append(label)
-        return labels
+    def _methods_of(self) -> dict[str, list[str]]:
+        methods: dict[str, list[str]] = {config: [] for config in self.configs}
+        for config, method in self.cells:
+            methods[config].append(method)
+        return methods
 
-    def labels_of(self, config: str) -> list[str]:
-        """Labels of a config's pairs."""
-        return self._labels_of[config]
+    def methods_of(self, config: str) -> list[str]:
+        """Methods of a config's cells."""
+        return self._methods_of[config]
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
@@ -106,21 +106,21 @@ class Grid:
         """Configs that are of no family."""
         return [config for config in self.configs if family_of(config) is None]
 
-    def seeds_of(self, label: str) -> tuple[int, ...]:
+    def seeds_of(self, method: str) -> tuple[int, ...]:
         """The seeds that an entry is run with."""
-        alone = self.by_label[label].classifier in self.unseeded
+        alone = self.by_method[method].classifier in self.unseeded
         return self.seeds[:1] if alone else self.seeds
 
-    def keys_of(self, pair: Pair) -> list[TrialKey]:
-        """The trials of a pair, by seed."""
-        config, label = pair
-        representation, classifier = self.by_label[label]
-        return [TrialKey(config, representation, s, classifier) for s in self.seeds_of(label)]
+    def keys_of(self, cell: Cell) -> list[TrialKey]:
+        """The trials of a cell, by seed."""
+        config, method = cell
+        representation, classifier = self.by_method[method]
+        return [TrialKey(config, representation, s, classifier) for s in self.seeds_of(method)]
 
     @cached_property
     def keys(self) -> list[TrialKey]:
         """Every trial, seeds innermost, so that a worker's next trial can reuse its matrix."""
-        return [key for pair in self.pairs for key in self.keys_of(pair)]
+        return [key for cell in self.cells for key in self.keys_of(cell)]
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -129,7 +129,7 @@ class Grid:
             "configs": list(self.configs),
             "seeds": list(self.seeds),
             "unseeded": list(self.unseeded),
-            "left_out": [list(pair) for pair in self.left_out],
+            "left_out": [list(cell) for cell in self.left_out],
         }
 
     @classmethod
@@ -140,5 +140,5 @@ class Grid:
             tuple(value["configs"]),
             tuple(value["seeds"]),
             tuple(value["unseeded"]),
-            tuple((config, label) for config, label in value["left_out"]),
+            tuple((config, method) for config, method in value["left_out"]),
         )

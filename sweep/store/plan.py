@@ -91,7 +91,7 @@ def _only(record: dict[str, Any], parts: Collection[str]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name in parts}
 
 
-def set_aside(run_dir: Path, state: RecordState) -> list[str]:
+def quarantine(run_dir: Path, state: RecordState) -> list[str]:
     """Rename stale and corrupt records out of the way; one line about each."""
     lines = []
     for keys, suffix, why in (

@@ -1,7 +1,7 @@
 """What `without_top:K` leaves out: layers ranked by `each_layer`, frozen with the run directory.
 
-A label's ranking is made once, when all of its `each_layer` trials have records, and written before
-any trial that depends on it. It holds for every K and for seeds that are added later.
+A method's ranking is made once, when all of its `each_layer` trials have records. It is written
+before any trial that depends on it. It holds for every K and for seeds that are added later.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from lorasweep.features.common.files import DamagedFileError, read_signed_json, sign, write_json
 from lorasweep.features.layers.families import WITHOUT_TOP, each_layer, without_count
-from lorasweep.sweep.request.grid import Grid, Pair
+from lorasweep.sweep.request.grid import Cell, Grid
 from lorasweep.trainables.store.run_dir import RunDir
 from lorasweep.trainables.store.trial_key import TrialKey
 
@@ -24,7 +24,7 @@ _SCHEMA = 1
 
 @dataclass(frozen=True)
 class LayerRanking:
-    """A label's layers, best first.
+    """A method's layers, best first.
 
     Attributes:
         layers: (config of `each_layer`, mean validation accuracy over seeds), best first; of equals
@@ -49,7 +49,7 @@ class LayerRanking:
 
 
 Rankings = dict[str, LayerRanking]
-"""Label -> its ranking."""
+"""Method -> its ranking."""
 
 
 def read_rankings(run_dir: Path) -> Rankings:
@@ -59,28 +59,28 @@ def read_rankings(run_dir: Path) -> Rankings:
         value = read_signed_json(RunDir(run_dir).layer_rankings)
     except (OSError, DamagedFileError):
         return {}
-    return {label: LayerRanking.from_json(item) for label, item in value["rankings"].items()}
+    return {method: LayerRanking.from_json(item) for method, item in value["rankings"].items()}
 
 
 def write_rankings(run_dir: Path, rankings: Rankings) -> None:
     """Write all of them, durably and atomically."""
     value = {
         "schema": _SCHEMA,
-        "rankings": {label: asdict(ranking) for label, ranking in rankings.items()},
+        "rankings": {method: asdict(ranking) for method, ranking in rankings.items()},
     }
     write_json(RunDir(run_dir).layer_rankings, sign(value))
 
 
-def deciding_trials(grid: Grid, label: str) -> list[TrialKey]:
-    """The trials that rank the layers of a label, in the order of the network."""
+def deciding_trials(grid: Grid, method: str) -> list[TrialKey]:
+    """The trials that rank the layers of a method, in the order of the network."""
     configs = grid.families.get(each_layer.name, [])
-    return [k for c in configs if label in grid.labels_of(c) for k in grid.keys_of((c, label))]
+    return [k for c in configs if method in grid.methods_of(c) for k in grid.keys_of((c, method))]
 
 
-def labels_to_rank(grid: Grid) -> list[str]:
-    """Labels that a config `without_top:K` of the grid needs a ranking of."""
+def methods_to_rank(grid: Grid) -> list[str]:
+    """Methods that a config `without_top:K` of the grid needs a ranking of."""
     configs = grid.families.get(WITHOUT_TOP, [])
-    return list(dict.fromkeys(label for c in configs for label in grid.labels_of(c)))
+    return list(dict.fromkeys(method for c in configs for method in grid.methods_of(c)))
 
 
 def rank_layers(
@@ -89,7 +89,7 @@ def rank_layers(
     """Rank layers by mean validation accuracy.
 
     Arguments:
-        keys: a label's trials of `each_layer`, in the order of the network.
+        keys: a method's trials of `each_layer`, in the order of the network.
         records: those of all of them.
         trials: see `LayerRanking`.
     """
@@ -107,24 +107,24 @@ def decided_tensors(
     declared: Mapping[str, Mapping[str, Any]],
     rankings: Rankings,
     trials_digest: Callable[[str, Iterable[int]], str],
-) -> dict[Pair, list[str]]:
-    """(config, label) -> layer tensors in sorted order, of `without_top:K` of ranked labels.
+) -> dict[Cell, list[str]]:
+    """(config, method) -> layer tensors in sorted order, of `without_top:K` of ranked methods.
 
     Arguments:
         declared: config -> what sweep.json says of it.
-        trials_digest: of the trials of a label with some seeds as they are today; a ranking that
+        trials_digest: of the trials of a method with some seeds as they are today; a ranking that
             others decided does not count.
     """
     tensors = {c: declared[c]["tensors"] for c in grid.families.get(each_layer.name, [])}
     configs = grid.families.get(WITHOUT_TOP, [])
     found = {}
-    for label in labels_to_rank(grid):
-        ranking = rankings.get(label)
-        if ranking is None or ranking.trials != trials_digest(label, ranking.seeds):
+    for method in methods_to_rank(grid):
+        ranking = rankings.get(method)
+        if ranking is None or ranking.trials != trials_digest(method, ranking.seeds):
             continue
         for config in configs:
             left_out = set(ranking.top(without_count(config) or 0))
             kept = (tensor for c, of in tensors.items() if c not in left_out for tensor in of)
-            if label in grid.labels_of(config):
-                found[config, label] = sorted(kept)
+            if method in grid.methods_of(config):
+                found[config, method] = sorted(kept)
     return found

@@ -39,7 +39,7 @@ Records = dict[TrialKey, dict[str, Any]]
 
 
 def build_results(sweep: SweepFile, records: Records, failed: list[TrialKey]) -> dict[str, Any]:
-    """The content of results.json: one entry per complete (config, representation) pair."""
+    """The content of results.json: one entry per complete (config, representation) cell."""
     classes = sweep.frozen["classes"]
     layers = sweep.environment["layers"]
     results: dict[str, Any] = {
@@ -59,16 +59,16 @@ def build_results(sweep: SweepFile, records: Records, failed: list[TrialKey]) ->
     }
     for config in sweep.grid.configs:
         entries = []
-        for label in sweep.grid.labels_of(config):
-            keys = sweep.grid.keys_of((config, label))
+        for method in sweep.grid.methods_of(config):
+            keys = sweep.grid.keys_of((config, method))
             if all(key in records for key in keys):
-                entry = sweep.grid.by_label[label]
-                entries.append(_pair_entry(config, entry, [records[k] for k in keys]))
+                entry = sweep.grid.by_method[method]
+                entries.append(_cell_entry(config, entry, [records[k] for k in keys]))
         results[f"{config}_results"] = entries
     return results
 
 
-def _pair_entry(config: str, pair: Entry, records: list[dict[str, Any]]) -> dict[str, Any]:
+def _cell_entry(config: str, cell: Entry, records: list[dict[str, Any]]) -> dict[str, Any]:
     runs = [
         {
             "run": i,
@@ -80,8 +80,8 @@ def _pair_entry(config: str, pair: Entry, records: list[dict[str, Any]]) -> dict
         for i, record in enumerate(records)
     ]
     entry: dict[str, Any] = {
-        "representation": f"{pair.label}_{config}",
-        "classifier": pair.classifier,
+        "representation": f"{cell.method}_{config}",
+        "classifier": cell.classifier,
         "num_layers": records[0]["num_layers"],
         "feature_dim": records[0]["feature_dim"],
     }
@@ -230,17 +230,17 @@ _MOST_MEMBERS, _BEST_MEMBERS = 100, 20
 
 
 def _family_block(family: str, entries: dict[str, list[dict[str, Any]]]) -> str:
-    """A family's table: a row per member in the order of the network, a column per label. Of a
+    """A family's table: a row per member in the order of the network, a column per method. Of a
     family with very many members, the best by validation."""
 
-    def labels(config: str) -> dict[str, dict[str, Any]]:
+    def methods(config: str) -> dict[str, dict[str, Any]]:
         return {e["representation"].removesuffix(f"_{config}"): e for e in entries[config]}
 
     def validation(config: str) -> float:
         return float(np.mean([e.get("val_acc_mean") or 0.0 for e in entries[config]]))
 
-    known = {config: labels(config) for config in entries}
-    columns = list(dict.fromkeys(label for of in known.values() for label in of))
+    known = {config: methods(config) for config in entries}
+    columns = list(dict.fromkeys(method for of in known.values() for method in of))
     heading = f"{family} ({len(entries)} configs), test acc"
     shown = list(entries)
     if len(shown) > _MOST_MEMBERS:
@@ -249,7 +249,7 @@ def _family_block(family: str, entries: dict[str, list[dict[str, Any]]]) -> str:
     rows = [
         [
             own_name(config),
-            *(_spread(of[label], "test_acc") if label in of else "" for label in columns),
+            *(_spread(of[method], "test_acc") if method in of else "" for method in columns),
         ]
         for config, of in ((config, known[config]) for config in shown)
     ]

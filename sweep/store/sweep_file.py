@@ -29,7 +29,7 @@ from lorasweep.features.datasets.sources import Source
 from lorasweep.features.layers.families import without_count
 from lorasweep.sweep.process.machine import usable_cores
 from lorasweep.sweep.request.declared import Declared
-from lorasweep.sweep.request.grid import Grid, Pair
+from lorasweep.sweep.request.grid import Cell, Grid
 from lorasweep.sweep.request.import_options import ImportOptions
 from lorasweep.sweep.request.spec import RuntimeOptions, SweepSpec
 from lorasweep.trainables.store.run_dir import RunDir
@@ -66,24 +66,24 @@ class SweepFile:
         return {key: self._fingerprint(key) for key in self.grid.keys}
 
     @cached_property
-    def decided(self) -> dict[Pair, list[str]]:
-        """(config, label) -> layer tensors, of `without_top:K` where the layers are ranked."""
+    def decided(self) -> dict[Cell, list[str]]:
+        """(config, method) -> layer tensors, of `without_top:K` where the layers are ranked."""
         return decided_tensors(
             self.grid, self.declared["configs"], self.rankings, self.trials_digest
         )
 
-    def trials_digest(self, label: str, seeds: Iterable[int]) -> str:
-        """Digest of the fingerprints of a label's `each_layer` trials with some seeds."""
+    def trials_digest(self, method: str, seeds: Iterable[int]) -> str:
+        """Digest of the fingerprints of a method's `each_layer` trials with some seeds."""
         first = self.grid.seeds[0]
-        keys = [key for key in deciding_trials(self.grid, label) if key.seed == first]
+        keys = [key for key in deciding_trials(self.grid, method) if key.seed == first]
         return digest([self._fingerprint(replace(k, seed=seed)) for k in keys for seed in seeds])
 
-    def pair_digest(self, pair: Pair) -> str:
-        """Digest of the fingerprints of a pair's trials: a model of others is not the pair's."""
-        return digest([self._fingerprint(key) for key in self.grid.keys_of(pair)])
+    def cell_digest(self, cell: Cell) -> str:
+        """Digest of the fingerprints of a cell's trials: a model of others is not the cell's."""
+        return digest([self._fingerprint(key) for key in self.grid.keys_of(cell)])
 
     def _fingerprint(self, key: TrialKey) -> str:
-        decided = self.decided.get(key.pair) if without_count(key.config) else None
+        decided = self.decided.get(key.cell) if without_count(key.config) else None
         if without_count(key.config) and decided is None:
             return ""
         decides = self.frozen["decides"]

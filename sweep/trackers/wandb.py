@@ -48,7 +48,7 @@ class WeightsAndBiases:
         earlier = list((RunDir(self._run_dir).trackers / "wandb").glob(f"*run-*-{run_id}"))
         with self._wandb.init(
             project=self.project,
-            group="/".join(key.pair),
+            group="/".join(key.cell),
             name=str(key),
             id=run_id,
             config={**trial.parameters, **trial.origin},

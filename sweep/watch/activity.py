@@ -86,17 +86,17 @@ class Activity:
         return (len(lately) - 1) / (now - lately[0])
 
     def trial_seconds(self, keys: list[TrialKey]) -> dict[TrialKey, float]:
-        """How long trials will take: the mean of their pair, else of their representation, else of
+        """How long trials will take: the mean of their cell, else of their representation, else of
         all; empty if nothing is known."""
         if not self.seconds:
             return {}
-        by_pair: dict[Any, list[float]] = {}
+        by_cell: dict[Any, list[float]] = {}
         for key, seconds in self.seconds.items():
-            by_pair.setdefault(key.pair, []).append(seconds)
-            by_pair.setdefault(key.label, []).append(seconds)
-        means = {of: fmean(seconds) for of, seconds in by_pair.items()}
+            by_cell.setdefault(key.cell, []).append(seconds)
+            by_cell.setdefault(key.method, []).append(seconds)
+        means = {of: fmean(seconds) for of, seconds in by_cell.items()}
         everything = fmean(self.seconds.values())
-        return {key: means.get(key.pair, means.get(key.label, everything)) for key in keys}
+        return {key: means.get(key.cell, means.get(key.method, everything)) for key in keys}
 
     def seconds_left(self, todo: list[TrialKey], now: float) -> float | None:
         """Until trials have run, shared evenly by the workers; None if nothing is known.

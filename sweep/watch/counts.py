@@ -1,22 +1,23 @@
-"""How far a sweep is, counted in pairs and in trials."""
+"""How far a sweep is, counted in cells and in trials."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from lorasweep.features.datasets.shapes import some
+from lorasweep.features.common.names import abbreviate
 from lorasweep.features.layers.families import family_of
-from lorasweep.sweep.request.grid import Grid, Pair
+from lorasweep.sweep.request.grid import Cell, Grid
 from lorasweep.trainables.store.trial_key import TrialKey
 
 
 def pair_counts(grid: Grid, done: Collection[TrialKey]) -> dict[str, tuple[int, int]]:
-    """Config -> (complete pairs, all pairs); a pair is complete when all its seeds have records."""
+    """Config -> (complete cells, all cells); a cell is complete when all its seeds have records."""
     finished = set(done)
     counts = {}
     for config in grid.configs:
         complete = [
-            finished.issuperset(grid.keys_of((config, label))) for label in grid.labels_of(config)
+            finished.issuperset(grid.keys_of((config, method)))
+            for method in grid.methods_of(config)
         ]
         counts[config] = sum(complete), len(complete)
     return counts
@@ -38,7 +39,7 @@ def group_heading(grid: Grid, name: str) -> str:
 
 
 def summary_lines(grid: Grid, done: Collection[TrialKey]) -> list[str]:
-    """One line per config or family and the total, in pairs: complete ones, all, what remains."""
+    """One line per config or family and the total, in cells: complete ones, all, what remains."""
     counts = group_counts(grid, done)
     headings = {name: group_heading(grid, name) for name in counts}
     width = max(map(len, [*headings.values(), "total"]))
@@ -50,13 +51,13 @@ def summary_lines(grid: Grid, done: Collection[TrialKey]) -> list[str]:
     return [*lines, f"{'total':{width}}  {complete}/{total} ({complete / total:.1%})"]
 
 
-def left_out_lines(refused: Mapping[Pair, str]) -> list[str]:
-    """Pairs that make no sense, those of a family and a label together: a line for each reason."""
-    grouped: dict[Pair, list[str]] = {}
-    for (config, label), why in refused.items():
-        grouped.setdefault((family_of(config) or config, label), []).append(why)
+def left_out_lines(refused: Mapping[Cell, str]) -> list[str]:
+    """Cells that make no sense, those of a family and a method together: a line for each reason."""
+    grouped: dict[Cell, list[str]] = {}
+    for (config, method), why in refused.items():
+        grouped.setdefault((family_of(config) or config, method), []).append(why)
     by_reason: dict[str, list[str]] = {}
-    for (name, label), whys in grouped.items():
+    for (name, method), whys in grouped.items():
         many = f" ({len(whys)} of its configs)" if len(whys) > 1 else ""
-        by_reason.setdefault(whys[0], []).append(f"{name}/{label}{many}")
-    return [f"left out: {some(pairs)}: {why}" for why, pairs in by_reason.items()]
+        by_reason.setdefault(whys[0], []).append(f"{name}/{method}{many}")
+    return [f"left out: {abbreviate(cells)}: {why}" for why, cells in by_reason.items()]

@@ -85,14 +85,14 @@ class Status:
         return self.activity.dashboard if self.alive else None
 
     def counts(self) -> dict[tuple[str, str], dict[str, int]]:
-        """(config, label) -> how many of its trials are finished, running, …."""
+        """(config, method) -> how many of its trials are finished, running, …."""
         running = {trial.key for trial in self.activity.running}
         waiting = [key for key in self.todo if key not in running]
         groups = (self.done, [key for key in self.todo if key in running], self.failed, waiting)
-        tallies = [Counter(key.pair for key in keys) for keys in groups]
+        tallies = [Counter(key.cell for key in keys) for keys in groups]
         return {
-            pair: {name: tally[pair] for name, tally in zip(_COLUMNS, tallies)}
-            for pair in dict.fromkeys(key.pair for key in self.grid.keys)
+            cell: {name: tally[cell] for name, tally in zip(_COLUMNS, tallies)}
+            for cell in dict.fromkeys(key.cell for key in self.grid.keys)
         }
 
     def lines(self) -> list[str]:
@@ -153,24 +153,24 @@ class Status:
 
     def _table(self) -> list[str]:
         times = self.activity.trial_seconds(self.grid.keys)
-        known = {key.pair for key in self.activity.seconds}
+        known = {key.cell for key in self.activity.seconds}
         headings = [group_heading(self.grid, name) for name in self.grid.groups]
-        width = max(map(len, (*self.grid.by_label, *headings))) + 2
+        width = max(map(len, (*self.grid.by_method, *headings))) + 2
         lines = []
         counts = self.counts()
         header = "".join(f"{name:>10}" for name in (*_COLUMNS, "s/trial"))
         for heading, configs in zip(headings, self.grid.groups.values()):
             lines.append(f"{heading:{width}}{header}")
-            for label in self.grid.by_label:
-                pairs = [(c, label) for c in configs if label in self.grid.labels_of(c)]
-                if not pairs:
+            for method in self.grid.by_method:
+                cells = [(c, method) for c in configs if method in self.grid.methods_of(c)]
+                if not cells:
                     continue
                 numbers = "".join(
-                    f"{sum(counts[pair][column] for pair in pairs):>10}" for column in _COLUMNS
+                    f"{sum(counts[cell][column] for cell in cells):>10}" for column in _COLUMNS
                 )
-                took = [times[self.grid.keys_of(pair)[0]] for pair in pairs if pair in known]
+                took = [times[self.grid.keys_of(cell)[0]] for cell in cells if cell in known]
                 seconds = f"{fmean(took):10.1f}" if took else ""
-                lines.append(f"  {label:{width - 2}}{numbers}{seconds}".rstrip())
+                lines.append(f"  {method:{width - 2}}{numbers}{seconds}".rstrip())
         return lines
 
     def _running_line(self, trial: Any) -> str:
@@ -204,11 +204,11 @@ class Status:
             "trials": [
                 {
                     "config": config,
-                    "representation": self.grid.by_label[label].representation,
-                    "classifier": self.grid.by_label[label].classifier,
+                    "representation": self.grid.by_method[method].representation,
+                    "classifier": self.grid.by_method[method].classifier,
                     **counts,
                 }
-                for (config, label), counts in self.counts().items()
+                for (config, method), counts in self.counts().items()
             ],
             "driver": {
                 "alive": self.alive,
@@ -234,7 +234,7 @@ class Status:
         }
 
 
-class Memory:
+class StatusCache:
     """What whoever looks at a run directory again and again keeps from earlier looks.
 
     Attributes:
@@ -249,7 +249,7 @@ class Memory:
         self.driver = HolderWatch()
 
 
-def read_status(run_dir: Path, memory: Memory | None = None) -> Status:
+def read_status(run_dir: Path, memory: StatusCache | None = None) -> Status:
     """Look at a run directory.
 
     Arguments:
@@ -259,7 +259,7 @@ def read_status(run_dir: Path, memory: Memory | None = None) -> Status:
         UserError: it is none.
     """
     run_dir = run_dir.absolute()
-    memory = memory or Memory(run_dir)
+    memory = memory or StatusCache(run_dir)
     sweep = read_sweep_file(run_dir)
     fingerprints = sweep.fingerprints
     state = read_records(run_dir, fingerprints, memory.records)
@@ -306,7 +306,7 @@ def watch(run_dir: Path, seconds: float) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    memory = Memory(run_dir)
+    memory = StatusCache(run_dir)
     console = Console(highlight=False, soft_wrap=False)
     status = read_status(run_dir, memory)
     if not console.is_terminal:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from lorasweep.features.common.hardware import kind_of
+from lorasweep.features.common.hardware import hardware_of
 from lorasweep.features.compute.cache import CacheEntry, exclusive, feature_matrix
 from lorasweep.features.compute.shard import origin_of
 from lorasweep.features.compute.stage import StagePlan, plan_stage, run_stage, shard_bounds
@@ -216,7 +216,7 @@ def test_an_interrupted_stage_keeps_its_finished_shards(adapters, computed, mend
     """Those that are intact and of this device: the others are computed again."""
     scan, item = adapters[1], REPRESENTATIONS[INTERRUPTED]
     entry = CacheEntry(mended.root, scan.weights, item)
-    assert entry.origin()["instructions"] == kind_of(torch.device("cpu")).instructions
+    assert entry.origin()["instructions"] == hardware_of(torch.device("cpu")).instructions
     assert (entry.folder / "data-00000-of-00003.arrow").stat().st_ino == mended.kept_shard
     assert not entry.partial.exists()
     np.testing.assert_array_equal(load(mended.root, scan, item), load(computed[0], scan, item))

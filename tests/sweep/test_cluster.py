@@ -17,7 +17,7 @@ import ray
 from lorasweep import RuntimeOptions
 from lorasweep.features.common.errors import UserError
 from lorasweep.features.compute import nodes as nodes_module
-from lorasweep.features.compute.nodes import Nodes, Shared, first_unseen
+from lorasweep.features.compute.nodes import Nodes, RequiredPaths, first_missing
 from lorasweep.sweep.cluster.capacity import require_cpu, room
 from lorasweep.sweep.process.signals import interruptible
 from lorasweep.trainables.store.trial_key import TrialKey
@@ -87,12 +87,12 @@ def test_a_path_a_node_does_not_see_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr("lorasweep.features.compute.nodes._SEE_SECONDS", 0.1)
     (tmp_path / "there").touch()
     paths = [str(tmp_path / "there"), str(tmp_path / "not-there")]
-    assert first_unseen(paths) == paths[1]
-    assert first_unseen(paths[:1]) == ""
+    assert first_missing(paths) == paths[1]
+    assert first_missing(paths[:1]) == ""
     late = tmp_path / "late"
     monkeypatch.setattr("lorasweep.features.compute.nodes._SEE_SECONDS", 30)
     threading.Timer(0.2, late.touch).start()
-    assert first_unseen([str(late)]) == ""
+    assert first_missing([str(late)]) == ""
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ JOINED = RuntimeOptions(address="10.0.0.1:6379", cluster_wait=0)
 @pytest.mark.usefixtures("local_ray", "impatient")
 def test_work_is_refused_where_a_node_does_not_see_its_files(tmp_path):
     nodes = Nodes(lambda line: None)
-    shared = Shared([tmp_path], [tmp_path / "not-there"])
+    shared = RequiredPaths([tmp_path], [tmp_path / "not-there"])
     with (
         interruptible() as interruption,
         pytest.raises(UserError, match=r"does not see .*/not-there: run directory"),
@@ -127,13 +127,13 @@ def test_work_whose_nodes_have_all_left_says_so_and_ends(tmp_path):
         if left.is_set():
             raise UserError("Ray has only 0 CPUs")
 
-    nodes = Nodes(lambda line: None, any_kind=True)
+    nodes = Nodes(lambda line: None, any_hardware=True)
     options = replace(JOINED, cluster_wait=1)
 
     def work():
         with (
             interruptible() as interruption,
-            room(options, [nodes], Shared(), require, told.append, interruption),
+            room(options, [nodes], RequiredPaths(), require, told.append, interruption),
         ):
             left.set()
             time.sleep(60)

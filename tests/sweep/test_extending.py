@@ -103,7 +103,7 @@ def test_a_package_brings_one_of_each(package, sanity, tmp_path, sanity_cache):
         file.unlink()
     assert len(read_status(result.run_dir).done) == 12
     reported = Analysis(load_run(result.run_dir))
-    assert ("queries", "row_norms@centroids") in reported.pairs
+    assert ("queries", "row_norms@centroids") in reported.cells
     assert run_tables(reported)
     restored = read_sweep_file(result.run_dir).spec()
     RunDir(result.run_dir).records()[0].unlink()
@@ -263,7 +263,7 @@ def test_a_model_of_ones_own_code_runs_it_only_when_told_to(
     )
     run_dir = run_sweep(spec, options).run_dir
     (model,) = find_models(run_dir)
-    assert model.pair == ("queries", "row_norms@centroids")
+    assert model.cell == ("queries", "row_norms@centroids")
     reason = refusal(run_dir, read_sweep_file(run_dir), ("queries", "stats@mute"))
     assert reason == "classifier mute keeps no model"
 

@@ -259,7 +259,7 @@ def table_of(path, *rows, header="path,label"):
     return label_source(str(path))
 
 
-def labels_of(root, source):
+def methods_of(root, source):
     """Name -> label of the adapters below a folder."""
     return {item.name: item.label for item in survey([root], source, 64).found}
 
@@ -269,12 +269,12 @@ def test_only_the_source_that_was_asked_for_gives_a_label(tmp_path):
     for i in range(3):
         adapter(root / f"a{i}" / WEIGHTS, header={"label": "header"}, label="metadata")
     source = table_of(tmp_path / "labels.csv", "a0,x", "a1,")
-    assert labels_of(root, source) == {"a0": "x", "a1": None, "a2": None}
-    assert set(labels_of(root, label_source("metadata:label")).values()) == {"metadata"}
-    assert set(labels_of(root, label_source("header:label")).values()) == {"header"}
+    assert methods_of(root, source) == {"a0": "x", "a1": None, "a2": None}
+    assert set(methods_of(root, label_source("metadata:label")).values()) == {"metadata"}
+    assert set(methods_of(root, label_source("header:label")).values()) == {"header"}
     for path in root.rglob("metadata.json"):
         path.unlink()
-    assert set(labels_of(root, label_source("metadata:label")).values()) == {None}
+    assert set(methods_of(root, label_source("metadata:label")).values()) == {None}
 
 
 @pytest.mark.parametrize("missing", ["", " ", "NA", "nan", '"n/a"', "null"])
@@ -282,14 +282,14 @@ def test_a_cell_without_a_value_is_no_class(tmp_path, missing):
     for i in range(2):
         adapter(tmp_path / "in" / f"a{i}" / WEIGHTS)
     source = table_of(tmp_path / "labels.csv", "a0,x", f"a1,{missing}")
-    assert labels_of(tmp_path / "in", source) == {"a0": "x", "a1": None}
+    assert methods_of(tmp_path / "in", source) == {"a0": "x", "a1": None}
 
 
 def test_keys_of_a_table_are_texts(tmp_path):
     for name in ("00001", "00002"):
         adapter(tmp_path / "in" / f"{name}.safetensors")
     source = table_of(tmp_path / "labels.csv", "00001,x", "00002,y", header="id,label")
-    assert list(labels_of(tmp_path / "in", source).values()) == ["x", "y"]
+    assert list(methods_of(tmp_path / "in", source).values()) == ["x", "y"]
 
 
 def test_a_number_too_long_for_a_column_is_left_out(tmp_path):
@@ -305,7 +305,7 @@ def test_paths_of_a_table_may_be_written_as_find_prints_them(tmp_path, monkeypat
         adapter(root / name / WEIGHTS)
     rows = [f"./in/a/{WEIGHTS},1", "in/b,2", f"./c/{WEIGHTS},3", f"{root / 'd'},4"]
     source = table_of(tmp_path / "labels.csv", *rows)
-    assert list(labels_of(root, source).values()) == [1, 2, 3, 4]
+    assert list(methods_of(root, source).values()) == [1, 2, 3, 4]
 
 
 def test_a_row_that_fits_several_adapters_is_refused(tmp_path):

@@ -226,7 +226,7 @@ def test_files_are_judged_as_the_records_say(tmp_path):
     models = find_models(run_dir)
     assert len(models) == 3
     for model in models:
-        (key,) = sweep.grid.keys_of(model.pair)
+        (key,) = sweep.grid.keys_of(model.cell)
         loaded = model.load([key.seed], tmp_path, run_plugins=False)
         given = Given([ordered[row] for row in test], [])
         (some,) = read_adapters(given, loaded.input, loaded.item, None)

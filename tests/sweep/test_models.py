@@ -21,7 +21,7 @@ from lorasweep.features.common.errors import UserError
 from lorasweep.features.common.files import sign, write_json
 from lorasweep.features.common.signed_tensors import read_tensors
 from lorasweep.features.datasets.sources import DatasetRequest, find_dataset
-from lorasweep.sweep.models.choice import best_pairs, chosen_pairs, refusal
+from lorasweep.sweep.models.choice import best_cells, chosen_cells, refusal
 from lorasweep.sweep.models.new_adapters import Given, Stacked, find_adapters, read_adapters
 from lorasweep.sweep.models.predict import Threshold, Verdict, find_models
 from lorasweep.sweep.store.sweep_file import read_sweep_file
@@ -90,11 +90,11 @@ def probabilities(model, seed, paths, datasets=()):
 def test_files_are_judged_as_the_records_say(kept, files):
     sweep = read_sweep_file(kept[2])
     models = find_models(kept[2])
-    assert {model.pair for model in models} == set(sweep.grid.pairs)
+    assert {model.cell for model in models} == set(sweep.grid.cells)
     # Models read the features again, which takes nothing from what computing them took.
     assert json.loads(RunDir(kept[2]).summary.read_text())["feature_seconds"] > 0
     for model in models:
-        keys = sweep.grid.keys_of(model.pair)
+        keys = sweep.grid.keys_of(model.cell)
         assert [fit["seed"] for fit in model.note["fits"]] == [key.seed for key in keys]
         for key in keys:
             p = probabilities(model, key.seed, files)
@@ -165,14 +165,14 @@ def test_what_trials_left_is_not_trained_again(kept, tmp_path, monkeypatch):
     for key in keys:
         found, _ = finished_fit(job, key)
         part = f"fit-{key.seed}"
-        note, parts = read_tensors(RunDir(run_dir).model(*key.pair), "model", [part])
+        note, parts = read_tensors(RunDir(run_dir).model(*key.cell), "model", [part])
         assert parts[part].keys() == found.state.tensors.keys()
         for name, tensor in found.state.tensors.items():
             assert parts[part][name].equal(tensor)
         (written,) = (fit for fit in note["fits"] if fit["seed"] == key.seed)
         assert (found.temperature, found.state.rest) == (written["temperature"], written["rest"])
     # What is not there, or predicts otherwise than the record says, is no help.
-    of = [key for key in keys if key.pair == ("visual_only", "simple_stats")]
+    of = [key for key in keys if key.cell == ("visual_only", "simple_stats")]
     record = read_record(here.path, of[0])
     record["predictions"]["val"][0] = (record["predictions"]["val"][0] + 1) % 10
     write_json(here.record(of[0]), sign(record))
@@ -207,14 +207,14 @@ def test_what_trials_left_stays_where_a_model_is_too_large(kept, tmp_path, monke
     spec, options, _ = kept
     monkeypatch.setattr("lorasweep.sweep.engine.jobs.KEEP_AFTER_SECONDS", 0.0)
     monkeypatch.setattr("lorasweep.sweep.engine.model_stage.BIG_BYTES", 1)
-    spec = replace(spec, pairs=spec.pairs[:2])
+    spec = replace(spec, pairs=spec.cells[:2])
     run = run_sweep(spec, replace(options, output_dir=tmp_path, save_models="best"))
     grid = read_sweep_file(run.run_dir).grid
-    ((config, label),) = chosen_pairs(run.results, grid, "best")
+    ((config, label),) = chosen_cells(run.results, grid, "best")
     left = {path.parent.name for path in RunDir(run.run_dir).fits.rglob("*.safetensors")}
     assert left == {label}
     say("export", run.run_dir, tmp_path / "out", "--cache-dir", options.cache_dir, "--yes")
-    assert find_models(tmp_path / "out")[0].pair == (config, label)
+    assert find_models(tmp_path / "out")[0].cell == (config, label)
     assert not list(RunDir(run.run_dir).fits.rglob("*.safetensors"))
 
 
@@ -226,12 +226,12 @@ def test_the_best_by_validation_are_kept_by_default(kept):
         entry["representation"].removesuffix("_visual_only"): entry["val_acc_mean"]
         for entry in results["visual_only_results"]
     }
-    ((config, label),) = chosen_pairs(results, sweep.grid, "best")
+    ((config, label),) = chosen_cells(results, sweep.grid, "best")
     assert config == "visual_only"
     assert means[label] == max(means.values())
-    assert chosen_pairs(results, sweep.grid, "none") == []
+    assert chosen_cells(results, sweep.grid, "none") == []
     equal = {("a", "x"): 0.5, ("a", "y"): 0.5, ("b", "x"): 0.1}
-    assert best_pairs(equal, ["a", "b", "c"]) == [("a", "x"), ("b", "x")]
+    assert best_cells(equal, ["a", "b", "c"]) == [("a", "x"), ("b", "x")]
 
 
 @contextmanager

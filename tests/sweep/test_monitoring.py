@@ -91,7 +91,7 @@ def exported(run_dir):
     """What the endpoint says, in the form of `recorded`."""
     samples = scrape(run_dir)
 
-    def by_pair(name):
+    def by_cell(name):
         return {
             (labels["config"], labels["representation"]): value
             for labels, value in samples.get(name, [])
@@ -108,10 +108,10 @@ def exported(run_dir):
             for labels, value in samples.get("trial_running", [])
             if value
         },
-        "best": by_pair("best_val_accuracy"),
-        "ended": by_pair("trials_ended_total"),
-        "timed": by_pair("trial_seconds_count"),
-        "seconds": {k: pytest.approx(v) for k, v in by_pair("training_seconds_total").items()},
+        "best": by_cell("best_val_accuracy"),
+        "ended": by_cell("trials_ended_total"),
+        "timed": by_cell("trial_seconds_count"),
+        "seconds": {k: pytest.approx(v) for k, v in by_cell("training_seconds_total").items()},
         "workers": [value for _, value in samples.get("workers", [])],
     }
 
@@ -119,12 +119,12 @@ def exported(run_dir):
 def recorded(run_dir):
     """What records and events say."""
     status = read_status(run_dir)
-    finished = Counter(key.pair for key in status.done)
+    finished = Counter(key.cell for key in status.done)
     best, seconds = {}, {}
     for key in status.done:
         record = read_record(run_dir, key)
-        best[key.pair] = max(best.get(key.pair, 0.0), record["metrics"]["val_acc"])
-        seconds[key.pair] = seconds.get(key.pair, 0.0) + record["timing"]["total_seconds"]
+        best[key.cell] = max(best.get(key.cell, 0.0), record["metrics"]["val_acc"])
+        seconds[key.cell] = seconds.get(key.cell, 0.0) + record["timing"]["total_seconds"]
     return {
         "trials": {
             pair: {STATES[name]: count for name, count in counts.items()}

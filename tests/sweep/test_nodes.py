@@ -13,7 +13,7 @@ import torch
 from lorasweep import RuntimeOptions, SweepSpec, run_sweep
 from lorasweep.features.common.errors import UserError
 from lorasweep.features.common.files import sign, write_json
-from lorasweep.features.common.hardware import CPU, Kind, kind_of, same_origin
+from lorasweep.features.common.hardware import CPU, Hardware, hardware_of, same_origin
 from lorasweep.features.compute.nodes import Node, Nodes
 from lorasweep.trainables.store.run_dir import RunDir
 from tests.chaos import Chaos, command, compare, undisturbed
@@ -23,15 +23,17 @@ EPOCHS = {"before the features": "500", "during the trials": "2500"}
 
 
 def test_a_kind_that_says_less_fits_more():
-    avx2 = Kind(CPU, "AVX2")
-    assert all(kind.fits(avx2) for kind in (Kind(), Kind(CPU), avx2))
-    assert not Kind(CPU, "AVX512").fits(avx2)
-    assert not Kind("NVIDIA H100", "AVX2").fits(avx2)
+    avx2 = Hardware(CPU, "AVX2")
+    assert all(kind.fits(avx2) for kind in (Hardware(), Hardware(CPU), avx2))
+    assert not Hardware(CPU, "AVX512").fits(avx2)
+    assert not Hardware("NVIDIA H100", "AVX2").fits(avx2)
 
 
 def test_whose_processor_it_is_counts_where_both_say_it():
     """MKL chooses its code by that, too; earlier versions' records and caches do not say it."""
-    amd, intel, old = (Kind(CPU, f"AVX2{of}") for of in (" (AuthenticAMD)", " (GenuineIntel)", ""))
+    amd, intel, old = (
+        Hardware(CPU, f"AVX2{of}") for of in (" (AuthenticAMD)", " (GenuineIntel)", "")
+    )
     assert not amd.fits(intel)
     assert all(one.fits(other) for one, other in ((amd, old), (old, amd), (amd, amd)))
     before = {"torch": "2.9", "features": {"stats": {"instructions": "AVX2"}}}
@@ -39,17 +41,17 @@ def test_whose_processor_it_is_counts_where_both_say_it():
     assert same_origin(before, now)
     assert not same_origin(before, {**now, "torch": "3"})
     assert not same_origin({}, now)
-    assert re.fullmatch(r".+ \(.+\)", kind_of(torch.device("cpu")).instructions)
+    assert re.fullmatch(r".+ \(.+\)", hardware_of(torch.device("cpu")).instructions)
 
 
 @pytest.fixture
 def four_nodes(monkeypatch):
     """Three nodes with GPUs, of them one of another kind, and one without."""
     have = {
-        "a": (Kind("H100", "AVX512"), {"CPU": 8.0, "GPU": 2.0}),
-        "b": (Kind("A100", "AVX512"), {"CPU": 8.0, "GPU": 1.0}),
-        "c": (Kind("H100", "AVX2"), {"CPU": 8.0, "GPU": 4.0}),
-        "d": (Kind(CPU, "AVX512"), {"CPU": 16.0}),
+        "a": (Hardware("H100", "AVX512"), {"CPU": 8.0, "GPU": 2.0}),
+        "b": (Hardware("A100", "AVX512"), {"CPU": 8.0, "GPU": 1.0}),
+        "c": (Hardware("H100", "AVX2"), {"CPU": 8.0, "GPU": 4.0}),
+        "d": (Hardware(CPU, "AVX512"), {"CPU": 16.0}),
     }
     alive = [
         {"NodeID": name, "NodeManagerHostname": f"host-{name}", "Resources": resources}
@@ -70,10 +72,10 @@ def test_work_goes_to_the_kind_that_most_nodes_have(four_nodes):
     said = []
     nodes = Nodes(said.append)
     nodes.look()
-    assert (nodes.kind, set(nodes.refused)) == (Kind("H100", "AVX512"), {"b", "c"})
+    assert (nodes.kind, set(nodes.refused)) == (Hardware("H100", "AVX512"), {"b", "c"})
     assert nodes.resources() == {"CPU": 24.0, "GPU": 2.0}
     assert nodes.selector() == {"ray.io/node-id": "!in(b,c)"}
-    assert nodes.stage_kind(on_gpus=False) == Kind(CPU, "AVX512")
+    assert nodes.stage_hardware(on_gpus=False) == Hardware(CPU, "AVX512")
     assert [re.findall(r"host-\w", line) for line in said] == [["host-b"], ["host-c"]]
     nodes.look()
     assert len(said) == 2
@@ -95,7 +97,7 @@ def test_a_node_that_does_not_see_the_files_takes_no_part(four_nodes, monkeypatc
 
     monkeypatch.setattr("lorasweep.features.compute.nodes._unseen_on", look)
     said = []
-    nodes = Nodes(said.append, any_kind=True)
+    nodes = Nodes(said.append, any_hardware=True)
     nodes.look()
     nodes.look()
     assert asked == [["a", "b", "c", "d"], ["c"]]
@@ -105,7 +107,7 @@ def test_a_node_that_does_not_see_the_files_takes_no_part(four_nodes, monkeypatc
     with pytest.raises(UserError, match="node host-a does not see /shared"):
         nodes.require_shared()
     nodes.misplaced("b", "", "", "/cache")
-    assert set(nodes.blind) == {"a", "b"}
+    assert set(nodes.nodes_without_files) == {"a", "b"}
 
 
 def test_work_on_a_cluster_that_was_joined_may_come_to_be_on_several_nodes(four_nodes, monkeypatch):
@@ -115,10 +117,14 @@ def test_work_on_a_cluster_that_was_joined_may_come_to_be_on_several_nodes(four_
 
 
 def test_any_kind_refuses_nobody(four_nodes):
-    nodes = Nodes(lambda line: None, any_kind=True)
+    nodes = Nodes(lambda line: None, any_hardware=True)
     nodes.look()
-    nodes.refuse("a", Kind("other", "other"))
-    assert (nodes.refused, nodes.selector(), nodes.stage_kind(on_gpus=True)) == ({}, {}, Kind())
+    nodes.refuse("a", Hardware("other", "other"))
+    assert (nodes.refused, nodes.selector(), nodes.stage_hardware(on_gpus=True)) == (
+        {},
+        {},
+        Hardware(),
+    )
 
 
 @pytest.mark.parametrize(

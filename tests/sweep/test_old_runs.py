@@ -16,7 +16,7 @@ import torch
 from lorasweep import RuntimeOptions, open_run, run_sweep
 from lorasweep.features.common.errors import UserError
 from lorasweep.features.common.files import sign
-from lorasweep.features.common.hardware import kind_of
+from lorasweep.features.common.hardware import hardware_of
 from lorasweep.features.compute.cache import CacheEntry
 from lorasweep.features.compute.stage import plan_stage
 from lorasweep.features.datasets.scan import scan_dataset
@@ -69,7 +69,7 @@ def test_status_and_report_show_a_run_as_it_was(name, done, left, old, monkeypat
     page = make_report([run_dir], old / "report", formats=()).read_text()
     assert "stats" in page
     loaded = load_run(run_dir)
-    assert sum(len(loaded.missing(pair)) for pair in read_sweep_file(run_dir).grid.pairs) == left
+    assert sum(len(loaded.missing(pair)) for pair in read_sweep_file(run_dir).grid.cells) == left
     assert content(run_dir) == before
 
 
@@ -109,7 +109,7 @@ def test_a_finished_run_goes_on_with_another_seed(old):
 
 def made_here(environment):
     """Whether this machine rounds as the one that a state comes from; else trials start over."""
-    here = kind_of(torch.device("cpu")).instructions
+    here = hardware_of(torch.device("cpu")).instructions
     return environment["torch"] == torch.__version__ and environment["instructions"] == here
 
 

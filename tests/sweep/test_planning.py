@@ -43,7 +43,7 @@ def test_a_grid_is_the_product_less_what_makes_no_sense():
     grid = Grid(
         entries, ("a", "b"), (1, 2), unseeded=("linear",), left_out=(("a", "spectral@boosting"),)
     )
-    assert grid.pairs == [
+    assert grid.cells == [
         ("a", "stats"), ("a", "stats@linear"),
         ("b", "stats"), ("b", "stats@linear"), ("b", "spectral@boosting"),
     ]  # fmt: skip
@@ -128,6 +128,6 @@ def test_groups_of_representations_are_their_members():
     names += ["update_pca:256", "flat_pca:256"]
     assert list(declared_by(spec).inputs) == names
     both = declared_by(replace(spec, pairs=(("nine", "mlp"), ("update_sketch", "linear"))))
-    assert [entry.label for entry in both.entries][-2:] == ["ensemble", "update_sketch:128@linear"]
+    assert [entry.method for entry in both.entries][-2:] == ["ensemble", "update_sketch:128@linear"]
     with pytest.raises(UserError, match="pair 'stats' is given twice"):
         declared_by(replace(spec, representations=("nine", "stats"), classifiers=("mlp",)))

@@ -69,7 +69,7 @@ def test_of_either_kind_the_best_by_validation_is_taken(run, analysis):
             for kind, chosen in zip(QUESTIONS[contrast.question], (tested.first, tested.second)):
                 of = [label for label in LABELS if kind in LABELS[label].split()]
                 best = max(of, key=lambda label: validation(run, config, label))
-                assert chosen.pair == (config, best), (contrast.question, kind)
+                assert chosen.cell == (config, best), (contrast.question, kind)
             difference = tested.first.accuracy.value - tested.second.accuracy.value
             assert tested.test.difference == pytest.approx(difference)
 

@@ -138,7 +138,7 @@ def test_records_without_it_are_left_out(analysis):
 
 
 def test_numbers_that_are_none_are_left_out_of_means(analysis):
-    record = next(r for k, r in analysis.run.records.items() if k.label == "stats")
+    record = next(r for k, r in analysis.run.records.items() if k.method == "stats")
     record["importance"]["kinds"]["log_loss"][0] = None
     mean, *_ = importance_of(analysis, ("all_layers", "stats"), "kinds")
     assert mean.log_loss.mean == pytest.approx(-0.1 + 0.015)

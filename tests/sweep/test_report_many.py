@@ -125,7 +125,7 @@ def test_what_records_lack_is_left_out(tmp_path):
     for key, record in run.records.items():
         record["environment"] = {}
         record["metrics"].pop("test_log_loss")
-        if key.pair[1] == FEW[1]:
+        if key.cell[1] == FEW[1]:
             for name in ("curves", "calibration", "precision_recall"):
                 del record[name]
             del record["timing"]["epochs_run"], record["metrics"]["train_acc"]

@@ -212,12 +212,12 @@ def test_ranks(tables, records, truth):
 
 
 def test_splits_cost_calibration_and_stability(tables, records, truth):
-    def by_pair(name):
+    def by_cell(name):
         return {(row["config"], row["representation"]): row for row in tables[name]}
 
     for pair, of in records.items():
         scores = [r["metrics"] for r in of]
-        splits = by_pair("splits")[pair]
+        splits = by_cell("splits")[pair]
         for split in ("train", "val", "test"):
             expected = fmean(s[f"{split}_acc"] for s in scores)
             assert number(splits, f"{split}_accuracy") == pytest.approx(expected)
@@ -226,7 +226,7 @@ def test_splits_cost_calibration_and_stability(tables, records, truth):
         val = fmean(metrics.accuracy_score(truth["val"], r["predictions"]["val"]) for r in of)
         assert number(splits, "val_accuracy") == pytest.approx(val)
 
-        cost = by_pair("cost")[pair]
+        cost = by_cell("cost")[pair]
         assert int(cost["features"]) == of[0]["feature_dim"]
         assert int(cost["values_per_tensor"]) * of[0]["num_layers"] == of[0]["feature_dim"]
         seconds = fmean(r["timing"]["train_seconds"] for r in of)
@@ -234,7 +234,7 @@ def test_splits_cost_calibration_and_stability(tables, records, truth):
         epochs = fmean(len(r["curves"]["val_acc_history"]) for r in of)
         assert number(cost, "epochs") == pytest.approx(epochs)
 
-        calibration = by_pair("calibration")[pair]
+        calibration = by_cell("calibration")[pair]
         errors = []
         for record in of:
             bins = record["calibration"]["test"]
@@ -250,7 +250,7 @@ def test_splits_cost_calibration_and_stability(tables, records, truth):
         loss = fmean(s["test_log_loss"] for s in scores)
         assert number(calibration, "log_loss") == pytest.approx(loss)
 
-        stability = by_pair("stability")[pair]
+        stability = by_cell("stability")[pair]
         accuracy = list(accuracies(records, pair, truth["test"]))
         assert number(stability, "mean") == pytest.approx(fmean(accuracy))
         assert number(stability, "std") == pytest.approx(stdev(accuracy))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lorasweep.sweep.watch.activity import RATE_SECONDS, ActivityReader, read_activity
-from lorasweep.sweep.watch.status import Memory, format_bytes, read_status
+from lorasweep.sweep.watch.status import StatusCache, format_bytes, read_status
 from lorasweep.trainables.store.trial_key import TrialKey
 
 KEYS = [TrialKey("all_layers", name, seed) for name in ("stats", "spectral") for seed in (1, 2, 3)]
@@ -163,7 +163,7 @@ def test_strange_events_are_skipped(run_dir):
 
 def test_watching_keeps_what_it_has_read(zoo_run, tmp_path):
     run_dir = shutil.copytree(zoo_run, tmp_path / "run")
-    memory = Memory(run_dir)
+    memory = StatusCache(run_dir)
     first = read_status(run_dir, memory)
     for path in (run_dir / "events").iterdir():
         path.write_bytes(b" " * path.stat().st_size)

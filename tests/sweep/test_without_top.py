@@ -8,7 +8,7 @@ import pytest
 from lorasweep import RuntimeOptions, SweepSpec, open_run, run_sweep
 from lorasweep.features.common.errors import UserError
 from lorasweep.features.layers.configs import get_config, get_configs
-from lorasweep.sweep.engine.layer_phase import phases_line, undecided_labels, undecided_lines
+from lorasweep.sweep.engine.layer_phase import phases_line, undecided_lines, undecided_methods
 from lorasweep.sweep.imports.open_dataset import open_dataset
 from lorasweep.sweep.request.declared import declared_by
 from lorasweep.sweep.store.plan import read_records, records_digest
@@ -123,10 +123,10 @@ def test_a_decision_gives_every_label_its_own_tensors_and_fingerprints(planned):
     declared, scan, sweep = planned("all_layers", "without_top:1", "without_top:2")
     assert sweep.spec().configs == ("all_layers", "each_layer", "without_top:1", "without_top:2")
     assert set(sweep.fingerprints.values()) >= {""}
-    assert undecided_labels(sweep) == ["stats", "spectral"]
+    assert undecided_methods(sweep) == ["stats", "spectral"]
     assert "8 trials of without_top" in phases_line(sweep)
     half = ranked(sweep)
-    assert undecided_labels(half) == ["spectral"]
+    assert undecided_methods(half) == ["spectral"]
     assert half.decided == {
         ("without_top:1", "stats"): tensors_of(0, 1, 2),
         ("without_top:2", "stats"): tensors_of(0, 2),
@@ -144,7 +144,7 @@ def test_a_decision_gives_every_label_its_own_tensors_and_fingerprints(planned):
     assert len(set(after.values())) == len(after)
     # Another ranking is another trial, and none of the other label's.
     other = ranked(whole, "stats", (2, 1, 0, 3)).fingerprints
-    assert {key.label for key in after if after[key] != other[key]} == {"stats"}
+    assert {key.method for key in after if after[key] != other[key]} == {"stats"}
 
 
 def test_a_ranking_holds_for_more_seeds_and_not_for_other_deciding_trials(planned, tmp_path):

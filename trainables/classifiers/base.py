@@ -70,7 +70,7 @@ def _fits(value: Any, default: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Progress:
+class FitProgress:
     """How far a fit is.
 
     Attributes:
@@ -153,7 +153,7 @@ class Fit(Predictor):
     def step(self) -> None:
         """The least that can be done at once: an epoch, a round, a penalty; or everything."""
 
-    def advance(self, seconds: float) -> Progress:
+    def advance(self, seconds: float) -> FitProgress:
         """Take steps for about so many seconds, one at least. Where the slices fall never changes
         a result."""
         began = time.perf_counter()
@@ -164,12 +164,12 @@ class Fit(Predictor):
         return self.progress
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> FitProgress:
         """How far it is; by default what its curve of validation accuracies says."""
         accuracies = self.curves.get("val_acc_history")
         if accuracies:
-            return Progress(len(accuracies), accuracies[-1])
-        return Progress(int(self.finished), None)
+            return FitProgress(len(accuracies), accuracies[-1])
+        return FitProgress(int(self.finished), None)
 
     @abstractmethod
     def predict(self, x: Tensor) -> np.ndarray:

@@ -6,7 +6,8 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from . import base
-from .base import DataSize, FitState, LayerSum, LinearPart, Progress, setting
+from .base import DataSize, FitState, LayerSum, LinearPart, setting
+from .base import FitProgress as Progress
 from .base import Settings as Config
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""A pair's samples, split, standardised and on the device; shared by all its seeds."""
+"""A cell's samples, split, standardised and on the device; shared by all its seeds."""
 
 from __future__ import annotations
 

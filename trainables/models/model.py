@@ -1,4 +1,4 @@
-"""A model to keep: what is needed to classify a new adapter, in one file for all seeds of a pair.
+"""A model to keep: what is needed to classify a new adapter, in one file for all seeds of a cell.
 
     models/<config>/<label>.safetensors
 
@@ -180,7 +180,7 @@ class ModelFile:
     note: dict[str, Any]
 
     @property
-    def pair(self) -> tuple[str, str]:
+    def cell(self) -> tuple[str, str]:
         """(config, label)."""
         return self.note["config"], self.note["label"]
 

@@ -1,4 +1,4 @@
-"""Making a model to keep of a pair's trials; runs in Ray workers.
+"""Making a model to keep of a cell's trials; runs in Ray workers.
 
 Trials that took long have left what they predict with; others are trained once more: the same seed,
 threads, split and features give the same bits as the trial had. What predicts otherwise than its
@@ -44,7 +44,7 @@ _WHOLE_SLICE = 1e9
 
 
 class NoModelError(Exception):
-    """Why a pair cannot be kept, in one line."""
+    """Why a cell cannot be kept, in one line."""
 
 
 @dataclass(frozen=True)
@@ -127,17 +127,17 @@ def _agree(predicted: Sequence[np.ndarray], record: dict[str, Any]) -> bool:
     return all(p.argmax(1).tolist() == of for p, of in zip(predicted, classes))
 
 
-def write_pair(
+def write_cell_model(
     job: TrialJob,
     keys: Sequence[TrialKey],
     about: dict[str, Any],
     fitted: Sequence[FitOnDataset],
     *fits: KeptFit,
 ) -> int:
-    """Write a pair's model; returns its bytes.
+    """Write a cell's model; returns its bytes.
 
     Arguments:
-        keys: the pair's trials.
+        keys: the cell's trials.
         about: see `write_model`.
         fitted: of a fitted representation, for every trial; else empty.
         fits: those of `keys`.
@@ -161,7 +161,7 @@ def write_pair(
                 x = transform.standardise(load_features(job, key)[train])
                 shared.append(KeptData(transform, Reference.of(x)))
         placed.append(replace(fit, data=len(shared) - 1))
-    path = RunDir(job.run_dir).model(*keys[0].pair)
+    path = RunDir(job.run_dir).model(*keys[0].cell)
     write_model(path, about, placed, shared)
     return path.stat().st_size
 

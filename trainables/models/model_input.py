@@ -19,10 +19,10 @@ from lorasweep.features.adapters.bases import certainty, guess_base, is_other
 from lorasweep.features.adapters.modules import LOKR_RANK
 from lorasweep.features.adapters.stack import Stack
 from lorasweep.features.common.errors import UserError
+from lorasweep.features.common.names import abbreviate
 from lorasweep.features.compute.batches import DatasetBatches
 from lorasweep.features.compute.dataset_matrix import read_matrix
 from lorasweep.features.datasets.scan import DatasetScan
-from lorasweep.features.datasets.shapes import some
 from lorasweep.features.layers.names import parse_layer
 from lorasweep.features.layers.pairing import (
     Layer,
@@ -110,7 +110,7 @@ class ModelInput:
         there = [name for name in self.layers if name in shapes]
         allowed = {*there, *self.lacking}
         missing = [name for name in self.layers if name not in allowed]
-        seems = f"seems to be of {base}, the model of {some(self.bases)}"
+        seems = f"seems to be of {base}, the model of {abbreviate(self.bases)}"
         other = "" if base in self.bases or not certainty(base) else f"; it {seems}"
         if not there:
             has = ", ".join(dict.fromkeys(parse_layer(name).component for name in shapes))
@@ -147,7 +147,7 @@ class ModelInput:
             fits = same or (not beyond and rank in self.ranks)
         if fits:
             return None
-        known = some([str(own) for own in self.ranks])
+        known = abbreviate([str(own) for own in self.ranks])
         return f"is of rank {rank}, and {item.name} depends on the rank: in training it was {known}"
 
     def stack(self, rows: int, rank: int = 0) -> Stack:

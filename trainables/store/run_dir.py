@@ -76,13 +76,13 @@ class RunDir:
         """Folder of models to keep."""
         return self.path / "models"
 
-    def model(self, config: str, label: str) -> Path:
-        """A pair's model; in the folder of an export, too."""
-        return self.models / path_name(config) / f"{path_name(label)}.safetensors"
+    def model(self, config: str, method: str) -> Path:
+        """A cell's model; in the folder of an export, too."""
+        return self.models / path_name(config) / f"{path_name(method)}.safetensors"
 
-    def no_model(self, config: str, label: str) -> Path:
-        """Why a pair has no model though one was wanted."""
-        return self.model(config, label).with_suffix(".json")
+    def no_model(self, config: str, method: str) -> Path:
+        """Why a cell has no model though one was wanted."""
+        return self.model(config, method).with_suffix(".json")
 
     @property
     def summary(self) -> Path:

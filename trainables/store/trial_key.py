@@ -9,10 +9,10 @@ from typing import Any
 from lorasweep.features.common.files import path_name
 
 DEFAULT_CLASSIFIER = "mlp"
-"""What trials are of that do not say; its name is left out of labels, paths and fingerprints."""
+"""What trials are of that do not say; its name is left out of methods, paths and fingerprints."""
 
 
-def entry_label(representation: str, classifier: str) -> str:
+def method_name(representation: str, classifier: str) -> str:
     """What a representation seen by a classifier is called: `spectral`, `spectral@linear`."""
     return representation if classifier == DEFAULT_CLASSIFIER else f"{representation}@{classifier}"
 
@@ -27,22 +27,22 @@ class TrialKey:
     classifier: str = DEFAULT_CLASSIFIER
 
     @property
-    def label(self) -> str:
+    def method(self) -> str:
         """Its representation and classifier; see `entry_label`."""
-        return entry_label(self.representation, self.classifier)
+        return method_name(self.representation, self.classifier)
 
     @property
-    def pair(self) -> tuple[str, str]:
-        """(config, label): what it shares with the other seeds."""
-        return self.config, self.label
+    def cell(self) -> tuple[str, str]:
+        """(config, method): what it shares with the other seeds."""
+        return self.config, self.method
 
     @property
     def path(self) -> str:
-        """<config>/<label>/seed-<seed>, as it is in file names."""
-        return f"{path_name(self.config)}/{path_name(self.label)}/seed-{self.seed}"
+        """<config>/<method>/seed-<seed>, as it is in file names."""
+        return f"{path_name(self.config)}/{path_name(self.method)}/seed-{self.seed}"
 
     def __str__(self) -> str:
-        return f"{self.config}/{self.label}/seed-{self.seed}"
+        return f"{self.config}/{self.method}/seed-{self.seed}"
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""

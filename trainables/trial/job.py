@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lorasweep.features.common.hardware import Kind
+from lorasweep.features.common.hardware import Hardware
 from lorasweep.features.common.plugins import Origin
 from lorasweep.features.compute.cache import FeatureMatrix
 from lorasweep.features.compute.dataset_matrix import DatasetMatrix
@@ -25,8 +25,8 @@ from lorasweep.trainables.store.trial_key import TrialKey
 
 
 @dataclass(frozen=True)
-class PairMatrix:
-    """Where the features of a (config, label) are.
+class CellMatrix:
+    """Where the features of a (config, method) are.
 
     Attributes:
         features: cache folders and columns; or, for what is never cached, the dataset's.
@@ -40,7 +40,7 @@ class PairMatrix:
     """
 
     config: str
-    label: str
+    method: str
     features: FeatureMatrix | DatasetMatrix
     values: tuple[tuple[str, ...], ...]
     num_tensors: int
@@ -92,7 +92,7 @@ class TrialJob:
     Attributes:
         run_dir: where records and events go.
         invocation: names the event files.
-        matrices: one for each (config, label) of the trials, and of each seed where it is
+        matrices: one for each (config, method) of the trials, and of each seed where it is
             fitted on that seed's split.
         labels: (n_samples,) class indices.
         n_classes: number of classes.
@@ -107,7 +107,7 @@ class TrialJob:
 
     run_dir: Path
     invocation: str
-    matrices: list[PairMatrix]
+    matrices: list[CellMatrix]
     labels: list[int]
     n_classes: int
     split: SplitRule
@@ -119,8 +119,8 @@ class TrialJob:
     keep_after: float = 0.0
 
     @cached_property
-    def _by_pair(self) -> dict[tuple[str, str, int | None], PairMatrix]:
-        return {(item.config, item.label, item.seed): item for item in self.matrices}
+    def _by_cell(self) -> dict[tuple[str, str, int | None], CellMatrix]:
+        return {(item.config, item.method, item.seed): item for item in self.matrices}
 
     def files(self) -> list[str]:
         """What its trials read: features' folders, a dataset's files."""
@@ -132,10 +132,10 @@ class TrialJob:
                 found |= dict.fromkeys(map(str, features.folders))
         return list(found)
 
-    def matrix(self, key: TrialKey) -> PairMatrix:
+    def matrix(self, key: TrialKey) -> CellMatrix:
         """A trial's features."""
-        own = self._by_pair.get((key.config, key.label, key.seed))
-        return own or self._by_pair[key.config, key.label, None]
+        own = self._by_cell.get((key.config, key.method, key.seed))
+        return own or self._by_cell[key.config, key.method, None]
 
     def classifier(self, name: str) -> tuple[Classifier, Settings]:
         """A classifier and its settings."""
@@ -146,9 +146,9 @@ class TrialJob:
             found = load_classifier(Origin.from_json(job.origin))
         return found, found.Settings.from_json(job.settings)
 
-    def kind(self, classifier: str) -> Kind:
+    def hardware(self, classifier: str) -> Hardware:
         """What a classifier's trials must be on."""
-        return Kind(self._classifier(classifier).device, self.instructions)
+        return Hardware(self._classifier(classifier).device, self.instructions)
 
     def _classifier(self, name: str) -> ClassifierJob:
         return next(job for job in self.classifiers if job.name == name)
@@ -168,7 +168,7 @@ class TrialJob:
         matrices = [
             {
                 "config": matrix.config,
-                "label": matrix.label,
+                "label": matrix.method,
                 **where(matrix.features),
                 "values": names_to_json(matrix.values),
                 "num_tensors": matrix.num_tensors,
@@ -201,7 +201,7 @@ class TrialJob:
         value = json.loads(path.read_text())
         columns = [tuple(names) for names in value.pop("columns")]
         matrices = [
-            PairMatrix(
+            CellMatrix(
                 matrix["config"],
                 matrix["label"],
                 DatasetMatrix.from_json(matrix["dataset"])

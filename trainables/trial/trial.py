@@ -15,12 +15,12 @@ import torch
 from ray import tune
 
 from lorasweep.features.common.files import DamagedFileError
-from lorasweep.features.common.hardware import Kind, kind_of, same_origin
+from lorasweep.features.common.hardware import Hardware, hardware_of, same_origin
 from lorasweep.features.compute.cache import FeatureMatrix, OpenedFolders
 from lorasweep.features.compute.dataset_matrix import DatasetMatrix
-from lorasweep.features.compute.nodes import first_unseen, misplacement
+from lorasweep.features.compute.nodes import first_missing, misplacement
 from lorasweep.features.layers.factor_layout import Layout
-from lorasweep.trainables.classifiers.base import Fit, FitState, Progress
+from lorasweep.trainables.classifiers.base import Fit, FitProgress, FitState
 from lorasweep.trainables.data.trial_data import TrialData
 from lorasweep.trainables.store.events import (
     EventLog,
@@ -57,19 +57,19 @@ class TrialWorker(tune.Trainable):
 
     A configuration is {"point": a trial's key and fingerprint, "job": path of job.json}. A step is
     a slice of time, not an epoch: short trials finish in one step. Where the slices fall never
-    changes a result. The data of the last pair stay on the device for the next seed.
+    changes a result. The data of the last cell stay on the device for the next seed.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start a new process's first trial."""
         self._job_path = Path(config["job"])
-        self._unseen = first_unseen([config["job"]])
-        if self._unseen:
+        self._missing = first_missing([config["job"]])
+        if self._missing:
             return
         self._job = TrialJob.read(self._job_path)
-        self._unseen = first_unseen(self._job.files())
+        self._missing = first_missing(self._job.files())
         self._device = set_up_device(self._job.threads)
-        self._kind = kind_of(self._device)
+        self._hardware = hardware_of(self._device)
         self._events = EventLog(self._job.run_dir, self._job.invocation)
         self._data: tuple[_Of, TrialData] | None = None
         self._opened: OpenedFolders = {}
@@ -97,8 +97,8 @@ class TrialWorker(tune.Trainable):
         run's, or on one that does not see its files, ends without a record, and the driver plans it
         again: with more memory, or without the node. Raising would make Tune try the same again.
         """
-        if self._unseen:
-            return {"done": True, "misplaced": misplacement(Kind(), self._unseen)}
+        if self._missing:
+            return {"done": True, "misplaced": misplacement(Hardware(), self._missing)}
         if self._must_wait:
             self._wait_for_workers()
         try:
@@ -119,8 +119,8 @@ class TrialWorker(tune.Trainable):
             if has_record(run_dir, key, self._fingerprint):
                 delete_state(run_dir, key)
                 return {"done": True}
-            if not self._job.kind(key.classifier).fits(self._kind):
-                found = misplacement(self._kind)
+            if not self._job.hardware(key.classifier).fits(self._hardware):
+                found = misplacement(self._hardware)
                 self._events.write(TrialMisplaced(key, *found))
                 return {"done": True, "misplaced": found}
             self._fit = self._begin()
@@ -193,7 +193,7 @@ class TrialWorker(tune.Trainable):
     def _rounding(self) -> dict[str, Any]:
         """What the last bits of a result depend on besides its inputs."""
         return {
-            **vars(self._kind),
+            **vars(self._hardware),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "features": self._job.matrix(self._key).origin,
@@ -214,7 +214,7 @@ class TrialWorker(tune.Trainable):
         self._load_seconds = time.perf_counter() - began
         return data
 
-    def _finish(self, fit: Fit, last: Progress, slice_seconds: float) -> TrialFinished:
+    def _finish(self, fit: Fit, last: FitProgress, slice_seconds: float) -> TrialFinished:
         data, matrix = self._job_data(), self._job.matrix(self._key)
         scores = {
             name: score_split(fit.predict(split.x), split.y.cpu().numpy())
@@ -322,7 +322,7 @@ def _environment(device: torch.device) -> dict[str, Any]:
     return {
         "device": device.type,
         "device_name": name or platform.machine(),
-        "instructions": kind_of(device).instructions,
+        "instructions": hardware_of(device).instructions,
         "torch": torch.__version__,
         "ray": ray.__version__,
         "numpy": np.__version__,

@@ -53,6 +53,6 @@ def load_data(
 
 
 def load_features(job: TrialJob, key: TrialKey, opened: OpenedFolders | None = None) -> np.ndarray:
-    """(n_samples, n_features) float32 of a trial's pair."""
+    """(n_samples, n_features) float32 of a trial's cell."""
     features = job.matrix(key).features
     return features.load() if isinstance(features, DatasetMatrix) else features.load(opened)

@@ -1,4 +1,4 @@
-"""What is known of one (config, representation) pair, and of two of them compared."""
+"""What is known of one (config, method) cell, and of two of them compared."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .runs import Pair
+from .runs import Cell
 from .statistics import CONFIDENCE, Comparison, Floats, is_distinguishable
 
 
@@ -20,12 +20,12 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class PairResult:
-    """One (config, representation) pair over its seeds.
+class CellResult:
+    """One (config, method) cell over its seeds.
 
     Attributes:
-        representation: the pair's label.
-        seeded: whether seeds change its numbers; of a pair of a classifier that no seed changes,
+        method: representation@classifier.
+        seeded: whether seeds change its numbers; of a cell of a classifier that no seed changes,
             the one trial stands for all.
         features: width of the input; layers: number of layer tensors.
         accuracy, macro_f1: on test, with intervals over seeds and test adapters.
@@ -43,7 +43,7 @@ class PairResult:
     """
 
     config: str
-    representation: str
+    method: str
     seeded: bool
     features: int
     layers: int
@@ -62,22 +62,22 @@ class PairResult:
     epochs: float
 
     @property
-    def pair(self) -> Pair:
-        """(config, representation)."""
-        return self.config, self.representation
+    def cell(self) -> Cell:
+        """(config, method)."""
+        return self.config, self.method
 
 
 @dataclass(frozen=True)
 class Tested:
-    """A comparison of two pairs with p-values adjusted within its family by Holm's method.
+    """A comparison of two cells with p-values adjusted within its family by Holm's method.
 
     Attributes:
         first, second: what is compared; differences are first − second.
         holm_bootstrap, holm_seeds: adjusted p-values of `Comparison`; None where undefined.
     """
 
-    first: PairResult
-    second: PairResult
+    first: CellResult
+    second: CellResult
     test: Comparison
     holm_bootstrap: float
     holm_seeds: float | None
