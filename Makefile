@@ -25,12 +25,12 @@ test-long: .venv/.dev
 # Kill sweeps at random, lose nodes, damage files, kill Ray's own processes; every number must come back.
 chaos: .venv/.dev
 	out=$$(mktemp -d) && \
-	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED) --out $$out/kills && \
-	$(BIN)/python -m tests.damage --cases $(CASES) --seed $(SEED) --out $$out/damage && \
-	$(BIN)/python -m tests.power.sweep --cuts $(CUTS) --recoveries 12 --faults 24 --seed $(SEED) --out $$out/power && \
-	$(BIN)/python -m tests.power.sweep --everywhere --out $$out/everywhere && \
-	$(BIN)/python -m tests.elastic --changes $(CHANGES) --seed $(SEED) --out $$out/elastic && \
-	for round in $$(seq 2 $(ROUNDS)); do $(BIN)/python -m pytest -m slow tests/sweep/test_ray_dies.py || exit 1; done && \
+	$(BIN)/python -m tests.faults.chaos --rounds $(ROUNDS) --seed $(SEED) --out $$out/kills && \
+	$(BIN)/python -m tests.faults.damage --cases $(CASES) --seed $(SEED) --out $$out/damage && \
+	$(BIN)/python -m tests.faults.power.sweep --cuts $(CUTS) --recoveries 12 --faults 24 --seed $(SEED) --out $$out/power && \
+	$(BIN)/python -m tests.faults.power.sweep --everywhere --out $$out/everywhere && \
+	$(BIN)/python -m tests.cluster.elastic --changes $(CHANGES) --seed $(SEED) --out $$out/elastic && \
+	for round in $$(seq 2 $(ROUNDS)); do $(BIN)/python -m pytest -m slow tests/faults/test_ray_dies.py || exit 1; done && \
 	$(BIN)/python -m pytest -m slow && rm -r $$out
 
 # The quick benchmarks of docs/performance.md; `python -m benchmarks --help` for the others.

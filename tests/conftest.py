@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from lorasweep import SweepResult
 from lorasweep.features.datasets.hf_folder import write_dataset
 from lorasweep.zoo.random.sanity import make_sanity
 from lorasweep.zoo.random.sd15 import matrix_column
@@ -75,6 +76,26 @@ def sanity_cache(local_ray: None, sanity: Path, tmp_path_factory: pytest.TempPat
     with Reporter() as reporter:
         features_only(SweepSpec(str(sanity)), RuntimeOptions(cache_dir=cache), reporter)
     return cache
+
+
+@pytest.fixture(scope="session")
+def sanity_run(
+    sanity: Path, sanity_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> SweepResult:
+    """What a run of 2 representations × 2 configs × 2 seeds on the sanity set returned, which no
+    tracker was told of; its run directory is not to be changed."""
+    from lorasweep import RuntimeOptions, SweepSpec, run_sweep
+
+    spec = SweepSpec(
+        str(sanity),
+        representations=("stats", "matrix_norms"),
+        num_runs=2,
+        settings={"mlp": dict(hidden_dim=16, epochs=3)},
+    )
+    options = RuntimeOptions(
+        tmp_path_factory.mktemp("sanity"), cache_dir=sanity_cache, log_to="none", save_models="none"
+    )
+    return run_sweep(spec, options)
 
 
 def random_matrices(rows: int = 12, seed: int = 0) -> dict[str, np.ndarray]:

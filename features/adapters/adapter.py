@@ -49,7 +49,7 @@ LayerShape = tuple[int, int, int]
 """(outputs, inputs, rank) of a layer's update."""
 
 
-class LayerFactors(NamedTuple):
+class LayerUpdate(NamedTuple):
     """ΔW = scale · up @ down of a layer.
 
     Attributes:
@@ -66,7 +66,7 @@ class LayerFactors(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Layout:
+class _FileStructure:
     """What the names and shapes of a file's tensors say; the same for many files."""
 
     modules: list[tuple[Module, UpdateShape, tuple[Part, ...]]]
@@ -102,7 +102,7 @@ class AdapterFile:
     dora: bool
     ignored: tuple[str, ...]
     _file: TensorFile = field(repr=False, compare=False)
-    _layout: _Layout = field(repr=False, compare=False)
+    _layout: _FileStructure = field(repr=False, compare=False)
     _scaling: Scaling = field(repr=False, compare=False)
 
     @cached_property
@@ -145,7 +145,7 @@ class AdapterFile:
                 for part in parts
             }
 
-    def read(self, only: frozenset[str] | None = None) -> Iterator[tuple[str, LayerFactors]]:
+    def read(self, only: frozenset[str] | None = None) -> Iterator[tuple[str, LayerUpdate]]:
         """Every layer, or those of `only`, with its factors; one module in memory at a time.
 
         Raises:
@@ -154,7 +154,7 @@ class AdapterFile:
         with blamed(self.weights):
             yield from self._read(only)
 
-    def _read(self, only: frozenset[str] | None) -> Iterator[tuple[str, LayerFactors]]:
+    def _read(self, only: frozenset[str] | None) -> Iterator[tuple[str, LayerUpdate]]:
         for module, shape, parts in self._layout.modules:
             if only is not None and not any(part.name in only for part in parts):
                 continue
@@ -169,7 +169,7 @@ class AdapterFile:
             s = scale(alpha, rank, root)
             for part, (a, b) in zip(parts, part_factors(parts, down, up)):
                 if only is None or part.name in only:
-                    yield part.name, LayerFactors(a, b, s, lost)
+                    yield part.name, LayerUpdate(a, b, s, lost)
 
     def _alpha(self, module: Module, shape: UpdateShape) -> tuple[float | None, int, bool]:
         """(α, the rank it is divided by, whether by its root)."""
@@ -234,7 +234,7 @@ def _check_dtypes(modules: list[Module], dtypes: dict[str, str]) -> None:
 
 
 @lru_cache(maxsize=256)  # many files of a set have the same tensors
-def _layout(tensors: tuple[tuple[str, Shape], ...], lokr_rank: int) -> _Layout:
+def _layout(tensors: tuple[tuple[str, Shape], ...], lokr_rank: int) -> _FileStructure:
     shapes = dict(tensors)
     modules, ignored = group_modules(shapes)
     if not modules:
@@ -266,7 +266,7 @@ def _layout(tensors: tuple[tuple[str, Shape], ...], lokr_rank: int) -> _Layout:
     }
     if len(layers) < sum(len(parts) for _, _, parts in found):
         raise ValueError("a layer is there twice, in a fused module and by itself")
-    return _Layout(
+    return _FileStructure(
         found,
         layers,
         tuple(ignored),

@@ -40,7 +40,7 @@ class UpdateShape(NamedTuple):
     own_rank: int
 
 
-class Factors(NamedTuple):
+class ModuleFactors(NamedTuple):
     """A (rank, inputs) and B (outputs, rank), and the share of ‖B·A‖² that they have lost."""
 
     down: Array
@@ -65,7 +65,7 @@ def update_shape(module: Module, shapes: Mapping[str, Shape], lokr_rank: int) ->
         raise ValueError("a tensor has too few axes") from error
 
 
-def factors(module: Module, get: GetArray, rank: int) -> Factors:
+def factors(module: Module, get: GetArray, rank: int) -> ModuleFactors:
     """A module's factors, of the rank that `update_shape` says; NaN where they cannot be told."""
     if module.algorithm == LOHA:
         return _loha(module, get)
@@ -74,8 +74,8 @@ def factors(module: Module, get: GetArray, rank: int) -> Factors:
     down, up = get(DOWN), get(UP)
     up = up.reshape(up.shape[:2])
     if MID in module.tensors:
-        return Factors(_with_core(get(MID), down.reshape(down.shape[:2])), up)
-    return Factors(down.reshape(len(down), -1), up)
+        return ModuleFactors(_with_core(get(MID), down.reshape(down.shape[:2])), up)
+    return ModuleFactors(down.reshape(len(down), -1), up)
 
 
 # LoRA, and LoCon with a core
@@ -122,7 +122,7 @@ def _loha_shape(own: Mapping[str, Shape]) -> UpdateShape:
     return UpdateShape(outputs, inputs, min(first * second, outputs, inputs), first)
 
 
-def _loha(module: Module, get: GetArray) -> Factors:
+def _loha(module: Module, get: GetArray) -> ModuleFactors:
     """(B₁·A₁) ∘ (B₂·A₂) is one product of low rank: its factors' columns (of B) and rows (of A) are
     all products of one of the first with one of the second, their Khatri–Rao product."""
     (down1, up1), (down2, up2) = (_loha_side(module, get, side) for side in "12")
@@ -131,12 +131,12 @@ def _loha(module: Module, get: GetArray) -> Factors:
     return _no_larger(down.reshape(-1, down.shape[2]), up.reshape(len(up), -1))
 
 
-def _no_larger(down: Array, up: Array) -> Factors:
+def _no_larger(down: Array, up: Array) -> ModuleFactors:
     """The same product of the rank of its smaller side, where that is less; exactly, as far as
     float32 goes: the larger factor's orthogonal one carries it, the other all else."""
     outputs, inputs = len(up), down.shape[1]
     if len(down) <= min(outputs, inputs):
-        return Factors(down, up)
+        return ModuleFactors(down, up)
     down, up = down.astype(np.float64), up.astype(np.float64)
     if inputs <= outputs:
         q, r = np.linalg.qr(down.T)
@@ -144,7 +144,7 @@ def _no_larger(down: Array, up: Array) -> Factors:
     else:
         q, r = np.linalg.qr(up)
         down, up = r @ down, q
-    return Factors(down.astype(np.float32), up.astype(np.float32))
+    return ModuleFactors(down.astype(np.float32), up.astype(np.float32))
 
 
 def _loha_side(module: Module, get: GetArray, side: str) -> tuple[Array, Array]:
@@ -176,14 +176,14 @@ def _half_shape(own: Mapping[str, Shape], side: str) -> tuple[int, int, int]:
     return (a[1], b[1] * prod(core[2:]), b[0]) if core else (a[0], prod(b[1:]), b[0])
 
 
-def _lokr(module: Module, get: GetArray, rank: int) -> Factors:
+def _lokr(module: Module, get: GetArray, rank: int) -> ModuleFactors:
     """Truncated SVD of W₁ ⊗ W₂: its singular values are all products of one of W₁ with one of W₂,
     its singular vectors the Kronecker products of theirs (Van Loan, "The ubiquitous Kronecker
     product", 2000), so that only the small halves are decomposed."""
     halves = [_half(module, get, side).astype(np.float64) for side in "12"]
     if not all(np.isfinite(half).all() for half in halves):
         outputs, inputs = (a * b for a, b in zip(*(half.shape for half in halves)))
-        return Factors(
+        return ModuleFactors(
             np.full((rank, inputs), np.nan, np.float32),
             np.full((outputs, rank), np.nan, np.float32),
         )
@@ -196,7 +196,7 @@ def _lokr(module: Module, get: GetArray, rank: int) -> Factors:
     down = (v1[first][:, :, None] * v2[second][:, None, :]).reshape(len(order), -1)
     squares = float((values**2).sum())
     lost = max(0.0, 1.0 - float((values[order] ** 2).sum()) / squares) if squares else 0.0
-    return Factors((down * root[:, None]).astype(np.float32), up.astype(np.float32), lost)
+    return ModuleFactors((down * root[:, None]).astype(np.float32), up.astype(np.float32), lost)
 
 
 def _half(module: Module, get: GetArray, side: str) -> Array:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LayerFactors:
+class FactorColumns:
     """The columns of a layer: the entries of s·B, row by row, then those of A, as `flat` has them.
 
     Attributes:
@@ -49,14 +49,14 @@ class LayerFactors:
         return x.narrow(1, first, self.rank * self.inputs).unflatten(1, (self.rank, self.inputs))
 
 
-Layout = tuple[LayerFactors, ...]
+Layout = tuple[FactorColumns, ...]
 """Of all layers of a matrix, in the order of its columns."""
 
 
 def layout_of(layers: Iterable[Layer]) -> Layout:
     """The layout of a matrix of layers, which stand side by side in sorted order of their names."""
-    found: list[LayerFactors] = []
+    found: list[FactorColumns] = []
     for layer in sorted(layers, key=lambda layer: layer.name):
         first = found[-1].first + found[-1].width if found else 0
-        found.append(LayerFactors(layer.name, *layer.shape, first))
+        found.append(FactorColumns(layer.name, *layer.shape, first))
     return tuple(found)

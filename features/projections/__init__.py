@@ -5,6 +5,6 @@ all layer configs together; coordinates are cached under weights, landmarks and 
 it; what is to be done is known without it.
 """
 
-from .plan import Fitted, fitted, missing
+from .plan import ProjectionPlan, missing, plan_projection
 
-__all__ = ["Fitted", "fitted", "missing"]
+__all__ = ["ProjectionPlan", "missing", "plan_projection"]

@@ -14,7 +14,7 @@ from torch import Tensor, dtype
 
 
 @dataclass(frozen=True)
-class Factors:
+class FactorBatch:
     """One layer of some adapters.
 
     Attributes:
@@ -32,16 +32,16 @@ class Factors:
         """(n, rank, outputs) of s·Bᵀ: scaling factors is less than scaling their products."""
         return self.up.mT if self.scale is None else self.up.mT * self.scale[:, None, None]
 
-    def to(self, dtype: dtype) -> Factors:
+    def to(self, dtype: dtype) -> FactorBatch:
         """The same in another precision."""
         scale = None if self.scale is None else self.scale.to(dtype)
-        return Factors(self.down.to(dtype), self.up.to(dtype), scale)
+        return FactorBatch(self.down.to(dtype), self.up.to(dtype), scale)
 
-    def rows(self, start: int, stop: int) -> Factors:
+    def rows(self, start: int, stop: int) -> FactorBatch:
         """Adapters start … stop−1."""
         own = slice(start, stop)
         scale = None if self.scale is None else self.scale[own]
-        return Factors(self.down[own], self.up[own], scale)
+        return FactorBatch(self.down[own], self.up[own], scale)
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Kernel:
         own: (n,) float64 of every adapter with itself.
     """
 
-    between: Callable[[Factors, Factors, float], Tensor]
-    own: Callable[[Factors], Tensor]
+    between: Callable[[FactorBatch, FactorBatch, float], Tensor]
+    own: Callable[[FactorBatch], Tensor]
 
 
-def _between_updates(first: Factors, second: Factors, weight: float) -> Tensor:
+def _between_updates(first: FactorBatch, second: FactorBatch, weight: float) -> Tensor:
     (n, rank, inputs), (others, other_rank, _) = first.down.shape, second.down.shape
     down = first.down.reshape(n * rank, inputs) @ second.down.reshape(-1, inputs).T
     left, right = weight * first.scaled_up, second.scaled_up
@@ -68,17 +68,17 @@ def _between_updates(first: Factors, second: Factors, weight: float) -> Tensor:
     return products.reshape(n, rank, others, other_rank).sum(dim=(1, 3))
 
 
-def _own_update(layer: Factors) -> Tensor:
+def _own_update(layer: FactorBatch) -> Tensor:
     down, up = layer.down.double(), layer.scaled_up.double()
     return ((down @ down.mT) * (up @ up.mT)).sum(dim=(1, 2))
 
 
-def _between_flat(first: Factors, second: Factors, weight: float) -> Tensor:
+def _between_flat(first: FactorBatch, second: FactorBatch, weight: float) -> Tensor:
     down = (weight * first.down).flatten(1) @ second.down.flatten(1).T
     return down.add_((weight * first.scaled_up).flatten(1) @ second.scaled_up.flatten(1).T)
 
 
-def _own_flat(layer: Factors) -> Tensor:
+def _own_flat(layer: FactorBatch) -> Tensor:
     return (layer.down.double() ** 2).sum((1, 2)) + (layer.scaled_up.double() ** 2).sum((1, 2))
 
 
@@ -88,7 +88,7 @@ from run to run."""
 
 
 def layer_products(
-    kernel: Kernel, own: Factors, others: Factors, weight: float
+    kernel: Kernel, own: FactorBatch, others: FactorBatch, weight: float
 ) -> Iterator[tuple[int, Tensor]]:
     """First row and (rows, n') float32 weighted inner products of one layer, block by block."""
     rank = others.down.shape[1]

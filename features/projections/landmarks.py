@@ -14,7 +14,7 @@ from lorasweep.features.datasets.scan import DatasetScan
 from lorasweep.features.datasets.sources import Source
 from lorasweep.features.layers.pairing import Layer
 
-from .kernel import Factors
+from .kernel import FactorBatch
 from .plan import Landmarks
 
 
@@ -44,7 +44,7 @@ def write_landmarks(
             np.save(_path(folder, i, side), np.concatenate(pieces))
 
 
-def read_landmarks(folder: Path, index: int, layer: Layer, device: torch.device) -> Factors:
+def read_landmarks(folder: Path, index: int, layer: Layer, device: torch.device) -> FactorBatch:
     """Layer `index` of the landmarks; on a CPU they stay where they are mapped."""
 
     def part(side: str) -> torch.Tensor:
@@ -52,7 +52,7 @@ def read_landmarks(folder: Path, index: int, layer: Layer, device: torch.device)
         return torch.from_numpy(np.load(_path(folder, index, side), mmap_mode="c")).to(device)
 
     scale = None if layer.scale is None else part("scale").reshape(-1)
-    return Factors(part("down"), part("up"), scale)
+    return FactorBatch(part("down"), part("up"), scale)
 
 
 def _path(folder: Path, index: int, side: str) -> Path:

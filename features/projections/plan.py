@@ -66,7 +66,7 @@ def choose_landmarks(scan: DatasetScan, train: Sequence[int], kernel: str) -> La
 
 
 @dataclass(frozen=True)
-class Fitted:
+class ProjectionPlan:
     """A fitted representation of some layers, with its landmarks.
 
     Attributes:
@@ -106,19 +106,21 @@ def _constant(names: list[str], shape: Any) -> list[str]:
     return names
 
 
-def fitted(
+def plan_projection(
     item: Representation, scan: DatasetScan, train: Sequence[int], layers: Sequence[str]
-) -> Fitted:
+) -> ProjectionPlan:
     """A fitted representation of a config's layers and a split.
 
     Arguments:
         train: sample indices of the training split: no other adapter enters the fit.
     """
     landmarks = choose_landmarks(scan, train, item.kernel)
-    return Fitted(item, landmarks, tuple(sorted(layers)))
+    return ProjectionPlan(item, landmarks, tuple(sorted(layers)))
 
 
-def missing(scan: DatasetScan, wanted: Sequence[Fitted], root: Path) -> list[Fitted]:
+def missing(
+    scan: DatasetScan, wanted: Sequence[ProjectionPlan], root: Path
+) -> list[ProjectionPlan]:
     """Those that are not whole in the cache."""
     return [
         one

@@ -19,7 +19,7 @@ from lorasweep.features.datasets.columns import to_matrices
 from lorasweep.features.datasets.sources import Source
 from lorasweep.features.layers.pairing import Layer
 
-from .kernel import Factors, Kernel, layer_products
+from .kernel import FactorBatch, Kernel, layer_products
 from .landmarks import read_landmarks
 
 COLUMN = "adapter"
@@ -92,7 +92,7 @@ class ProductTask:
         device: torch.device,
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """First row and (rows, landmarks) float32 of one layer, one piece after the other."""
-        own = Factors(
+        own = FactorBatch(
             self._read(layer.down, self.tensors[layer.down], start, stop, keep, device),
             self._read(layer.up, self.tensors[layer.up], start, stop, keep, device),
             None

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save
 from lorasweep.features.common.files import write_atomic
 
 from .components import Components
-from .kernel import KERNELS, Factors, layer_products
+from .kernel import KERNELS, FactorBatch, layer_products
 
 FILE = "projection.safetensors"
 """Beside cached coordinates: what they were projected with."""
@@ -55,7 +55,7 @@ class Projection:
         return cls(Components(found["weights"], found["means"]), found["mean_squares"])
 
     def products(
-        self, kernel: str, layers: Sequence[Factors], landmarks: Sequence[Factors]
+        self, kernel: str, layers: Sequence[FactorBatch], landmarks: Sequence[FactorBatch]
     ) -> tuple[NDArray[np.float32], torch.Tensor]:
         """Inner products of some adapters with the landmarks, which `components` project.
 

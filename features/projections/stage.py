@@ -25,7 +25,7 @@ from lorasweep.features.layers.pairing import Layer
 from .components import Components, principal_components
 from .kernel import KERNELS, Kernel
 from .landmarks import read_landmarks, write_landmarks
-from .plan import Fitted
+from .plan import ProjectionPlan
 from .products import COLUMN, ProductTask, origin_here
 from .projection import FILE as PROJECTION
 from .projection import Projection
@@ -33,10 +33,10 @@ from .projection import Projection
 ROWS_AT_A_TIME = 1024
 
 
-def run_fitted(
+def run_projections(
     source: Source,
     scan: DatasetScan,
-    wanted: Sequence[Fitted],
+    wanted: Sequence[ProjectionPlan],
     root: Path,
     *,
     nodes: Nodes | None = None,
@@ -49,7 +49,7 @@ def run_fitted(
         nodes: those that take part, where not all do.
         on_progress: called with (adapters done, adapters in all), over all passes.
     """
-    passes: dict[tuple[str, str], list[Fitted]] = {}
+    passes: dict[tuple[str, str], list[ProjectionPlan]] = {}
     for one in wanted:
         passes.setdefault((one.landmarks.digest, one.item.kernel), []).append(one)
     total, before = len(passes) * scan.num_samples, 0
@@ -66,7 +66,7 @@ def run_fitted(
 def _compute_products(
     source: Source,
     scan: DatasetScan,
-    alike: list[Fitted],
+    alike: list[ProjectionPlan],
     root: Path,
     nodes: Nodes | None,
     on_progress: Progress | None,
@@ -116,7 +116,7 @@ def _mean_square(kernel: Kernel, folder: Path, index: int, layer: Layer) -> floa
 
 
 def _finish(
-    scan: DatasetScan, sizes: list[Fitted], root: Path, squares: NDArray[np.float64]
+    scan: DatasetScan, sizes: list[ProjectionPlan], root: Path, squares: NDArray[np.float64]
 ) -> None:
     """From inner products to coordinates, of all sizes asked for."""
     products = CacheEntry(root, scan.weights, sizes[0].products)

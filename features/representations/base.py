@@ -241,7 +241,7 @@ def view(name: str, parts: Sequence[Representation], *, default: bool = False) -
     return Representation(name, version, first.unit, None, first.names, tuple(parts), default)
 
 
-def fitted(
+def principal_components(
     name: str,
     *,
     version: int,

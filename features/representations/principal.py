@@ -1,10 +1,10 @@
 """Principal components of whole adapters, fitted on the training split."""
 
-from .base import fitted
+from .base import principal_components
 
 SIZES = (64, 256, 1024)
 
-update_pca = fitted(
+update_pca = principal_components(
     "update_pca",
     version=2,
     kernel="update",
@@ -14,7 +14,7 @@ update_pca = fitted(
     invariant=True,
 )
 
-flat_pca = fitted(
+flat_pca = principal_components(
     "flat_pca",
     version=2,
     kernel="flat",

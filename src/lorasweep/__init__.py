@@ -9,10 +9,10 @@ Names are imported at their first use: `import lorasweep` loads neither Ray nor 
 """
 
 from importlib import import_module
-from pathlib import Path
+from os.path import dirname, isdir, join
 from typing import TYPE_CHECKING, Any
 
-if not Path(__file__).with_name("features").is_dir():
+if not isdir(join(dirname(__file__), "features")):
     raise ImportError(
         "this copy of lorasweep lacks its symbolic links: clone it with git on a file system that "
         "has them, or install a wheel"

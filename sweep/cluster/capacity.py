@@ -20,7 +20,7 @@ _EXIT_CODE = 2
 
 
 @contextmanager
-def room(
+def capacity(
     options: RuntimeOptions,
     nodes: Sequence[Nodes],
     required_paths: RequiredPaths,
@@ -49,7 +49,7 @@ def room(
             watch.wait,
         )
     watch.wait(starting=True)
-    thread = threading.Thread(target=watch.run, name="room", daemon=True)
+    thread = threading.Thread(target=watch.run, name="capacity", daemon=True)
     if options.cluster:
         thread.start()
     try:

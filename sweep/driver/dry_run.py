@@ -73,7 +73,7 @@ def describe(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) -> No
         missing = plan.computed
         say(f"features cached: {', '.join(item.name for item in plan.cached) or 'none'}")
         say(f"features to compute: {', '.join(item.name for item in missing) or 'none'}")
-        asked = declared.all_fitted(state.todo, scan)
+        asked = declared.projections(state.todo, scan)
         unfitted = not_fitted(scan, asked, options.cache_dir.absolute())
         if unfitted:
             say(f"to fit: {describe_fitted(unfitted)}")

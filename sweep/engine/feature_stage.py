@@ -101,7 +101,7 @@ def features_only(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) 
         "representations": {name: path}}; see `StageReport` for the two times.
     """
     from lorasweep.features.compute.stage import StageReport
-    from lorasweep.sweep.cluster.capacity import require_cpu, room
+    from lorasweep.sweep.cluster.capacity import capacity, require_cpu
     from lorasweep.sweep.cluster.session import ray_session
 
     spec.validate()
@@ -122,7 +122,7 @@ def features_only(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) 
         with (
             interruptible() as interruption,
             ray_session(options, cache / "logs", name, interruption, reporter.take),
-            room(
+            capacity(
                 options,
                 [nodes],
                 RequiredPaths([cache], source.files),

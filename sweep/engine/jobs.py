@@ -17,7 +17,7 @@ from lorasweep.trainables.trial.job import CellMatrix, ClassifierJob, TrialJob
 
 from .invocation import Invocation
 from .nodes import device_bytes
-from .projection_stage import fitted_matrix
+from .projection_stage import projection_matrix
 
 if TYPE_CHECKING:
     from lorasweep.features.representations import Representation
@@ -87,10 +87,10 @@ def cell_matrix(run: Invocation, key: TrialKey, stored: Stored) -> CellMatrix:
     item = run.declared.inputs[key.representation]
     columns = run.declared.columns(config, method, run.scan)
     parts = item.representation.stored
-    one = run.declared.fitted(key, run.scan)
+    one = run.declared.projection(key, run.scan)
     features: FeatureMatrix | DatasetMatrix
     if one:
-        features, parts = fitted_matrix(stored.cache, run.scan.weights, one), (one.stored,)
+        features, parts = projection_matrix(stored.cache, run.scan.weights, one), (one.stored,)
     elif item.representation.cached:
         features = feature_matrix(stored.cache, run.scan.weights, item.representation, columns)
     else:

@@ -87,7 +87,7 @@ def _refuse(run: Invocation, cell: Cell, reason: str, *, lasting: bool = True) -
 
 def _complete_projections(run: Invocation, cache: Path, keys: Sequence[TrialKey]) -> None:
     """Fit again what an earlier version fitted, which kept coordinates only; the same bits."""
-    for one in run.declared.all_fitted(keys, run.scan):
+    for one in run.declared.projections(keys, run.scan):
         entry = CacheEntry(cache, run.scan.weights, one.stored)
         if not (entry.folder / PROJECTION).exists():
             entry.discard()
@@ -171,7 +171,7 @@ def _run(
             yield cell, size
         elif not left[cell] and cell not in refused:
             options = {"num_cpus": resources[cell].cpus}
-            arguments = (keys[cell], abouts[cell], _fitted(run, cache, keys[cell]))
+            arguments = (keys[cell], abouts[cell], _projections(run, cache, keys[cell]))
             running[start(write_cell_model, options, job, *arguments, *fits[cell])] = cell
 
 
@@ -189,9 +189,9 @@ def _reason(error: Exception) -> str:
     return line if isinstance(cause, NoModelError) else f"{type(cause).__name__}: {line}"
 
 
-def _fitted(run: Invocation, cache: Path, keys: Sequence[TrialKey]) -> list[FitOnDataset]:
+def _projections(run: Invocation, cache: Path, keys: Sequence[TrialKey]) -> list[FitOnDataset]:
     """What each of a cell's trials is fitted on; empty if their representation is not fitted."""
-    found = (run.declared.fitted(key, run.scan) for key in keys)
+    found = (run.declared.projection(key, run.scan) for key in keys)
     weights = run.scan.weights
     return [
         FitOnDataset(run.source, run.scan, one, CacheEntry(cache, weights, one.stored).folder)
@@ -274,7 +274,7 @@ def _least_bytes(run: Invocation, key: TrialKey, about: dict[str, Any]) -> int:
     seeds = len(run.sweep.grid.keys_of(key.cell)) if run.declared.split.per_seed else 1
     train = len(run.declared.split.split(run.scan.num_samples, key.seed).train)
     width = run.declared.cached_width(*key.cell, run.scan)
-    one = run.declared.fitted(key, run.scan)
+    one = run.declared.projection(key, run.scan)
     if one is None:
         return seeds * 2 * train * width
     numbers = sum(rank * (m + n) for m, n, rank in read.layers.values())

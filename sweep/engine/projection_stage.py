@@ -9,7 +9,7 @@ from pathlib import Path
 from lorasweep.features.common.lock import LockFile
 from lorasweep.features.compute.cache import CacheEntry, FeatureMatrix, exclusive
 from lorasweep.features.layers.families import family_of
-from lorasweep.features.projections import Fitted, missing
+from lorasweep.features.projections import ProjectionPlan, missing
 from lorasweep.sweep.store.adapter_map import AdapterMap, write_maps
 from lorasweep.trainables.store.events import FeaturesProgress
 from lorasweep.trainables.store.trial_key import TrialKey
@@ -19,7 +19,7 @@ from .invocation import Invocation
 
 def ensure_fitted(run: Invocation, cache: Path, keys: Iterable[TrialKey]) -> None:
     """Compute what is missing of the fitted representations of some trials. Ray must be running."""
-    wanted = run.declared.all_fitted(keys, run.scan)
+    wanted = run.declared.projections(keys, run.scan)
     if not wanted:
         return
 
@@ -37,17 +37,17 @@ def keep_maps(run: Invocation, cache: Path, keys: Iterable[TrialKey]) -> None:
     have them of."""
     maps: dict[str, AdapterMap] = {}
     for key in keys:
-        one = None if key.config in maps else run.declared.fitted(key, run.scan)
+        one = None if key.config in maps else run.declared.projection(key, run.scan)
         if one is None or one.item.kernel != "update" or family_of(key.config):
             continue
-        x, y = fitted_matrix(cache, run.scan.weights, one).load()[:, :2].T.tolist()
+        x, y = projection_matrix(cache, run.scan.weights, one).load()[:, :2].T.tolist()
         maps[key.config] = AdapterMap(key.representation, key.seed, x, y)
     if maps:
         write_maps(run.run_dir, maps)
 
 
-def _compute(run: Invocation, cache: Path, todo: list[Fitted], lock: LockFile) -> None:
-    from lorasweep.features.projections.stage import run_fitted
+def _compute(run: Invocation, cache: Path, todo: list[ProjectionPlan], lock: LockFile) -> None:
+    from lorasweep.features.projections.stage import run_projections
 
     run.stream.say(f"fitting   {describe(todo)}")
     began = time.perf_counter()
@@ -56,7 +56,7 @@ def _compute(run: Invocation, cache: Path, todo: list[Fitted], lock: LockFile) -
         lock.check()
         run.stream.publish(FeaturesProgress(done, total))
 
-    run_fitted(
+    run_projections(
         run.source,
         run.scan,
         todo,
@@ -69,7 +69,7 @@ def _compute(run: Invocation, cache: Path, todo: list[Fitted], lock: LockFile) -
     run.stream.say(f"fitted    {len(todo)} representations of layer configs in {seconds:.1f} s")
 
 
-def describe(todo: list[Fitted]) -> str:
+def describe(todo: list[ProjectionPlan]) -> str:
     """What is to be fitted and what its inner products cost."""
     names = ", ".join(dict.fromkeys(one.item.name for one in todo))
     passes = {(one.landmarks.digest, one.item.kernel): one.landmarks for one in todo}.values()
@@ -78,6 +78,6 @@ def describe(todo: list[Fitted]) -> str:
     return f"{names} on up to {count} landmarks, {cost:.2g} floating-point operations"
 
 
-def fitted_matrix(cache: Path, weights: str, one: Fitted) -> FeatureMatrix:
+def projection_matrix(cache: Path, weights: str, one: ProjectionPlan) -> FeatureMatrix:
     """Where a fitted representation is read from."""
     return FeatureMatrix((CacheEntry(cache, weights, one.stored).folder,), ("adapter",))

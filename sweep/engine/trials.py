@@ -49,7 +49,7 @@ Ended = TrialFinished | TrialFailed | TrialOutOfMemory | TrialMisplaced
 def engine(run: Invocation) -> Iterator[Path]:
     """Ray for a run; yields the feature cache, which is removed after the block unless it is to be
     kept."""
-    from lorasweep.sweep.cluster.capacity import room
+    from lorasweep.sweep.cluster.capacity import capacity
     from lorasweep.sweep.cluster.session import ray_session
 
     cache = run.options.cache_dir.absolute()
@@ -71,7 +71,7 @@ def engine(run: Invocation) -> Iterator[Path]:
                 run.stream.publish(DashboardUp(f"http://{dashboard}"))
             freeze_kinds(run)
             require_folder(cache)
-            with room(
+            with capacity(
                 run.options,
                 (run.nodes, run.stage_nodes),
                 RequiredPaths([run.run_dir, cache], run.source.files),

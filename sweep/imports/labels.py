@@ -56,7 +56,7 @@ class LabelSource:
     rows: Mapping[str, Row] = field(default_factory=dict)
     table: str = ""
 
-    def look(
+    def lookup(
         self, names: Sequence[str], weights: Path, folder: str, header: Mapping[str, str]
     ) -> AdapterMetadata:
         """What is known of an adapter; only the source that was asked for gives its label.
@@ -71,13 +71,15 @@ class LabelSource:
             ValueError: its metadata.json is damaged.
         """
         row = next((name for name in names if name in self.rows), None)
-        told: dict[str, Row] = {
+        metadata: dict[str, Row] = {
             "header": _values(header),
             "metadata": metadata_of(weights),
             "table": {} if row is None else self.rows[row],
         }
-        label = folder if self.kind == "folder" else told[self.kind].get(self.key)
-        return AdapterMetadata({**told["header"], **told["metadata"], **told["table"]}, label, row)
+        label = folder if self.kind == "folder" else metadata[self.kind].get(self.key)
+        return AdapterMetadata(
+            {**metadata["header"], **metadata["metadata"], **metadata["table"]}, label, row
+        )
 
     def unused(self, adapters: Iterable[tuple[str, str | None]]) -> list[str]:
         """The keys of a table's rows that fit no adapter.

@@ -272,7 +272,7 @@ def _write(
     plan: ImportPlan, work: Path, missing: list[int], runtime: RuntimeOptions, reporter: Reporter
 ) -> float:
     """Write some shards; the seconds it took from the first worker's start."""
-    from lorasweep.sweep.cluster.capacity import require_cpu, room
+    from lorasweep.sweep.cluster.capacity import capacity, require_cpu
     from lorasweep.sweep.cluster.session import ray_session
 
     nodes = Nodes(reporter.say, any_hardware=True)
@@ -282,7 +282,7 @@ def _write(
     with (
         interruptible() as interruption,
         ray_session(runtime, work, "import", interruption, reporter.take),
-        room(
+        capacity(
             runtime,
             [nodes],
             required_paths,

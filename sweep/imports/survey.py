@@ -157,7 +157,7 @@ def _look(place: AdapterLocation, labels: LabelSource, lokr_rank: int) -> Survey
         stamp = [file_stamp(path) for path in beside]
         adapter = open_adapter(weights, lokr_rank)
         names = place.names if labels.rows else ()
-        told = labels.look(names, weights, place.folder, adapter.header)
+        metadata = labels.lookup(names, weights, place.folder, adapter.header)
     except BadAdapterError as error:
         return error.reason
     except (OSError, ValueError) as error:
@@ -177,7 +177,7 @@ def _look(place: AdapterLocation, labels: LabelSource, lokr_rank: int) -> Survey
         shapes=adapter.shapes,
         fused=adapter.fused,
         unread=adapter.unread,
-        columns=told.columns,
-        label=told.label,
-        row=told.row,
+        columns=metadata.columns,
+        label=metadata.label,
+        row=metadata.row,
     )

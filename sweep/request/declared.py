@@ -25,7 +25,7 @@ from lorasweep.features.layers.configs import (
 )
 from lorasweep.features.layers.factor_layout import Layout, layout_of
 from lorasweep.features.layers.families import each_layer, family_of, without_count
-from lorasweep.features.projections import Fitted, fitted
+from lorasweep.features.projections import ProjectionPlan, plan_projection
 from lorasweep.features.representations import (
     Representation,
     Unit,
@@ -119,20 +119,22 @@ class Declared:
             )
         return layers
 
-    def fitted(self, key: TrialKey, scan: DatasetScan) -> Fitted | None:
+    def projection(self, key: TrialKey, scan: DatasetScan) -> ProjectionPlan | None:
         """What a trial's representation is fitted on; None if it is not a fitted one."""
         item = self.inputs[key.representation].representation
         if not item.kernel:
             return None
         train = self.split.split(scan.num_samples, key.seed).train
-        return fitted(item, scan, train.tolist(), self.columns(key.config, key.method, scan))
+        return plan_projection(
+            item, scan, train.tolist(), self.columns(key.config, key.method, scan)
+        )
 
-    def all_fitted(self, keys: Iterable[TrialKey], scan: DatasetScan) -> list[Fitted]:
+    def projections(self, keys: Iterable[TrialKey], scan: DatasetScan) -> list[ProjectionPlan]:
         """What some trials' representations are fitted on, without doubles."""
         alike = {
             (key.config, key.method, key.seed if self.split.per_seed else None): key for key in keys
         }
-        found = [self.fitted(key, scan) for key in alike.values()]
+        found = [self.projection(key, scan) for key in alike.values()]
         return list({(one.stored.name, one.stored.version): one for one in found if one}.values())
 
     def _layers(self, config: str, method: str, scan: DatasetScan) -> list[str]:

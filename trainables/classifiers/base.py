@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lorasweep.features.common.errors import UserError
-from lorasweep.features.layers.factor_layout import LayerFactors, Layout
+from lorasweep.features.layers.factor_layout import FactorColumns, Layout
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,7 +121,7 @@ class LayerSum:
     """
 
     layers: Layout
-    part: Callable[[Tensor, LayerFactors], Tensor]
+    part: Callable[[Tensor, FactorColumns], Tensor]
     rest: Callable[[Tensor], np.ndarray]
 
 

@@ -49,12 +49,12 @@ class GlNet(Classifier):
         self, state: FitState, n_features: int, n_outputs: int, settings: GlNetSettings
     ) -> Predictor:
         """The network with the weights of the best epoch."""
-        from lorasweep.features.layers.factor_layout import LayerFactors
+        from lorasweep.features.layers.factor_layout import FactorColumns
 
         from .gl_net_training import GlNetwork
         from .network_training import Network
 
-        layout = tuple(LayerFactors(**layer) for layer in state.rest["layout"])
+        layout = tuple(FactorColumns(**layer) for layer in state.rest["layout"])
         model = GlNetwork(layout, n_outputs, settings)
         model.load_state_dict(state.tensors)
         return Network(model, EVALUATION_ROWS)

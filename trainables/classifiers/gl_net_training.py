@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lorasweep.features.layers.factor_layout import LayerFactors, Layout
+from lorasweep.features.layers.factor_layout import FactorColumns, Layout
 
 from .base import FitState, LayerSum
 from .gl_net_settings import EVALUATION_ROWS, GlNetSettings
@@ -121,7 +121,7 @@ def _gated(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
     return 2 * up * rows.sigmoid(), 2 * down * columns.sigmoid()
 
 
-def _mean_square(layer: LayerFactors, x: Tensor) -> Tensor:
+def _mean_square(layer: FactorColumns, x: Tensor) -> Tensor:
     """Mean square of the entries of s·B·A over the rows of x, float64."""
     total = torch.zeros((), dtype=torch.float64, device=x.device)
     for part in x.split(EVALUATION_ROWS):
@@ -160,7 +160,7 @@ class GlNetTraining(NetworkTraining):
         known = {group.layers[of][0]: (group, of, w) for (group, of), w in zip(places, weights)}
 
         @torch.no_grad()
-        def part(x: Tensor, layer: LayerFactors) -> Tensor:
+        def part(x: Tensor, layer: FactorColumns) -> Tensor:
             group, of, weight = known[layer]
             return group(x, of)[0].flatten(1) @ weight.T
 

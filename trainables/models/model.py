@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lorasweep.features.adapters.stack import Stack
-    from lorasweep.features.projections.kernel import Factors
+    from lorasweep.features.projections.kernel import FactorBatch
     from lorasweep.features.projections.projection import Projection
     from lorasweep.trainables.data.trial_data import FittedTransform
 
@@ -73,7 +73,7 @@ class KeptData:
 
     transform: FittedTransform
     reference: Reference
-    projection: tuple[Projection, list[Factors]] | None = None
+    projection: tuple[Projection, list[FactorBatch]] | None = None
 
 
 def write_model(
@@ -137,7 +137,7 @@ def _read_data(tensors: Mapping[str, Tensor], layers: int) -> KeptData:
     import torch
 
     from lorasweep.features.projections.components import Components
-    from lorasweep.features.projections.kernel import Factors
+    from lorasweep.features.projections.kernel import FactorBatch
     from lorasweep.features.projections.projection import Projection
     from lorasweep.trainables.data.trial_data import FittedTransform
 
@@ -152,7 +152,7 @@ def _read_data(tensors: Mapping[str, Tensor], layers: int) -> KeptData:
                 arrays["projection.mean_squares"],
             ),
             [
-                Factors(
+                FactorBatch(
                     tensors[f"landmarks.{i}.down"],
                     tensors[f"landmarks.{i}.up"],
                     tensors.get(f"landmarks.{i}.scale"),

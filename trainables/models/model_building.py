@@ -18,9 +18,9 @@ import torch
 
 from lorasweep.features.datasets.scan import DatasetScan
 from lorasweep.features.datasets.sources import Source
-from lorasweep.features.projections.kernel import Factors
+from lorasweep.features.projections.kernel import FactorBatch
 from lorasweep.features.projections.landmarks import read_landmarks, write_landmarks
-from lorasweep.features.projections.plan import Fitted, Landmarks
+from lorasweep.features.projections.plan import Landmarks, ProjectionPlan
 from lorasweep.features.projections.projection import Projection
 from lorasweep.trainables.classifiers.base import FitState, Predictor
 from lorasweep.trainables.data.trial_data import FittedTransform, TrialData
@@ -58,7 +58,7 @@ class FitOnDataset:
 
     source: Source
     scan: DatasetScan
-    of: Fitted
+    of: ProjectionPlan
     folder: Path
 
 
@@ -131,7 +131,7 @@ def write_cell_model(
     job: TrialJob,
     keys: Sequence[TrialKey],
     about: dict[str, Any],
-    fitted: Sequence[FitOnDataset],
+    projections: Sequence[FitOnDataset],
     *fits: KeptFit,
 ) -> int:
     """Write a cell's model; returns its bytes.
@@ -139,7 +139,7 @@ def write_cell_model(
     Arguments:
         keys: the cell's trials.
         about: see `write_model`.
-        fitted: of a fitted representation, for every trial; else empty.
+        projections: of a projected representation, for every trial; else empty.
         fits: those of `keys`.
     """
     cpu = torch.device("cpu")
@@ -151,9 +151,9 @@ def write_cell_model(
             data = load_data(job, key, cpu)
             transform = data.transform
             assert transform is not None
-            if fitted:
+            if projections:
                 alike = fits[i : i + 1] if job.split.per_seed else fits
-                shared.append(_projected(job, key, about, fitted[i], alike, transform))
+                shared.append(_projected(job, key, about, projections[i], alike, transform))
             elif transform.components is None:
                 shared.append(KeptData(transform, Reference.of(data.train.x.numpy())))
             else:
@@ -173,23 +173,25 @@ def _projected(
     job: TrialJob,
     key: TrialKey,
     about: dict[str, Any],
-    fitted: FitOnDataset,
+    fit_source: FitOnDataset,
     fits: Sequence[KeptFit],
     transform: FittedTransform,
 ) -> KeptData:
     """With the projection and its landmarks: in half precision, unless a class changes by that."""
     layers = ModelInput.from_json(about["input"]).layers
-    names = {name: layer.name for name, layer in canonical_layers(fitted.scan.layers).items()}
-    stored = Projection.read(fitted.folder)
-    place = {name: i for i, name in enumerate(fitted.of.layers)}
+    names = {name: layer.name for name, layer in canonical_layers(fit_source.scan.layers).items()}
+    stored = Projection.read(fit_source.folder)
+    place = {name: i for i, name in enumerate(fit_source.of.layers)}
     order = [place[names[name]] for name in layers]
     projection = replace(stored, mean_squares=stored.mean_squares[order])
-    landmarks = _factors(fitted, fitted.of.landmarks.samples, [names[name] for name in layers])
+    landmarks = _factors(
+        fit_source, fit_source.of.landmarks.samples, [names[name] for name in layers]
+    )
     halved = [layer.to(torch.half) for layer in landmarks]
     split = job.split.split(len(job.labels), key.seed)
     checked = np.concatenate([split.test, split.val])[:_MOST_CHECKED]
-    own = _factors(fitted, np.sort(checked), [names[name] for name in layers])
-    kernel = fitted.of.item.kernel
+    own = _factors(fit_source, np.sort(checked), [names[name] for name in layers])
+    kernel = fit_source.of.item.kernel
     products, rounded = (
         projection.products(kernel, own, others)[0]
         for others in (landmarks, [layer.to(torch.float) for layer in halved])
@@ -217,14 +219,14 @@ def _differ(predictor: Predictor, first: torch.Tensor, second: torch.Tensor) -> 
 
 
 def _factors(
-    fitted: FitOnDataset, samples: Sequence[int] | np.ndarray, names: Sequence[str]
-) -> list[Factors]:
+    fit_source: FitOnDataset, samples: Sequence[int] | np.ndarray, names: Sequence[str]
+) -> list[FactorBatch]:
     """Some layers of some samples, which are ascending."""
-    by_name = {layer.name: layer for layer in fitted.scan.layers}
+    by_name = {layer.name: layer for layer in fit_source.scan.layers}
     layers = [by_name[name] for name in names]
     chosen = Landmarks(tuple(int(i) for i in samples), 0.0)
     with TemporaryDirectory() as folder:
         place = Path(folder) / "layers"
-        write_landmarks(fitted.source, fitted.scan, layers, chosen, place)
+        write_landmarks(fit_source.source, fit_source.scan, layers, chosen, place)
         cpu = torch.device("cpu")
         return [read_landmarks(place, i, layer, cpu) for i, layer in enumerate(layers)]

@@ -36,7 +36,7 @@ from lorasweep.features.layers.pairing import (
 from lorasweep.features.representations import Representation, Unit
 
 if TYPE_CHECKING:
-    from lorasweep.features.projections.kernel import Factors
+    from lorasweep.features.projections.kernel import FactorBatch
 
 WHOLE = "adapter"
 """The one column of what is about whole adapters."""
@@ -189,14 +189,14 @@ class ModelInput:
         batches = DatasetBatches(lambda: table, tensors, read, padded)
         return read_matrix(batches, item, self.columns, rows)
 
-    def factors(self, stack: Stack, rows: int) -> list[Factors]:
+    def factors(self, stack: Stack, rows: int) -> list[FactorBatch]:
         """Every layer of the first adapters of a stack, in the order of `layers`."""
         import torch
 
-        from lorasweep.features.projections.kernel import Factors
+        from lorasweep.features.projections.kernel import FactorBatch
 
         return [
-            Factors(*(torch.from_numpy(part[name][:rows]) for part in stack.parts))
+            FactorBatch(*(torch.from_numpy(part[name][:rows]) for part in stack.parts))
             for name in self.layers
         ]
 

@@ -16,7 +16,7 @@ from lorasweep.features.common.hardware import Hardware
 from lorasweep.features.common.plugins import Origin
 from lorasweep.features.compute.cache import FeatureMatrix
 from lorasweep.features.compute.dataset_matrix import DatasetMatrix
-from lorasweep.features.layers.factor_layout import LayerFactors, Layout
+from lorasweep.features.layers.factor_layout import FactorColumns, Layout
 from lorasweep.trainables.classifiers.base import Classifier, Settings
 from lorasweep.trainables.classifiers.catalogue import CLASSIFIERS, load_classifier
 from lorasweep.trainables.data.column_names import ColumnNames, names_from_json, names_to_json
@@ -211,7 +211,7 @@ class TrialJob:
                 matrix["num_tensors"],
                 matrix["transform"],
                 matrix["origin"],
-                tuple(LayerFactors(*factors) for factors in matrix["layout"]),
+                tuple(FactorColumns(*factors) for factors in matrix["layout"]),
                 matrix["seed"],
             )
             for matrix in value.pop("matrices")
