@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from lorasweep.features.layers.configs import DEFAULT_CONFIGS
-from lorasweep.features.representations import DEFAULT_REPRESENTATIONS
+from lorasweep.sweep.request.options import changed_options, flag_of
 from lorasweep.sweep.store.sweep_file import SweepFile
 from lorasweep.sweep.watch.terminal import format_seconds
 from lorasweep.trainables.classifiers.catalogue import built_in_settings, setting_option
@@ -61,53 +62,34 @@ def run_facts(run: RunData) -> Facts:
 
 
 def reproduce_command(sweep: SweepFile) -> str:
-    """The `lorasweep run` command for the same grid; options at their defaults are left out."""
-    data, grid = sweep.environment["dataset"], sweep.grid
-    options: dict[str, Any] = {"dataset": data["dataset"]}
-    if data["dataset_config"]:
-        options["dataset-config"] = data["dataset_config"]
-    if data["label_column"] != "category_label":
-        options["label-column"] = data["label_column"]
-    if data["lora_rank"]:
-        options["lora-rank"] = data["lora_rank"]
-    if tuple(grid.representations) != DEFAULT_REPRESENTATIONS:
-        options["representations"] = ",".join(grid.representations)
-    if grid.configs != DEFAULT_CONFIGS:
-        options["configs"] = ",".join(grid.asked_configs)
-    if data.get("split", "fixed") != "fixed":
-        options["split"] = data["split"]
-    for name in ("labels", "min_coverage", "base", "group_column", "split_column"):
-        if data.get(name):
-            options[name.replace("_", "-")] = data[name]
-    options["num-runs"], options["seed"] = len(grid.seeds), grid.seeds[0]
-    known = sweep.declared["classifiers"]
-    if grid.classifiers != [DEFAULT_CLASSIFIER]:
-        cells = [f"{entry.representation}:{entry.classifier}" for entry in grid.entries]
-        options["pairs"] = ",".join(cells)
-        options.pop("representations", None)
+    """Return the `lorasweep run` command for the same grid, without options at their defaults."""
+    spec = sweep.spec()
+    if sweep.grid.configs == DEFAULT_CONFIGS:
+        spec = replace(spec, configs=None)
+    representations, classifiers = zip(*spec.pairs or ())
+    if set(classifiers) == {DEFAULT_CLASSIFIER}:
+        spec = replace(spec, pairs=None, representations=representations)
+    words = [*changed_options(spec), *_changed_settings(sweep)]
+    for name in ("num_runs", "seed"):  # said even where they are the defaults
+        if flag_of(name) not in words:
+            words += [flag_of(name), str(getattr(spec, name))]
+    return shlex.join(["lorasweep", "run", *words])
+
+
+def _changed_settings(sweep: SweepFile) -> list[str]:
+    """Return the words for classifiers' settings that differ from their defaults."""
     spelled = {
         (c.name, field.name): (setting_option(c.name, field), field.default)
         for c, field in built_in_settings()
     }
-    changed: list[str] = []
-    for name in grid.classifiers:
-        for setting, value in known[name]["config"].items():
+    words: list[str] = []
+    for name in sweep.grid.classifiers:
+        known = sweep.declared["classifiers"][name]
+        for setting, value in known["config"].items():
             option, default = spelled.get((name, setting), ("", None))
-            if value != known[name].get("defaults", {}).get(setting, default):
-                changed += (
-                    [option, str(value)] if option else ["--set", f"{name}.{setting}={value}"]
-                )
-    if sweep.frozen["decides"]["threads"] != 1:
-        options["threads"] = sweep.frozen["decides"]["threads"]
-    words = ["lorasweep", "run"]
-    for name, value in options.items():
-        words += [f"--{name}", str(value)]
-    for name, regex in sweep.config_regexes.items():
-        words += ["--config-regex", f"{name}={regex}"]
-    words += changed
-    if data["skip_bad_samples"]:
-        words.append("--skip-bad-samples")
-    return shlex.join(words)
+            if value != known.get("defaults", {}).get(setting, default):
+                words += [option, str(value)] if option else ["--set", f"{name}.{setting}={value}"]
+    return words
 
 
 def _named(values: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ class Option:
         shown_default: what help says of the default, "" for nothing; None: the default as typed.
         only_on: its flag is spelled without a --no- twin.
         known: names to choose from, for shell completion.
+        about_data: it says which data are read and how; sweep.json keeps such fields together.
     """
 
     help: str
@@ -39,6 +40,7 @@ class Option:
     shown_default: str | None = None
     only_on: bool = False
     known: Callable[[], Iterable[str]] | None = None
+    about_data: bool = False
 
 
 def as_int(value: Any) -> int:
@@ -132,10 +134,11 @@ def option(
     only_on: bool = False,
     known: Callable[[], Iterable[str]] | None = None,
     show: Callable[[Any], str] = _show,
+    about_data: bool = False,
 ) -> Any:
     """A field of a dataclass with its `Option`."""
     kind = _KINDS.get(read, str)
-    spelled = Option(help, read, kind, show, shown_default, only_on, known)
+    spelled = Option(help, read, kind, show, shown_default, only_on, known, about_data)
     return field(default=default, metadata={"option": spelled})
 
 
@@ -147,6 +150,23 @@ def options_of(kind: type) -> dict[str, tuple[Field[Any], Option]]:
 def flag_of(name: str) -> str:
     """The command-line spelling of a field's name."""
     return "--" + name.replace("_", "-")
+
+
+def changed_options(given: Any) -> list[str]:
+    """Return the command-line words for the fields of a dataclass that differ from their defaults.
+
+    A flag that is off, and one without a value, cannot be spelled and is left out.
+    """
+    words: list[str] = []
+    for name, (declared, option) in options_of(type(given)).items():
+        value = getattr(given, name)
+        if value == declared.default or value is None:
+            continue
+        if option.kind is list:
+            words += [word for item in value for word in (flag_of(name), item)]
+        else:
+            words += [flag_of(name)] if option.kind is bool else [flag_of(name), option.show(value)]
+    return words
 
 
 def read_typed(name: str, option: Option, typed: Any) -> Any:

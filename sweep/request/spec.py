@@ -85,27 +85,37 @@ class SweepSpec:
         "an s3:// or gs:// URL, folder of adapter files, hub id, or one of 1k, 10k, 50k, 100k, "
         "small, sanity-check.",
         shown_default="",
+        about_data=True,
     )
     dataset_config: str | None = option(
-        None, as_text, "Configuration of a hub dataset that has several."
+        None, as_text, "Configuration of a hub dataset that has several.", about_data=True
     )
     labels: str = option(
-        ImportOptions.labels, as_text, "Labels of a folder of adapter files, as for data import."
+        ImportOptions.labels,
+        as_text,
+        "Labels of a folder of adapter files, as for data import.",
+        about_data=True,
     )
     min_coverage: float = option(
         ImportOptions.min_coverage,
         as_number,
         "Share of a folder's adapters that must have a layer, as for data import.",
+        about_data=True,
     )
     base: str | None = option(
-        ImportOptions.base, as_text, "Base model of a folder's adapters, as for data import."
+        ImportOptions.base,
+        as_text,
+        "Base model of a folder's adapters, as for data import.",
+        about_data=True,
     )
-    label_column: str = option("category_label", as_text, "Column to predict: strings or integers.")
+    label_column: str = option(
+        "category_label", as_text, "Column to predict: strings or integers.", about_data=True
+    )
     lora_rank: int | None = option(
-        None, as_int, "Rank of layer tensors stored as flat lists (else 1×N)."
+        None, as_int, "Rank of layer tensors stored as flat lists (else 1×N).", about_data=True
     )
     skip_bad_samples: bool = option(
-        False, as_bool, "Leave adapters with NaN or infinity out.", only_on=True
+        False, as_bool, "Leave adapters with NaN or infinity out.", only_on=True, about_data=True
     )
     representations: tuple[str, ...] = option(
         DEFAULT_REPRESENTATIONS,
@@ -146,12 +156,13 @@ class SweepSpec:
         "fixed: one split for all seeds; per-seed: every seed splits the adapters anew, so that "
         "the spread is over datasets, too.",
         known=lambda: SPLITS,
+        about_data=True,
     )
     group_column: str | None = option(
-        None, as_text, "Column whose equal values stay on one side of the split."
+        None, as_text, "Column whose equal values stay on one side of the split.", about_data=True
     )
     split_column: str | None = option(
-        None, as_text, "Column that says train, val or test of every adapter."
+        None, as_text, "Column that says train, val or test of every adapter.", about_data=True
     )
     num_runs: int = option(10, as_int, "Seeds per representation and config.")
     seed: int = option(42, as_int, "The first seed.")

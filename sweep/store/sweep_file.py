@@ -31,6 +31,7 @@ from lorasweep.sweep.process.machine import usable_cores
 from lorasweep.sweep.request.declared import Declared
 from lorasweep.sweep.request.grid import Cell, Grid
 from lorasweep.sweep.request.import_options import ImportOptions
+from lorasweep.sweep.request.options import options_of
 from lorasweep.sweep.request.spec import RuntimeOptions, SweepSpec
 from lorasweep.trainables.store.run_dir import RunDir
 from lorasweep.trainables.store.trial_key import TrialKey
@@ -182,15 +183,8 @@ def make_sweep_file(
         declared=declared.to_json(scan),
         environment={
             "dataset": {
+                **_data_options(spec),
                 "dataset": str(Path(spec.dataset).absolute()) if local else spec.dataset,
-                "dataset_config": spec.dataset_config,
-                **_import_options(spec),
-                "label_column": spec.label_column,
-                "lora_rank": spec.lora_rank,
-                "skip_bad_samples": spec.skip_bad_samples,
-                "split": spec.split,
-                "group_column": spec.group_column,
-                "split_column": spec.split_column,
             },
             "cache_dir": str(options.cache_dir.absolute()),
             "save_models": options.save_models,
@@ -210,10 +204,16 @@ def make_sweep_file(
     )
 
 
-def _import_options(spec: SweepSpec) -> dict[str, Any]:
-    """How adapter files were imported, where it is not the default."""
-    given = {name: getattr(spec.imports, name) for name in ("labels", "min_coverage", "base")}
-    return {name: v for name, v in given.items() if v != getattr(ImportOptions, name)}
+def _data_options(spec: SweepSpec) -> dict[str, Any]:
+    """Return the options about data; how adapter files are imported only where it was said."""
+    options = {name: o for name, (_, o) in options_of(SweepSpec).items() if o.about_data}
+    imports = {"labels", "min_coverage", "base"}
+    given = {**{name: getattr(spec, name) for name in options}, "labels": spec.imports.labels}
+    return {
+        name: value
+        for name, value in given.items()
+        if name not in imports or value != getattr(ImportOptions, name)
+    }
 
 
 def _versions() -> dict[str, str]:

@@ -70,7 +70,7 @@ def _sweep(grid, samples, classes):
     return SweepFile(
         grid=grid,
         declared={
-            "representations": {},
+            "representations": {name: {} for name in grid.representations},
             "configs": {name: {"tensors": tensors_of(name)} for name in grid.configs},
             "classifiers": {name: {"version": 1, "config": HYPER} for name in grid.classifiers},
         },
