@@ -12,7 +12,7 @@ from lorasweep.features.common.memory import keep_freed_memory
 from lorasweep.features.compute.cache import CacheEntry
 from lorasweep.features.datasets.scan import scan_dataset
 from lorasweep.features.datasets.sources import DatasetRequest, find_dataset
-from lorasweep.features.projections import fitted
+from lorasweep.features.projections import plan_projection
 from lorasweep.features.projections.kernel import KERNELS
 from lorasweep.features.projections.landmarks import write_landmarks
 from lorasweep.features.projections.products import ProductTask
@@ -35,7 +35,7 @@ def measure_products(dataset: Path, work: Path, repeat: int) -> tuple[float, flo
     scan = scan_dataset(source, "category_label", None, work / "memo")
     item = get_representation("update_pca:256")
     train = range(_SHARD, _SHARD + LANDMARKS)
-    one = fitted(item, scan, train, [layer.name for layer in scan.layers])
+    one = plan_projection(item, scan, train, [layer.name for layer in scan.layers])
     write_landmarks(source, scan, scan.layers, one.landmarks, work / "landmarks")
     flop = one.landmarks.cost * _SHARD / scan.num_samples
     pass_rates, bare_rates = [], []

@@ -230,6 +230,7 @@ def _about(run: Invocation, cell: Cell) -> dict[str, Any]:
         "settings": classifier.settings.to_json(),
         "input": read.to_json(),
         "classes": scan.classes,
+        "n_features": run.declared.features(config, method, scan),
         "label_column": run.spec.label_column,
         "lora_rank": run.spec.lora_rank,
         "dataset": frozen["decides"]["dataset"],

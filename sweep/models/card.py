@@ -11,9 +11,10 @@ import numpy as np
 from lorasweep.features.common.plugins import Origin
 from lorasweep.sweep.report.facts import reproduce_command
 from lorasweep.sweep.report.runs import RunData, load_run
-from lorasweep.sweep.report.statistics import hierarchical_bootstrap, interval
+from lorasweep.sweep.report.statistics import accuracy_interval, hierarchical_bootstrap
 from lorasweep.trainables.data.splits import rule_in_words
 from lorasweep.trainables.models.model import ModelFile
+from lorasweep.trainables.store.standing import best_of
 
 _MOST_CONFUSIONS = 5
 
@@ -29,9 +30,12 @@ def model_card(run_dir: Path, models: Sequence[ModelFile]) -> str:
     scores = run.scores(cells)
     drawn = hierarchical_bootstrap(scores, seed=int(run.sweep.frozen["decides"]["dataset"], 16))
     accuracy = scores.accuracy().mean(axis=1)
-    ends = [interval(drawn.accuracy[:, i]) for i in range(len(cells))]
+    ends = [
+        accuracy_interval(float(accuracy[i]), scores.n_tested, drawn.accuracy[:, i])
+        for i in range(len(cells))
+    ]
     f1 = [float(run.metric(cell, "test_f1").mean()) for cell in cells]
-    best = max(range(len(models)), key=lambda i: round(models[i].val_acc, 12))
+    best = best_of({i: run.standing(cell) for i, cell in enumerate(cells)})
     rows = [
         f"| `{config}` | `{method}` | {models[i].val_acc:.1%} | {accuracy[i]:.1%} | "
         f"{ends[i][0]:.1%} – {ends[i][1]:.1%} | {f1[i]:.1%} | {len(models[i].note['fits'])} |"

@@ -14,13 +14,14 @@ from lorasweep.sweep.request.spec import ALL, NONE
 from lorasweep.sweep.store.sweep_file import SweepFile
 from lorasweep.trainables.models.model import read_model
 from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.standing import Standing, best_of
 
 
 def chosen_cells(results: Mapping[str, Any], grid: Grid, mode: str) -> list[Cell]:
     """The cells that a mode keeps, of those that are complete."""
     if mode == NONE:
         return []
-    complete = _validation(results, grid)
+    complete = _standings(results, grid)
     if mode == ALL:
         return list(complete)
     return best_cells(complete, grid.ordinary_configs)
@@ -46,8 +47,8 @@ def asked_cells(
         if given is not None and given not in known:
             raise UserError(f"--{name} {given!r} is not in the grid{nearest(given, known)}")
     found = {
-        cell: accuracy
-        for cell, accuracy in _validation(results, grid).items()
+        cell: standing
+        for cell, standing in _standings(results, grid).items()
         if representation in (None, grid.by_method[cell[1]].representation)
         and classifier in (None, grid.by_method[cell[1]].classifier)
     }
@@ -58,20 +59,20 @@ def asked_cells(
     return cells
 
 
-def best_cells(accuracies: Mapping[Cell, float], configs: Iterable[str]) -> list[Cell]:
-    """Of each config the cell with the highest mean validation accuracy, of equals the first."""
+def best_cells(standings: Mapping[Cell, Standing], configs: Iterable[str]) -> list[Cell]:
+    """Return the best cell of each config."""
     best = []
     for config in configs:
-        own = [cell for cell in accuracies if cell[0] == config]
+        own = {cell: standing for cell, standing in standings.items() if cell[0] == config}
         if own:
-            best.append(max(own, key=lambda cell: round(accuracies[cell], 12)))
+            best.append(best_of(own))
     return best
 
 
-def _validation(results: Mapping[str, Any], grid: Grid) -> dict[Cell, float]:
-    """Complete cell -> mean validation accuracy, in the order of the grid."""
+def _standings(results: Mapping[str, Any], grid: Grid) -> dict[Cell, Standing]:
+    """Complete cell -> its standing, in the order of the grid."""
     return {
-        (config, entry["representation"].removesuffix(f"_{config}")): entry["val_acc_mean"]
+        (config, entry["representation"].removesuffix(f"_{config}")): Standing.of_entry(entry)
         for config in grid.configs
         for entry in results[f"{config}_results"]
     }

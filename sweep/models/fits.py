@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from lorasweep.features.common.files import DamagedFileError
 from lorasweep.sweep.request.grid import Cell, Grid
@@ -12,6 +13,7 @@ from lorasweep.sweep.request.spec import ALL, BEST
 from lorasweep.trainables.store.events import TrialFinished
 from lorasweep.trainables.store.record import read_record
 from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.standing import Standing
 from lorasweep.trainables.store.trial_key import TrialKey
 from lorasweep.trainables.trial.finished_fits import delete_fit
 
@@ -35,37 +37,35 @@ class FinishedFits:
 
     def __init__(self, run_dir: Path, grid: Grid, mode: str) -> None:
         self._run_dir, self._grid, self._mode = run_dir, grid, mode
-        self._accuracies: dict[TrialKey, float] = {}
+        self._records: dict[TrialKey, dict[str, Any]] = {}
 
     def finished(self, event: TrialFinished) -> None:
         """Remove those that are not needed any more, now that a trial is finished."""
-        if event.val_acc is not None:
-            self._accuracies[event.key] = event.val_acc
         if self._mode == BEST and RunDir(self._run_dir).fit(event.key).exists():
-            means = self._complete(event.key.config)
-            for cell in means.keys() - set(best_cells(means, [event.key.config])):
+            standings = self._complete(event.key.config)
+            for cell in standings.keys() - set(best_cells(standings, [event.key.config])):
                 for key in self._grid.keys_of(cell):
                     delete_fit(self._run_dir, key)
 
-    def _complete(self, config: str) -> dict[Cell, float]:
-        """Complete cell of a config -> mean validation accuracy, in the order of the grid."""
-        means = {}
+    def _complete(self, config: str) -> dict[Cell, Standing]:
+        """Complete cell of a config -> its standing, in the order of the grid."""
+        standings = {}
         for method in self._grid.methods_of(config):
-            found = [self._accuracy(key) for key in self._grid.keys_of((config, method))]
-            accuracies = [accuracy for accuracy in found if accuracy is not None]
-            if len(accuracies) == len(found):
-                means[config, method] = sum(accuracies) / len(accuracies)
-        return means
+            found = [self._record(key) for key in self._grid.keys_of((config, method))]
+            records = [record for record in found if record is not None]
+            if len(records) == len(found):
+                standings[config, method] = Standing.of_records(records)
+        return standings
 
-    def _accuracy(self, key: TrialKey) -> float | None:
-        """None where there is no record yet."""
-        if key not in self._accuracies:
+    def _record(self, key: TrialKey) -> dict[str, Any] | None:
+        """Return what a standing needs of a trial's record; None where there is none yet."""
+        if key not in self._records:
             try:
                 record = read_record(self._run_dir, key)
             except (OSError, DamagedFileError):
                 return None
-            self._accuracies[key] = record["metrics"]["val_acc"]
-        return self._accuracies[key]
+            self._records[key] = {name: record[name] for name in ("metrics", "feature_dim")}
+        return self._records[key]
 
 
 def delete_fits(run_dir: Path, except_of: Iterable[TrialKey] = ()) -> None:

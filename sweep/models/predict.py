@@ -19,6 +19,7 @@ from lorasweep.sweep.store.results import format_table
 from lorasweep.sweep.store.sweep_file import read_sweep_file
 from lorasweep.trainables.models.model import ModelFile, read_model
 from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.standing import best_of
 
 from .new_adapters import Problem, find_adapters, read_adapters
 
@@ -114,7 +115,7 @@ def choose_model(
     representation: str | None = None,
     classifier: str | None = None,
 ) -> ModelFile:
-    """The best by validation of those that are asked for; of equals the first.
+    """Return the best of those that are asked for; see `Standing`.
 
     Raises:
         UserError: there is none.
@@ -132,7 +133,7 @@ def choose_model(
                 f"no model with --{name} {value}: there is {there}; `lorasweep export` with the "
                 f"same options makes one"
             )
-    return max(found, key=lambda model: round(model.val_acc, 12))
+    return found[best_of({i: model.standing for i, model in enumerate(found)})]
 
 
 def _named(model: ModelFile, what: str) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorasweep.features.layers.families import family_of
+from lorasweep.trainables.store.standing import Standing, best_of, in_order, tie_in_words
 
 from .cells import Ablation, CellResult, Estimate, Tested, seeds_interval
 from .contrasts import CONTRASTS, Contrast, RowGroup
@@ -21,13 +22,13 @@ from .statistics import (
     REPLICATES_PER_TEST,
     Bootstrap,
     Floats,
-    Ranking,
     Scores,
+    accuracy_interval,
     compare,
+    difference_interval,
     hierarchical_bootstrap,
     holm,
     interval,
-    rank_over_seeds,
 )
 
 REFERENCE = "all_layers"
@@ -116,12 +117,11 @@ class Analysis:
         return [(contrast, (a, b)) for contrast, a, b in found if a and b]
 
     def best_by_validation(self, config: str) -> str:
-        """The method with the highest mean validation accuracy; the first in the grid of equals."""
+        """Return the method that stands best; see `Standing`."""
         return self._best_of(config, [method for of, method in self.run.complete if of == config])
 
     def _best_of(self, config: str, methods: list[str]) -> str:
-        means = [float(self.run.metric((config, method), "val_acc").mean()) for method in methods]
-        return methods[int(np.argmax(np.round(np.nan_to_num(means, nan=-1.0), 12)))]
+        return best_of({method: self.run.standing((config, method)) for method in methods})
 
     @cached_property
     def _everything(self) -> dict[Cell, CellResult]:
@@ -154,13 +154,21 @@ class Analysis:
         return [result for cell, result in self.cells.items() if cell[0] == config]
 
     def ranked(self, config: str) -> list[CellResult]:
-        """A config's cells, best test accuracy first."""
-        return sorted(self.of_config(config), key=lambda result: -round(result.accuracy.value, 12))
+        """Return a config's cells, the best by validation first; see `Standing`."""
+        return [self.cells[cell] for cell in in_order(self._standings(config))]
+
+    def tie(self, config: str) -> str:
+        """Return how the best of a config was told from others with its validation accuracy."""
+        return tie_in_words({cell[1]: of for cell, of in self._standings(config).items()})
+
+    def _standings(self, config: str) -> dict[Cell, Standing]:
+        return {cell: self.run.standing(cell) for cell in self.cells if cell[0] == config}
 
     def best(self, config: str) -> list[CellResult]:
-        """The cells with the highest test accuracy: several if they are equal."""
-        first, *others = self.ranked(config)
-        return [first, *(r for r in others if abs(r.accuracy.value - first.accuracy.value) < 1e-12)]
+        """Return the cells with the highest test accuracy: several if they are equal."""
+        results = self.ranked(config)
+        highest = max(result.accuracy.value for result in results)
+        return [result for result in results if abs(result.accuracy.value - highest) < 1e-12]
 
     def _cell_result(self, index: int, cell: Cell) -> CellResult:
         run, (_, bootstrap) = self.run, self._bootstrap
@@ -173,9 +181,11 @@ class Analysis:
             seeded,
             features=records[0]["feature_dim"],
             layers=records[0]["num_layers"],
-            accuracy=_estimate(test, bootstrap.accuracy[:, index]),
+            accuracy=self._accuracy(test, bootstrap.accuracy[:, index]),
             accuracy_seeds=seeds_interval(test, self._overlap) if seeded else None,
-            macro_f1=_estimate(run.metric(cell, "test_f1"), bootstrap.macro_f1[:, index]),
+            macro_f1=_estimate(
+                float(run.metric(cell, "test_f1").mean()), bootstrap.macro_f1[:, index]
+            ),
             test=test,
             train_acc=float(train.mean()),
             val_acc=float(run.metric(cell, "val_acc").mean()),
@@ -188,6 +198,15 @@ class Analysis:
             epochs=float(run.number(cell, "timing", "epochs_run").mean()),
         )
 
+    def _accuracy(self, test: Floats, replicates: Floats) -> Estimate:
+        mean = float(test.mean())
+        return Estimate(mean, *accuracy_interval(mean, self._bootstrap[0].n_tested, replicates))
+
+    def _difference_ends(self, first: Cell, second: Cell) -> tuple[float, float]:
+        """Return the 95 % interval of the difference of two cells' test accuracies."""
+        drawn = self.replicates(first) - self.replicates(second)
+        return difference_interval(self._bootstrap[0].n_tested, drawn)
+
     def _tests(self, cells: list[tuple[Cell, Cell]]) -> list[Tested]:
         """Paired comparisons of one family."""
         scores, bootstrap = self._bootstrap
@@ -198,6 +217,7 @@ class Analysis:
                 accuracy[at[b]],
                 bootstrap.accuracy[:, at[a]] - bootstrap.accuracy[:, at[b]],
                 self._overlap,
+                self._difference_ends(a, b),
             )
             for a, b in cells
         ]
@@ -241,9 +261,8 @@ class Analysis:
 
     def difference(self, first: Cell, second: Cell) -> Estimate:
         """Mean test accuracy of one cell less that of another, with its interval; no test."""
-        drawn = self.replicates(first) - self.replicates(second)
         means = [self._everything[cell].accuracy.value for cell in (first, second)]
-        return Estimate(means[0] - means[1], *interval(drawn))
+        return Estimate(means[0] - means[1], *self._difference_ends(first, second))
 
     def replicates(self, cell: Cell) -> Floats:
         """(replicates,) of a cell's test accuracy, the same draws for all cells."""
@@ -264,15 +283,7 @@ class Analysis:
         # Of thousands of replicates, a few may fall below chance all the same.
         certain = whole > self.chance
         value = of(test.first.accuracy.value, test.second.accuracy.value)
-        return Estimate(value, *interval(of(whole[certain], part[certain])))
-
-    @cached_property
-    def rankings(self) -> dict[str, Ranking | None]:
-        """Config -> ranks of its representations, in the order of `of_config`."""
-        return {
-            config: rank_over_seeds(np.array([r.test for r in self.of_config(config)]))
-            for config in self.configs
-        }
+        return _estimate(value, of(whole[certain], part[certain]))
 
     def class_accuracy(self, cell: Cell) -> Floats:
         """(n_classes,) mean over seeds of the share of a class's test adapters that are right.
@@ -332,8 +343,11 @@ class Analysis:
         return pooled("confidence"), pooled("accuracy"), count.sum(axis=0)
 
 
-def _estimate(values: Floats, replicates: Floats) -> Estimate:
-    return Estimate(float(values.mean()), *interval(replicates))
+def _estimate(value: float, replicates: Floats) -> Estimate:
+    """Return a value with its bootstrap interval, which is NaN where nothing varies."""
+    if len(replicates) and np.ptp(replicates) == 0:
+        return Estimate(value, np.nan, np.nan)
+    return Estimate(value, *interval(replicates))
 
 
 def _agreement(predictions: NDArray[np.int64]) -> float | None:

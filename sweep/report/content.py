@@ -16,7 +16,6 @@ from .difference_tables import (
     ablation_table,
     comparison_table,
     contrast_table,
-    rank_table,
 )
 from .family_tables import family_table
 from .importance_tables import importance_tables
@@ -40,7 +39,6 @@ def run_tables(analysis: Analysis) -> list[Table]:
         *(ablation_table(analysis, config) for config in analysis.ablations),
         *(family_table(analysis, family) for family in analysis.families),
         *(comparison_table(analysis, config) for config in analysis.configs),
-        rank_table(analysis),
         split_table(analysis),
         *(class_table(analysis, config) for config in analysis.configs),
         *(class_drop_table(analysis, config) for config in analysis.ablations),

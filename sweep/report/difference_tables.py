@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .analysis import REFERENCE, Analysis
 from .cells import Tested
-from .columns import CONFIG, REPRESENTATION, ends, interval_column
+from .columns import REPRESENTATION, ends, interval_column
 from .sections import Section
 from .statistics import ALPHA
 from .tables import (
@@ -142,32 +142,4 @@ def contrast_table(analysis: Analysis, config: str) -> Table:
             for (contrast, tested), cells in zip(rows, tests)
         ],
         f"Of either kind the best by validation is taken. {_note(analysis)}",
-    )
-
-
-def rank_table(analysis: Analysis) -> Table:
-    """Average ranks over seeds."""
-    rows: list[list[Value]] = []
-    for config, ranking in analysis.rankings.items():
-        if ranking is not None:
-            ranked = zip(ranking.ranks, analysis.of_config(config))
-            rows += [
-                [config, r.method, float(rank), ranking.critical_difference,
-                 ranking.p_friedman]
-                for rank, r in sorted(ranked, key=lambda item: item[0])
-            ]  # fmt: skip
-    return Table(
-        Section.CRITICAL_DIFFERENCE,
-        "ranks",
-        "Average rank over seeds (1 is best)",
-        [
-            CONFIG,
-            REPRESENTATION,
-            Column("mean_rank", "mean rank", decimal(2)),
-            Column("critical_difference", "critical difference", decimal(2), "Nemenyi, α = 0.05"),
-            Column("p_friedman", "p, Friedman", p_value, "that all rank alike"),
-        ],
-        rows,
-        "Ranks less than the critical difference apart are not distinguishable on this test split; "
-        "the blocks of the test are seeds, not datasets.",
     )

@@ -8,7 +8,6 @@ from . import (  # noqa: F401 - imported, each declares its figures
     family_figures,
     importance_figures,
     map_figures,
-    rank_figures,
     score_figures,
 )
 from .analysis import Analysis

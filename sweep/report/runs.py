@@ -17,6 +17,7 @@ from lorasweep.sweep.store.class_labels import read_labels
 from lorasweep.sweep.store.plan import failed_trials, read_records
 from lorasweep.sweep.store.sweep_file import SweepFile, read_sweep_file
 from lorasweep.trainables.data.splits import BY_CHANCE, SplitRule
+from lorasweep.trainables.store.standing import Standing
 from lorasweep.trainables.store.trial_key import TrialKey
 
 from .statistics import NOT_PREDICTED, Scores
@@ -98,6 +99,10 @@ class RunData:
     def is_seeded(self, cell: Cell) -> bool:
         """Whether seeds change a cell's numbers."""
         return self.sweep.grid.by_method[cell[1]].classifier not in self.sweep.grid.unseeded
+
+    def standing(self, cell: Cell) -> Standing:
+        """Return how good a complete cell is on the validation split."""
+        return Standing.of_records(self.records_of(cell))
 
     def metric(self, cell: Cell, name: str) -> NDArray[np.float64]:
         """(n_seeds,) of a complete cell; NaN where it is undefined or not recorded."""

@@ -15,7 +15,6 @@ class Section(Enum):
     ABLATION = "Ablation"
     FAMILIES = "Where it lives"
     MAP = "Map of the adapters"
-    CRITICAL_DIFFERENCE = "Critical difference"
     OVERFITTING = "Overfitting"
     LEARNING_CURVES = "Learning curves"
     PRECISION_RECALL = "Precision and recall"

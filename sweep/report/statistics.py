@@ -1,4 +1,4 @@
-"""How sure the results are: intervals, paired tests and rankings.
+"""How sure the results are: intervals and paired tests.
 
 Two sources of chance are kept apart. A *seed* decides initial weights, batch order and dropout;
 where all seeds of a run share one split, a test over seeds alone says how sure we are about this
@@ -30,6 +30,8 @@ NOT_PREDICTED = -1
 _MOST_EXACT = 13
 _NO_SPREAD = 1e-12
 _BLOCK = 1000
+_FEW = 5
+"""Adapters that are right, or that are wrong, below which a bootstrap understates the spread."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class Scores:
     predictions: NDArray[np.int64]
     n_classes: int
     tested: NDArray[np.bool_] | None = None
+
+    @property
+    def n_tested(self) -> int:
+        """Test adapters of one fit."""
+        return int(len(self.truth) if self.tested is None else self.tested[0].sum())
 
     def accuracy(self) -> Floats:
         """(n_pairs, n_seeds)."""
@@ -156,6 +163,52 @@ def interval(replicates: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def accuracy_interval(mean: float, n: int, replicates: Floats) -> tuple[float, float]:
+    """Return the 95 % interval of an accuracy.
+
+    A bootstrap of adapters that are all right has no spread, and with few that are wrong it has too
+    little. There the interval reaches at least as far as the exact one of a binomial share (Clopper
+    and Pearson, Biometrika, 1934).
+
+    Arguments:
+        mean: the accuracy, a mean over fits, 0 to 1.
+        n: independent test adapters of a fit; with groups, their groups.
+        replicates: bootstrap replicates of the mean.
+    """
+    low, high = interval(replicates)
+    if n * min(mean, 1 - mean) >= _FEW:
+        return low, high
+    exact_low, exact_high = exact_interval(mean * n, n)
+    return min(low, exact_low), max(high, exact_high)
+
+
+def exact_interval(hits: float, n: int) -> tuple[float, float]:
+    """Return Clopper and Pearson's 95 % interval of a share; `hits` may be a mean over fits."""
+    from scipy import stats
+
+    tail = (1 - CONFIDENCE) / 2
+    low = float(stats.beta.ppf(tail, hits, n - hits + 1)) if hits > 0 else 0.0
+    high = float(stats.beta.ppf(1 - tail, hits + 1, n - hits)) if hits < n else 1.0
+    return low, high
+
+
+def difference_interval(n: int, replicates: Floats) -> tuple[float, float]:
+    """Return the 95 % interval of the difference of two paired accuracies.
+
+    Where the two differ on no adapter, the interval is as wide as what the exact one of a share
+    without a hit allows either of them to be better by.
+
+    Arguments:
+        n: independent test adapters of a fit; with groups, their groups.
+        replicates: bootstrap replicates of the difference.
+    """
+    low, high = interval(replicates)
+    if np.ptp(replicates) > _NO_SPREAD:
+        return low, high
+    _, reach = exact_interval(0, n)
+    return max(-1.0, low - reach), min(1.0, high + reach)
+
+
 def bootstrap_p(differences: Floats) -> float:
     """Two-sided p-value of a difference: twice the smaller share of replicates on one side of 0.
 
@@ -191,7 +244,8 @@ class Comparison:
         p_seeds: of a paired t-test over seeds, see `seeds_p`; None with one seed or if the
             differences do not vary.
         n_seeds: how many there are.
-        p_wilcoxon: of a Wilcoxon signed-rank test over seeds; None if all differences are 0.
+        p_wilcoxon: of a Wilcoxon signed-rank test over seeds; None with one seed or if the
+            differences do not vary.
         effect: Cohen's d of the differences over seeds (their mean over their sample standard
             deviation); None if they do not vary.
     """
@@ -231,7 +285,11 @@ def seeds_p(differences: Floats, overlap: float | None) -> float | None:
 
 
 def compare(
-    first: Floats, second: Floats, replicates: Floats, overlap: float | None = None
+    first: Floats,
+    second: Floats,
+    replicates: Floats,
+    overlap: float | None = None,
+    ends: tuple[float, float] | None = None,
 ) -> Comparison:
     """Compare paired per-seed scores.
 
@@ -239,11 +297,12 @@ def compare(
         first, second: (n_seeds,).
         replicates: bootstrap replicates of the difference of their means.
         overlap: see `seeds_p`.
+        ends: 95 % interval of the difference; None: that of the replicates.
     """
     differences = first - second
     spread = float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
     varies = spread > _NO_SPREAD
-    low, high = interval(replicates)
+    low, high = ends or interval(replicates)
     mean = float(differences.mean())
     mean = 0.0 if abs(mean) < 1e-12 else mean  # equal scores, but for their last bits
     return Comparison(
@@ -252,7 +311,7 @@ def compare(
         high=high,
         p_bootstrap=bootstrap_p(replicates),
         p_seeds=seeds_p(differences, overlap),
-        p_wilcoxon=signed_rank_p(differences),
+        p_wilcoxon=signed_rank_p(differences) if varies else None,
         effect=mean / spread if varies else None,
         n_seeds=len(differences),
     )
@@ -310,58 +369,3 @@ def signed_rank_p(differences: Floats) -> float | None:
     sums = signs @ ranks
     distance = np.abs(sums - sums.mean())
     return float((distance >= abs(ranks[moved > 0].sum() - sums.mean()) - 1e-9).mean())
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Average ranks over seeds and how far apart they must be to count.
-
-    Attributes:
-        ranks: (n_pairs,) mean rank, 1 is best; ties share their average.
-        critical_difference: ranks further apart than this differ (Nemenyi, α = 0.05).
-        p_friedman: of the hypothesis that all rank alike; None if it cannot be computed.
-        groups: maximal sets of neighbours in rank that are not distinguishable.
-    """
-
-    ranks: Floats
-    critical_difference: float
-    p_friedman: float | None
-    groups: list[list[int]]
-
-
-def rank_over_seeds(accuracy: Floats) -> Ranking | None:
-    """Friedman's test and Nemenyi's critical difference, seeds being the blocks.
-
-    Demšar, "Statistical Comparisons of Classifiers over Multiple Data Sets", 2006. Blocks here are
-    seeds of one split, not data sets: it ranks on this split.
-
-    Arguments:
-        accuracy: (n_pairs, n_seeds).
-
-    Returns:
-        None with fewer than three cells or two seeds.
-    """
-    from scipy import stats
-
-    k, n = accuracy.shape
-    if k < 3 or n < 2:
-        return None
-    ranks = stats.rankdata(-accuracy, axis=0).mean(axis=1)
-    quantile = stats.studentized_range.ppf(1 - ALPHA, k, np.inf) / np.sqrt(2)
-    critical = float(quantile * np.sqrt(k * (k + 1) / (6 * n)))
-    varies = (accuracy != accuracy[0]).any()
-    p = float(stats.friedmanchisquare(*accuracy).pvalue) if varies else None
-    return Ranking(ranks, critical, p, _groups(ranks, critical))
-
-
-def _groups(ranks: Floats, critical: float) -> list[list[int]]:
-    """Maximal runs, in order of rank, whose ends are at most `critical` apart."""
-    order = [int(i) for i in np.argsort(ranks, kind="stable")]
-    groups: list[list[int]] = []
-    for start in range(len(order)):
-        stop = start
-        while stop + 1 < len(order) and ranks[order[stop + 1]] - ranks[order[start]] <= critical:
-            stop += 1
-        if stop > start and (not groups or order[stop] != groups[-1][-1]):
-            groups.append(order[start : stop + 1])
-    return groups

@@ -48,6 +48,8 @@ def _best(analysis: Analysis, config: str) -> str:
         f"{config}: {method} is the best by validation; its test accuracy is "
         f"{shown(best.accuracy)}, chance being {percent(analysis.chance)} %."
     )
+    if tie := analysis.tie(config):
+        text += f" It is {tie}."
     highest = [r for r in analysis.best(config) if r is not best]
     if highest and highest[0].accuracy.value > best.accuracy.value:
         verb = "has" if len(highest) == 1 else "have"

@@ -11,12 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lorasweep.features.common.files import DamagedFileError, read_signed_json, sign, write_json
 from lorasweep.features.layers.families import WITHOUT_TOP, each_layer, without_count
 from lorasweep.sweep.request.grid import Cell, Grid
 from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.standing import Standing, in_order
 from lorasweep.trainables.store.trial_key import TrialKey
 
 _SCHEMA = 1
@@ -27,8 +26,7 @@ class LayerRanking:
     """A method's layers, best first.
 
     Attributes:
-        layers: (config of `each_layer`, mean validation accuracy over seeds), best first; of equals
-            the first in the network.
+        layers: (config of `each_layer`, mean validation accuracy over seeds), best first.
         seeds: of the trials that decided it.
         trials: digest of those trials' fingerprints; if they are others today, it is made anew.
     """
@@ -86,19 +84,20 @@ def methods_to_rank(grid: Grid) -> list[str]:
 def rank_layers(
     keys: list[TrialKey], records: Mapping[TrialKey, Mapping[str, Any]], trials: str
 ) -> LayerRanking:
-    """Rank layers by mean validation accuracy.
+    """Rank layers by their standing, means over seeds.
 
     Arguments:
         keys: a method's trials of `each_layer`, in the order of the network.
         records: those of all of them.
         trials: see `LayerRanking`.
     """
-    accuracies: dict[str, list[float]] = {}
+    of_config: dict[str, list[Mapping[str, Any]]] = {}
     for key in keys:
-        accuracy = records[key]["metrics"]["val_acc"]
-        accuracies.setdefault(key.config, []).append(accuracy)
-    means = {config: round(float(np.mean(values)), 12) for config, values in accuracies.items()}
-    layers = tuple(sorted(means.items(), key=lambda item: -item[1]))  # keeps the order of equals
+        of_config.setdefault(key.config, []).append(records[key])
+    standings = {config: Standing.of_records(of) for config, of in of_config.items()}
+    layers = tuple(
+        (config, round(standings[config].val_acc or 0.0, 12)) for config in in_order(standings)
+    )
     return LayerRanking(layers, tuple(sorted({key.seed for key in keys})), trials)
 
 

@@ -21,12 +21,14 @@ from lorasweep.features.common.files import (
 from lorasweep.features.layers.families import family_of, noun_of, own_name
 from lorasweep.sweep.request.grid import Entry
 from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.standing import Standing, best_of, in_order, tie_in_words
 from lorasweep.trainables.store.trial_key import TrialKey
 from lorasweep.trainables.trial.scores import METRICS
 
 from .sweep_file import SweepFile
 
-RESULTS_SCHEMA = 1
+RESULTS_SCHEMA = 2
+"""Raised when an entry gets a key: earlier results are derived from the records anew."""
 RESULT_PARTS = frozenset(
     ("fingerprint", "metrics", "timing", "curves", "confusion", "feature_dim", "num_layers")
 )
@@ -88,6 +90,7 @@ def _cell_entry(config: str, cell: Entry, records: list[dict[str, Any]]) -> dict
     for name in _SUMMARISED:
         values = [run[name] for run in runs]
         entry[f"{name}_mean"], entry[f"{name}_std"] = mean_std(values)
+        entry[f"{name}_sample_std"] = sample_std(values)
     entry["training_time_total"] = sum(run["training_time"] or 0.0 for run in runs)
     for split in ("train", "val", "test"):
         entry[f"{split}_acc_all_runs"] = [run[f"{split}_acc"] for run in runs]
@@ -107,6 +110,12 @@ def mean_std(values: Iterable[float | None]) -> tuple[float | None, float | None
     if not defined:
         return None, None
     return float(np.mean(defined)), float(np.std(defined))
+
+
+def sample_std(values: Iterable[float | None]) -> float | None:
+    """Return the sample standard deviation of the defined values; None with fewer than two."""
+    defined = [value for value in values if value is not None]
+    return float(np.std(defined, ddof=1)) if len(defined) > 1 else None
 
 
 def write_results(
@@ -134,6 +143,8 @@ def current_results(run_dir: Path, stamp: str | None) -> dict[str, Any] | None:
         results = read_signed_json(RunDir(run_dir).results("json"))
         note = results["derived"]
         if stamp is None or note["records_digest"] != stamp:
+            return None
+        if results["schema"] != RESULTS_SCHEMA:
             return None
         if any(file_checksum(run_dir / name) != known for name, known in note["files"].items()):
             return None
@@ -174,7 +185,8 @@ def format_results(results: dict[str, Any]) -> str:
     chance = 1 / results["num_classes"]
     blocks = [
         f"Dataset {results['dataset']}: {results['num_classes']} classes "
-        f"(chance {chance:.1%}), {results['num_runs']} runs per entry, mean ± std over seeds"
+        f"(chance {chance:.1%})\nMeans over fits ± sample standard deviation (– for one fit); the "
+        "best by validation first"
     ]
     entries = {
         key.removesuffix("_results"): value
@@ -203,27 +215,30 @@ def format_results(results: dict[str, Any]) -> str:
 
 _WHOLE = "all_layers"
 _TABLE_METRICS = ("train_acc", "val_acc", "test_acc", "test_f1")
-_TABLE_HEADER = ["representation", "features", "train acc", "val acc", "test acc", "test F1", "s"]
+_TABLE_HEADER = [
+    *("representation", "features", "fits", "train acc", "val acc", "test acc", "test F1", "s"),
+]
 
 
 def _config_block(config: str, entries: list[dict[str, Any]]) -> str:
-    """A config's table, best first; entries without a test accuracy last."""
-
-    def place(entry: dict[str, Any]) -> float:
-        accuracy = entry.get("test_acc_mean")
-        return 1.0 if accuracy is None else -accuracy
-
+    """A config's table, the best by validation first."""
+    names = [entry["representation"].removesuffix(f"_{config}") for entry in entries]
+    standings = {name: Standing.of_entry(entry) for name, entry in zip(names, entries)}
+    by_name = dict(zip(names, entries))
     rows = [
         [
-            entry["representation"].removesuffix(f"_{config}"),
+            name,
             str(entry["feature_dim"]),
+            str(len(entry["per_run_results"])),
             *(_spread(entry, metric) for metric in _TABLE_METRICS),
             _seconds(entry),
         ]
-        for entry in sorted(entries, key=place)
+        for name, entry in ((name, by_name[name]) for name in in_order(standings))
     ]
     heading = f"{config} ({entries[0]['num_layers']} layer tensors)"
-    return heading + "\n" + format_table(_TABLE_HEADER, rows)
+    block = heading + "\n" + format_table(_TABLE_HEADER, rows)
+    tie = tie_in_words(standings)
+    return f"{block}\n{best_of(standings)} is {tie}" if tie else block
 
 
 _MOST_MEMBERS, _BEST_MEMBERS = 100, 20
@@ -257,8 +272,11 @@ def _family_block(family: str, entries: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def _spread(entry: dict[str, Any], metric: str) -> str:
-    mean, std = entry.get(f"{metric}_mean"), entry.get(f"{metric}_std")
-    return "undefined" if mean is None or std is None else f"{mean:.1%} ± {100 * std:.1f}"
+    """Return mean ± sample standard deviation over fits, in percent."""
+    mean, std = entry.get(f"{metric}_mean"), entry.get(f"{metric}_sample_std")
+    if mean is None:
+        return "undefined"
+    return f"{mean:.1%} ± {'–' if std is None else f'{100 * std:.1f}':>4}"
 
 
 def _seconds(entry: dict[str, Any]) -> str:

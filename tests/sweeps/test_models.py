@@ -31,6 +31,7 @@ from lorasweep.trainables.data.splits import SplitRule
 from lorasweep.trainables.models.model_building import CLOSE, finished_fit
 from lorasweep.trainables.store.record import read_record
 from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.standing import Standing
 from lorasweep.trainables.trial.job import TrialJob
 from tests.adapter_folder import read_rows, write_rows
 
@@ -230,8 +231,10 @@ def test_the_best_by_validation_are_kept_by_default(kept):
     assert config == "visual_only"
     assert means[label] == max(means.values())
     assert chosen_cells(results, sweep.grid, "none") == []
-    equal = {("a", "x"): 0.5, ("a", "y"): 0.5, ("b", "x"): 0.1}
-    assert best_cells(equal, ["a", "b", "c"]) == [("a", "x"), ("b", "x")]
+    standings = {("a", "x"): Standing(0.5), ("a", "y"): Standing(0.5), ("b", "x"): Standing(0.1)}
+    assert best_cells(standings, ["a", "b", "c"]) == [("a", "x"), ("b", "x")]
+    standings[("a", "y")] = Standing(0.5, 0.1)
+    assert best_cells(standings, ["a"]) == [("a", "y")]
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from .synthetic_run import made_up_run
 STRANGE = ['<script>alert("x")</script>', "$\\alpha_1$ & 100 %", "plain"]
 
 FIGURES = {
-    "ranking", "ablation_visual_only", "critical_difference", "splits", "learning_curves",
+    "ranking", "ablation_visual_only", "splits", "learning_curves",
     "training_loss", "precision_recall", "calibration", "confusion_all_layers",
     "confusion_visual_only", "classes", "class_drop", "cost", "retained", "stability",
     "importance_layers_all_layers", "importance_layers_visual_only",
@@ -33,7 +33,7 @@ FIGURES = {
 }  # fmt: skip
 TABLES = {
     "ranking", "ablation_visual_only", "comparisons_all_layers", "comparisons_visual_only",
-    "ranks", "splits", "classes_all_layers", "classes_visual_only", "class_drop_visual_only",
+    "splits", "classes_all_layers", "classes_visual_only", "class_drop_visual_only",
     "cost", "retained", "stability", "calibration", "class_counts", "confusions_all_layers",
     "confusions_visual_only", "importance_layers_all_layers", "importance_layers_visual_only",
     "importance_kinds_all_layers", "importance_kinds_visual_only",

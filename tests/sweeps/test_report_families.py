@@ -57,7 +57,7 @@ def test_members_are_in_no_table_or_figure_of_configs(run, out):
         "each_block (3 configs), each_side (2 configs)"
     )
     page = (out / "report.html").read_text()
-    assert page.index("Where it lives") < page.index("Critical difference")
+    assert page.index("Where it lives") < page.index("Overfitting")
 
 
 def test_a_table_has_every_member_s_parts_accuracy_interval_and_rank(run, out):

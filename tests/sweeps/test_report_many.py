@@ -60,7 +60,6 @@ def test_many_labels_and_configs(labels, tmp_path):
         "Ranking": ["ranking"],
         "What it takes": ["contrasts"],
         "Ablation": [f"ablation_{c}" for c in others],
-        "Critical difference": ["critical_difference"],
         "Overfitting": ["splits"],
         "Learning curves": ["learning_curves", "training_loss"],
         "Precision and recall": ["precision_recall"],
@@ -201,7 +200,7 @@ def test_results_of_any_configs():
     def entry(config, accuracy):
         return {
             "representation": f"stats_{config}", "feature_dim": 8, "num_layers": 2,
-            "test_acc_mean": accuracy, "test_acc_std": 0.0,
+            "test_acc_mean": accuracy, "test_acc_std": 0.0, "per_run_results": [{}],
         }  # fmt: skip
 
     results = {

@@ -197,20 +197,6 @@ def test_the_best_by_validation_with_every_other(tables, records, truth, draws, 
     check_tests(rows, pairs, records, truth, draws)
 
 
-def test_ranks(tables, records, truth):
-    for config in CONFIGS:
-        rows = {r["representation"]: r for r in tables["ranks"] if r["config"] == config}
-        table = np.array([accuracies(records, (config, n), truth["test"]) for n in NAMES])
-        ranks = np.mean([stats.rankdata(-column) for column in table.T], axis=0)
-        for name, rank in zip(NAMES, ranks):
-            assert number(rows[name], "mean_rank") == pytest.approx(rank)
-            p = stats.friedmanchisquare(*table).pvalue
-            assert number(rows[name], "p_friedman") == pytest.approx(p)
-            # q of Demšar's table 5a for three classifiers; 3·4 / (6·4 blocks).
-            expected = 2.343 * np.sqrt(12 / 24)
-            assert number(rows[name], "critical_difference") == pytest.approx(expected, abs=1e-3)
-
-
 def test_splits_cost_calibration_and_stability(tables, records, truth):
     def by_cell(name):
         return {(row["config"], row["representation"]): row for row in tables[name]}

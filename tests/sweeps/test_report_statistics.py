@@ -8,13 +8,15 @@ from sklearn.metrics import f1_score
 from lorasweep.sweep.report.statistics import (
     NOT_PREDICTED,
     Scores,
+    accuracy_interval,
     bootstrap_p,
     compare,
+    difference_interval,
+    exact_interval,
     hierarchical_bootstrap,
     holm,
     interval,
     is_distinguishable,
-    rank_over_seeds,
     seeds_p,
     signed_rank_p,
     welch_p,
@@ -67,6 +69,39 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
         low, high = interval(hierarchical_bootstrap(scores, replicates=300).accuracy[:, 0])
         covered += low <= 0.6 <= high
     assert 0.88 <= covered / 120 <= 1.0
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 5), (5, 5), (61, 61), (3, 12), (150, 151)])
+def test_the_exact_interval_is_scipys(hits, n):
+    expected = stats.binomtest(hits, n).proportion_ci(0.95, "exact")
+    assert exact_interval(hits, n) == pytest.approx((expected.low, expected.high))
+
+
+def test_all_right_is_no_certainty():
+    for hits, low in ((61, 0.941), (5, 0.478)):
+        drawn = np.ones(100)
+        assert accuracy_interval(1.0, hits, drawn) == (pytest.approx(low, abs=1e-3), 1.0)
+    assert accuracy_interval(0.5, 100, np.linspace(0.4, 0.6, 1001)) == pytest.approx((0.405, 0.595))
+    same = difference_interval(61, np.zeros(100))
+    assert same == pytest.approx((-exact_interval(0, 61)[1], exact_interval(0, 61)[1]))
+    assert difference_interval(61, np.linspace(-0.1, 0.1, 1001)) == pytest.approx((-0.095, 0.095))
+
+
+@pytest.mark.parametrize("n", [12, 20, 61, 150])
+@pytest.mark.parametrize("truth", [0.3, 0.5, 0.8, 0.9, 0.95, 0.99])
+def test_the_interval_of_one_fit_covers_its_truth(n, truth):
+    """Exactly, over all counts of hits; the bootstrap of one fit is binomial, too."""
+    covered = bare = 0.0
+    for hits in range(n + 1):
+        drawn = stats.binom.ppf(np.linspace(0, 1, 402)[1:-1], n, hits / n) / n
+        low, high = accuracy_interval(hits / n, n, drawn)
+        covered += stats.binom.pmf(hits, n, truth) * (low - 1e-9 <= truth <= high + 1e-9)
+        low, high = interval(drawn)
+        bare += stats.binom.pmf(hits, n, truth) * (low - 1e-9 <= truth <= high + 1e-9)
+    assert covered > 0.92
+    assert covered >= bare
+    if (n, truth) == (12, 0.99):
+        assert bare < 0.2  # what the bootstrap alone would say
 
 
 def test_equal_scores_of_a_replicate_are_exactly_equal():
@@ -142,19 +177,6 @@ def test_holm_is_the_step_down_procedure(seed):
             rejected.add(int(i))
         assert rejected == {i for i, value in enumerate(adjusted) if value <= alpha}
     assert holm([0.01, None, 0.04]) == [0.02, None, 0.04]
-
-
-def test_ranks_and_the_critical_difference():
-    accuracy = np.array([[0.9, 0.8, 0.9, 0.95], [0.5, 0.6, 0.9, 0.6], [0.1, 0.2, 0.3, 0.1]])
-    ranking = rank_over_seeds(accuracy)
-    assert ranking.ranks.tolist() == [(1 + 1 + 1.5 + 1) / 4, (2 + 2 + 1.5 + 2) / 4, 3]
-    assert ranking.p_friedman == pytest.approx(stats.friedmanchisquare(*accuracy).pvalue)
-    # Demšar 2006, table 5: q of the Nemenyi test for 3 classifiers is 2.343.
-    assert ranking.critical_difference == pytest.approx(2.343 * np.sqrt(3 * 4 / (6 * 4)), abs=1e-3)
-    assert ranking.groups == [[0, 1], [1, 2]]
-    assert rank_over_seeds(accuracy[:2]) is None
-    assert rank_over_seeds(np.full((3, 4), 0.5)).p_friedman is None
-    assert rank_over_seeds(np.full((3, 4), 0.5)).groups == [[0, 1, 2]]
 
 
 def test_with_a_split_each_only_tested_adapters_count():

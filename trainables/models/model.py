@@ -24,6 +24,7 @@ from lorasweep.features.representations import Representation, get_representatio
 from lorasweep.features.representations.catalogue import load_representation
 from lorasweep.trainables.classifiers.base import Classifier, FitState, Predictor
 from lorasweep.trainables.classifiers.catalogue import CLASSIFIERS, load_classifier
+from lorasweep.trainables.store.standing import Standing, best_of
 
 from .model_input import ModelInput
 
@@ -50,7 +51,7 @@ class KeptFit:
         state: what `Classifier.load` takes.
         temperature: see `fit_temperature`.
         data: index of its `KeptData`.
-        scores: `val_acc` and `test_acc` of its record.
+        scores: `val_acc`, `val_log_loss` and `test_acc` of its record.
     """
 
     seed: int
@@ -194,6 +195,12 @@ class ModelFile:
         """Mean validation accuracy over seeds."""
         return float(np.mean([fit["val_acc"] for fit in self.note["fits"]]))
 
+    @property
+    def standing(self) -> Standing:
+        """How good it is on the validation split."""
+        records = [{"metrics": fit} for fit in self.note["fits"]]
+        return Standing.of_records(records)._replace(n_features=self.note.get("n_features"))
+
     @cached_property
     def input(self) -> ModelInput:
         """What it reads of an adapter."""
@@ -201,8 +208,9 @@ class ModelFile:
 
     @property
     def best_seed(self) -> int:
-        """That with the best validation accuracy; of equals the first."""
-        return max(self.note["fits"], key=lambda fit: (fit["val_acc"], -fit["seed"]))["seed"]
+        """The seed whose fit stands best; of equals the first."""
+        fits = {fit["seed"]: Standing.of_records([{"metrics": fit}]) for fit in self.note["fits"]}
+        return best_of(dict(sorted(fits.items())))
 
     @property
     def origins(self) -> list[dict[str, str]]:

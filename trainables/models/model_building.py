@@ -75,7 +75,8 @@ def finished_fit(job: TrialJob, key: TrialKey) -> tuple[KeptFit, None]:
     record = read_record(job.run_dir, key)
     state, log_p = _left(job, key, data, record) or _trained(job, key, data, record)
     temperature = fit_temperature(log_p, data.val.y.cpu().numpy())
-    scores = {name: record["metrics"][name] for name in ("val_acc", "test_acc")}
+    metrics = record["metrics"]
+    scores = {name: metrics.get(name) for name in ("val_acc", "val_log_loss", "test_acc")}
     return KeptFit(key.seed, state, temperature, 0, scores), None
 
 

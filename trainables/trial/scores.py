@@ -117,7 +117,7 @@ METRICS = (
         summarised=True,
     ),
     Metric("loss", lambda of: of.loss, on_train=True),
-    Metric("log_loss", lambda of: of.loss),
+    Metric("log_loss", lambda of: of.loss, summarised=True),
     _of_confusion("f1", summarised=True),
     _of_confusion("precision", summarised=True),
     _of_confusion("recall", summarised=True),
