@@ -123,6 +123,11 @@ class DatasetScan:
         if len(present) < 2:
             name = self.classes[next(iter(present))]
             raise UserError(f"all samples have the same label {name!r}: nothing to classify")
+        if len(present) == self.num_samples:
+            raise UserError(
+                f"{len(present)} classes for {self.num_samples} adapters: no class has two, one to "
+                "learn from and one to test"
+            )
 
 
 def scan_dataset(

@@ -25,6 +25,7 @@ from lorasweep.sweep.store.plan import RecordState, read_records
 from lorasweep.sweep.store.sweep_file import SweepFile, continued, make_sweep_file
 from lorasweep.sweep.watch.counts import left_out_lines, summary_lines
 from lorasweep.sweep.watch.terminal import Reporter, format_seconds
+from lorasweep.trainables.data.split_sizes import sizes_in_words, small_split_warnings
 from lorasweep.trainables.store.trial_key import TrialKey
 
 _FLOPS_PER_CORE = 2e10
@@ -48,6 +49,10 @@ def describe(spec: SweepSpec, options: RuntimeOptions, reporter: Reporter) -> No
     state = read_records(run_dir, sweep.fingerprints)
     say = reporter.say
     say(f"would run in {run_dir}")
+    seed = sweep.grid.seeds[0]
+    say(f"split: {sizes_in_words(declared.split, scan.num_samples, seed)}")
+    for line in small_split_warnings(declared.split, scan.kept_labels, scan.classes, seed):
+        reporter.warn(line)
     for line in summary_lines(sweep.grid, state.done):
         say(f"  {line}")
     say(f"trials: {len(state.done)} done, {len(state.todo)} to run")

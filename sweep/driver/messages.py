@@ -10,6 +10,7 @@ from lorasweep.sweep.engine.layer_phase import phases_line, undecided_lines
 from lorasweep.sweep.store.plan import count_other_records
 from lorasweep.sweep.watch.counts import group_heading, left_out_lines, summary_lines
 from lorasweep.sweep.watch.terminal import format_seconds
+from lorasweep.trainables.data.split_sizes import sizes_in_words, small_split_warnings
 from lorasweep.trainables.store.events import Planned
 from lorasweep.trainables.store.run_dir import RunDir
 from lorasweep.trainables.store.trial_key import TrialKey
@@ -26,11 +27,10 @@ def tell_plan(run: Invocation, done: list[TrialKey], todo: list[TrialKey]) -> No
             f"{len(neither)} of {len(scan.tensors)} layer tensors are neither .attn1. nor .attn2. "
             f"(e.g. {neither[0]}): neither visual_only nor text_only has them"
         )
-    if len(run.declared.split.split(scan.num_samples).train) == scan.num_samples:
-        run.stream.warn(
-            f"with {scan.num_samples} adapters, train, val and test are the same: "
-            "the scores mean nothing"
-        )
+    rule, seed = run.declared.split, run.sweep.grid.seeds[0]
+    say(f"split     {sizes_in_words(rule, scan.num_samples, seed)}")
+    for line in small_split_warnings(rule, scan.kept_labels, scan.classes, seed):
+        run.stream.warn(line)
     for line in left_out_lines(run.declared.refused(scan)):
         say(line)
     say(f"results   {run.run_dir}")

@@ -133,7 +133,7 @@ def cost_table(analysis: Analysis) -> Table:
             Column("values_per_tensor", "per tensor", explain="values per layer tensor"),
             Column("test_accuracy", "test acc", percent),
             Column("train_seconds", "s per trial", decimal(2), "mean training time of a trial"),
-            Column("epochs", "epochs", decimal(1), "mean number of epochs until it stopped"),
+            Column("epochs", "steps", decimal(1), "mean number until it stopped: epochs, rounds …"),
         ],
         [
             [

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lorasweep.trainables.classifiers.catalogue import has_learning_curves, step_names
+
 from .analysis import Analysis
 from .cells import CellResult
 from .figures import figure
@@ -29,14 +31,20 @@ if TYPE_CHECKING:
 
 def _having(analysis: Analysis, name: str) -> list[str]:
     """Representations with this learning curve in some config, best first."""
-    having = {cell[1] for cell in analysis.cells if analysis.curves(cell, name) is not None}
+    by_method = analysis.run.sweep.grid.by_method
+    having = {
+        cell[1]
+        for cell in analysis.cells
+        if has_learning_curves(by_method[cell[1]].classifier)
+        and analysis.curves(cell, name) is not None
+    }
     return [method for method in display_order(analysis) if method in having]
 
 
 def _without(analysis: Analysis, name: str) -> str:
     """What a caption says of the representations that are not drawn."""
     having, there = len(_having(analysis, name)), len(display_order(analysis))
-    lacking = f" {there - having} of {there} have no such curve." if having < there else ""
+    lacking = f" {there - having} of {there} have no learning curve." if having < there else ""
     drawn = min(having, MOST_PANELS)
     return lacking + best_only(drawn, having, "the others' curves are in their records")
 
@@ -49,7 +57,7 @@ def _of_seeds(analysis: Analysis) -> str:
 @figure(
     "learning_curves",
     Section.LEARNING_CURVES,
-    "Validation accuracy by epoch",
+    "Validation accuracy while learning",
     lambda analysis: (
         f"Mean {_of_seeds(analysis)}; the band reaches from the lowest to the highest "
         "seed. A line ends where fewer than half of the seeds were still training."
@@ -64,7 +72,7 @@ def learning_curves(analysis: Analysis) -> Figure:
 @figure(
     "training_loss",
     Section.LEARNING_CURVES,
-    "Training loss by epoch",
+    "Training loss while learning",
     lambda analysis: (
         f"Cross-entropy in nats, mean {_of_seeds(analysis)}; bands and ends as above."
         + _without(analysis, "train_loss_history")
@@ -95,7 +103,9 @@ def _curves(analysis: Analysis, name: str, axis_label: str, scale: float) -> Fig
     for axes in grid.values():
         axes.grid()
         axes.set_ylim(bottom=0)
-    drawing.supxlabel("epoch", fontsize=9)
+    classifiers = [analysis.run.sweep.grid.by_method[method].classifier for method in methods]
+    steps = dict.fromkeys(step_names(classifier)[0] for classifier in classifiers)
+    drawing.supxlabel(" or ".join(steps), fontsize=9)
     drawing.supylabel(axis_label, fontsize=9)
     config_legend(drawing, next(iter(grid.values())), analysis.configs, look, lines=True)
     return drawing

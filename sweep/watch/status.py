@@ -11,10 +11,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from lorasweep.features.common.errors import UserError
 from lorasweep.features.common.lock import HolderWatch, is_alive, name_of, read_lock
 from lorasweep.sweep.request.grid import Grid
+from lorasweep.sweep.store.class_labels import read_labels
 from lorasweep.sweep.store.plan import Known, count_other_records, failed_trials, read_records
-from lorasweep.sweep.store.sweep_file import read_sweep_file
+from lorasweep.sweep.store.sweep_file import SweepFile, read_sweep_file
+from lorasweep.trainables.classifiers.catalogue import step_names
+from lorasweep.trainables.data.split_sizes import sizes_in_words, small_split_warnings
 from lorasweep.trainables.store.run_dir import RunDir
 from lorasweep.trainables.store.trial_key import TrialKey
 
@@ -52,6 +56,8 @@ class Status:
         best: None before a trial has finished.
         run_bytes: size of the run directory.
         cache_bytes: size of the feature cache it uses; None if that is not here.
+        split: sizes of the split in words; "" where labels.json is not there.
+        warnings: ways in which the split is too small.
     """
 
     run_dir: Path
@@ -68,6 +74,8 @@ class Status:
     best: BestTrial | None
     run_bytes: int
     cache_bytes: int | None
+    split: str
+    warnings: list[str]
 
     @property
     def trials_per_second(self) -> float | None:
@@ -100,6 +108,8 @@ class Status:
         trials, running = len(self.grid.keys), len(self.activity.running)
         lines = [
             str(self.run_dir),
+            *([f"split: {self.split}"] if self.split else []),
+            *(f"warning: {line}" for line in self.warnings),
             *summary_lines(self.grid, self.done),
             f"trials: {len(self.done)} of {trials} finished ({len(self.done) / trials:.1%}), "
             f"{running} running, {len(self.failed)} failed, {len(self.todo) - running} to do",
@@ -176,7 +186,8 @@ class Status:
     def _running_line(self, trial: Any) -> str:
         accuracy = f", validation {trial.val_acc:.1%}" if trial.val_acc is not None else ""
         since = format_seconds(max(0.0, self.at - trial.since))
-        return f"  {trial.key}: epoch {trial.epoch}{accuracy}, for {since} on {trial.worker}"
+        step, _ = step_names(trial.key.classifier)
+        return f"  {trial.key}: {step} {trial.epoch}{accuracy}, for {since} on {trial.worker}"
 
     def to_json(self) -> dict[str, Any]:
         """For scripts."""
@@ -193,6 +204,8 @@ class Status:
         features = self.activity.features if self.alive else None
         return {
             "run_dir": str(self.run_dir),
+            "split": self.split,
+            "warnings": self.warnings,
             "planned": len(self.grid.keys),
             "finished": len(self.done),
             "failed": [str(key) for key in self.failed],
@@ -279,6 +292,7 @@ def read_status(run_dir: Path, memory: StatusCache | None = None) -> Status:
     except (OSError, ValueError):
         latest = None
     cache = Path(sweep.environment.get("cache_dir", ""))
+    split, warnings = _split(run_dir, sweep)
     return Status(
         run_dir=run_dir,
         at=time.time(),
@@ -294,6 +308,21 @@ def read_status(run_dir: Path, memory: StatusCache | None = None) -> Status:
         best=max(scores, key=lambda trial: trial.val_acc, default=None),
         run_bytes=_size(run_dir),
         cache_bytes=_size(cache) if cache.is_absolute() and cache.is_dir() else None,
+        split=split,
+        warnings=warnings,
+    )
+
+
+def _split(run_dir: Path, sweep: SweepFile) -> tuple[str, list[str]]:
+    """Return sizes of the split in words, and warnings; nothing where the labels are not there."""
+    try:
+        labels = read_labels(run_dir)
+    except UserError:
+        return "", []
+    seed, classes = sweep.grid.seeds[0], sweep.frozen["classes"]
+    return (
+        sizes_in_words(labels.split, len(labels.classes), seed),
+        small_split_warnings(labels.split, labels.classes, classes, seed),
     )
 
 

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from lorasweep.sweep.process.supervisor import MOST_RESTARTS
+from lorasweep.trainables.classifiers.catalogue import step_names
 from lorasweep.trainables.store.events import (
     DashboardUp,
     Event,
@@ -108,9 +109,10 @@ class Reporter:
             case TrialsProgress(done, total):
                 self.progress("trials", done, total, "trials")
             case TrialFinished(key, test_acc=float(), val_acc=float()):
+                step, steps = step_names(key.classifier)
                 self.news(
                     f"{key}: test {event.test_acc:.1%}, validation {event.val_acc:.1%}, "
-                    f"{event.epoch} epochs, {event.seconds:.1f} s"
+                    f"{event.epoch} {step if event.epoch == 1 else steps}, {event.seconds:.1f} s"
                 )
             case TrialFailed(key, reason) if reason:
                 self.warn(f"trial {key} failed: {reason}")

@@ -74,7 +74,7 @@ class FitProgress:
     """How far a fit is.
 
     Attributes:
-        epoch: steps of its own kind (epochs, rounds, strengths) that are done.
+        epoch: steps that are done; `Classifier.step_names` says what they are.
         val_acc: accuracy on the validation split after the last one, 0 to 1; None if not known.
     """
 
@@ -249,6 +249,12 @@ class Classifier(ABC):
     reads_factors: ClassVar[bool] = False
     """Whether it reads the two matrices of every layer. It then gets representations that have
     them and no others, not standardised, and `TrialData.layout` says where they stand."""
+
+    step_names: ClassVar[tuple[str, str]] = ("epoch", "epochs")
+    """What a step of a fit is called, one and several."""
+
+    learning_curves: ClassVar[bool] = True
+    """Whether `Fit.curves` show learning: not, say, where each step is another penalty."""
 
     def refusal(self, n_features: int) -> str | None:
         """Why it cannot read a matrix of so many columns; None if it can."""

@@ -63,6 +63,7 @@ class Boosting(Classifier):
 
     name = "boosting"
     version = 1
+    step_names = ("round", "rounds")
     Settings = BoostingSettings
 
     def refusal(self, n_features: int) -> str | None:

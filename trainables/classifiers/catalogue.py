@@ -61,6 +61,16 @@ def setting_option(classifier: str, field: Field[Any]) -> str:
     return field.metadata.get("option") or own
 
 
+def step_names(classifier: str) -> tuple[str, str]:
+    """Return what a step of a fit is called, one and several; of a plug-in, a step."""
+    return CLASSIFIERS[classifier].step_names if classifier in CLASSIFIERS else ("step", "steps")
+
+
+def has_learning_curves(classifier: str) -> bool:
+    """Return whether a classifier's curves show learning; a plug-in's are taken for such."""
+    return classifier not in CLASSIFIERS or CLASSIFIERS[classifier].learning_curves
+
+
 def find_classifier(reference: str) -> tuple[Classifier, Origin | None]:
     """A classifier by its name, entry point, `package.module:object` or `path/to/file.py:object`,
     and where it was loaded from, if it is not built in. The object is a class or an instance.

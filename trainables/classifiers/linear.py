@@ -17,6 +17,8 @@ class Linear(Classifier):
 
     name = "linear"
     version = 1
+    step_names = ("penalty", "penalties")
+    learning_curves = False
     Settings = LinearSettings
     seeded = False
 

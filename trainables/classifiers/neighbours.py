@@ -33,6 +33,8 @@ class Neighbours(Classifier):
 
     name = "neighbours"
     version = 1
+    step_names = ("value of k", "values of k")
+    learning_curves = False
     seeded = False
 
     @dataclass(frozen=True)
