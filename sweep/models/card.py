@@ -31,7 +31,7 @@ def model_card(run_dir: Path, models: Sequence[ModelFile]) -> str:
     drawn = hierarchical_bootstrap(scores, seed=int(run.sweep.frozen["decides"]["dataset"], 16))
     accuracy = scores.accuracy().mean(axis=1)
     ends = [
-        accuracy_interval(float(accuracy[i]), scores.n_tested, drawn.accuracy[:, i])
+        accuracy_interval(float(accuracy[i]), scores.n_independent, drawn.accuracy[:, i])
         for i in range(len(cells))
     ]
     f1 = [float(run.metric(cell, "test_f1").mean()) for cell in cells]

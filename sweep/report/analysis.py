@@ -18,6 +18,7 @@ from .contrasts import CONTRASTS, Contrast, RowGroup
 from .family_results import FamilyResults, family_results
 from .runs import Cell, RunData
 from .statistics import (
+    ALPHA,
     REPLICATES,
     REPLICATES_PER_TEST,
     Bootstrap,
@@ -29,6 +30,8 @@ from .statistics import (
     hierarchical_bootstrap,
     holm,
     interval,
+    sign_flip_p,
+    smallest_sign_flip_p,
 )
 
 REFERENCE = "all_layers"
@@ -49,7 +52,26 @@ class Analysis:
     def resampled(self) -> str:
         """What 95 % intervals resample, for captions and notes."""
         several = len(self.run.sweep.grid.seeds) > 1
-        return "seeds and test adapters together" if several else "test adapters alone (one seed)"
+        what = "test adapters" if self.run.split.groups is None else "whole groups of test adapters"
+        return f"seeds and {what} together" if several else f"{what} alone (one seed)"
+
+    @property
+    def groups_notice(self) -> str:
+        """Return what there is to say of the groups that are tested on; "" without groups."""
+        if self.run.split.groups is None:
+            return ""
+        count = self._bootstrap[0].n_independent
+        most = max((len(of) for of in self._planned.values()), default=0)
+        text = (
+            f"Test adapters are of {count} groups, which are independent. Differences are tested "
+            "by flipping signs of whole groups, which holds where methods vary alike over groups."
+        )
+        if smallest_sign_flip_p(count) * most > ALPHA:
+            text += (
+                f" With {count} groups and {most} comparisons in a table, no difference can be "
+                "called distinguishable."
+            )
+        return text
 
     @property
     def seeds_hold_for(self) -> str:
@@ -200,12 +222,20 @@ class Analysis:
 
     def _accuracy(self, test: Floats, replicates: Floats) -> Estimate:
         mean = float(test.mean())
-        return Estimate(mean, *accuracy_interval(mean, self._bootstrap[0].n_tested, replicates))
+        return Estimate(
+            mean, *accuracy_interval(mean, self._bootstrap[0].n_independent, replicates)
+        )
 
     def _difference_ends(self, first: Cell, second: Cell) -> tuple[float, float]:
         """Return the 95 % interval of the difference of two cells' test accuracies."""
         drawn = self.replicates(first) - self.replicates(second)
-        return difference_interval(self._bootstrap[0].n_tested, drawn)
+        return difference_interval(self._bootstrap[0].n_independent, drawn)
+
+    def _group_p(self, first: int, second: int) -> float | None:
+        scores = self._bootstrap[0]
+        if scores.groups is None:
+            return None
+        return sign_flip_p(scores.group_differences(first, second))
 
     def _tests(self, cells: list[tuple[Cell, Cell]]) -> list[Tested]:
         """Paired comparisons of one family."""
@@ -218,10 +248,11 @@ class Analysis:
                 bootstrap.accuracy[:, at[a]] - bootstrap.accuracy[:, at[b]],
                 self._overlap,
                 self._difference_ends(a, b),
+                self._group_p(at[a], at[b]),
             )
             for a, b in cells
         ]
-        adjusted = holm([test.p_bootstrap for test in found])
+        adjusted = holm([test.p_adapters for test in found])
         seeds = holm([test.p_seeds for test in found])
         return [
             Tested(self.cells[a], self.cells[b], test, p or 0.0, p_seeds)

@@ -72,7 +72,7 @@ def report_run(
         run_tables(analysis),
         title=f"lorasweep: {run.run_dir.name}",
         subtitle=subtitle(run),
-        notices=_notices(run),
+        notices=[*_notices(run), *filter(None, [analysis.groups_notice])],
         findings=findings(analysis),
         facts={"": run_facts(run)},
     )

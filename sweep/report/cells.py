@@ -73,13 +73,13 @@ class Tested:
 
     Attributes:
         first, second: what is compared; differences are first − second.
-        holm_bootstrap, holm_seeds: adjusted p-values of `Comparison`; None where undefined.
+        holm_adapters, holm_seeds: adjusted p-values of `Comparison`; None where undefined.
     """
 
     first: CellResult
     second: CellResult
     test: Comparison
-    holm_bootstrap: float
+    holm_adapters: float
     holm_seeds: float | None
 
     @property
@@ -88,7 +88,7 @@ class Tested:
         return is_distinguishable(
             seeded=self.first.seeded or self.second.seeded,
             n_seeds=self.test.n_seeds,
-            p_bootstrap=self.holm_bootstrap,
+            p_adapters=self.holm_adapters,
             p_seeds=self.holm_seeds,
         )
 

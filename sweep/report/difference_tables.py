@@ -55,8 +55,8 @@ def _tests(tested: Sequence[Tested]) -> list[list[Value]]:
         [
             t.test.difference,
             (t.test.low, t.test.high),
-            t.test.p_bootstrap,
-            t.holm_bootstrap,
+            t.test.p_adapters,
+            t.holm_adapters,
             t.test.p_seeds,
             t.holm_seeds,
             t.test.p_wilcoxon,

@@ -125,7 +125,8 @@ class RunData:
         predicted = [[r["predictions"][split] for r in self.records_of(cell)] for cell in cells]
         if not self.split.per_seed:
             truth = self.truth_of(split, seeds[0])
-            return Scores(truth, np.array(predicted, dtype=np.int64), self.n_classes)
+            groups = self._groups(self.parts[seeds[0]][split])
+            return Scores(truth, np.array(predicted, dtype=np.int64), self.n_classes, groups=groups)
         chosen = np.zeros((len(seeds), len(self.labels)), dtype=bool)
         whole = np.full((len(cells), *chosen.shape), NOT_PREDICTED, dtype=np.int64)
         for i, seed in enumerate(seeds):
@@ -134,8 +135,14 @@ class RunData:
             for j, records_of in enumerate(predicted):
                 whole[j, i, index] = records_of[i]
         anywhere = chosen.any(axis=0)
-        truth = self.labels[anywhere]
-        return Scores(truth, whole[:, :, anywhere], self.n_classes, chosen[:, anywhere])
+        truth, groups = self.labels[anywhere], self._groups(np.flatnonzero(anywhere))
+        return Scores(truth, whole[:, :, anywhere], self.n_classes, chosen[:, anywhere], groups)
+
+    def _groups(self, index: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """(n,) groups of some samples, numbered from 0; None where samples are independent."""
+        if self.split.groups is None:
+            return None
+        return np.unique(np.array(self.split.groups)[index], return_inverse=True)[1]
 
 
 def load_run(run_dir: Path) -> RunData:

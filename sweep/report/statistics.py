@@ -30,6 +30,7 @@ NOT_PREDICTED = -1
 _MOST_EXACT = 13
 _NO_SPREAD = 1e-12
 _BLOCK = 1000
+_MOST_FLIPPED = 16
 _FEW = 5
 """Adapters that are right, or that are wrong, below which a bootstrap understates the spread."""
 
@@ -45,17 +46,30 @@ class Scores:
         n_classes: number of classes.
         tested: (n_seeds, n_test) which adapters a seed's split tests, where it does not test all;
             the others' predictions are `NOT_PREDICTED`.
+        groups: (n_test,) index of every adapter's group, where adapters of a group are alike and
+            are drawn together; None: each is independent.
     """
 
     truth: NDArray[np.int64]
     predictions: NDArray[np.int64]
     n_classes: int
     tested: NDArray[np.bool_] | None = None
+    groups: NDArray[np.int64] | None = None
 
     @property
-    def n_tested(self) -> int:
-        """Test adapters of one fit."""
-        return int(len(self.truth) if self.tested is None else self.tested[0].sum())
+    def n_independent(self) -> int:
+        """What one fit is tested on: its groups, or its adapters where there are none."""
+        tested: Any = slice(None) if self.tested is None else self.tested[0]
+        if self.groups is not None:
+            return len(np.unique(self.groups[tested]))
+        return len(self.truth[tested])
+
+    def group_differences(self, first: int, second: int) -> Floats:
+        """Return (n_groups,) by how many adapters the first is better; mean over seeds."""
+        assert self.groups is not None
+        right = (self.predictions[[first, second]] == self.truth).astype(np.float64)
+        by_adapter = (right[0] - right[1]).mean(axis=0)
+        return np.bincount(self.groups, weights=by_adapter).astype(np.float64)
 
     def accuracy(self) -> Floats:
         """(n_pairs, n_seeds)."""
@@ -87,7 +101,7 @@ def hierarchical_bootstrap(
     f1_replicates: int = F1_REPLICATES,
     seed: int = 0,
 ) -> Bootstrap:
-    """Draw seeds and test adapters with replacement, together and independently.
+    """Draw seeds and test adapters, or their groups, with replacement and independently.
 
     The two are crossed, every seed being tested on every adapter: Owen, "The pigeonhole bootstrap",
     Annals of Applied Statistics, 2007.
@@ -97,20 +111,27 @@ def hierarchical_bootstrap(
     """
     rng = np.random.default_rng(seed)
     n_pairs, n_seeds, n_test = scores.predictions.shape
+    groups = scores.groups
+    n_drawn = n_test if groups is None else int(groups.max()) + 1
+    tested = scores.tested
+    if tested is None and groups is not None:  # a replicate's groups have another number
+        tested = np.ones((n_seeds, n_test), dtype=bool)
     flat = scores.predictions.reshape(n_pairs * n_seeds, n_test)
     correct = flat == scores.truth
     accuracy, macro_f1 = [], []
     done = 0
     while done < replicates:
         block = min(_BLOCK, replicates - done)
-        adapters = _draw_counts(rng, block, n_test)
+        adapters = _draw_counts(rng, block, n_drawn)
+        if groups is not None:
+            adapters = adapters[:, groups]
         seeds = _draw_counts(rng, block, n_seeds)
         # Whole numbers up to the one division, so that equal scores are exactly equal.
         hits = _over_seeds(_totals(adapters, correct), seeds)
-        if scores.tested is None:
+        if tested is None:
             drawn: Any = n_seeds * n_test
         else:  # the same for all cells
-            drawn = _over_seeds(_totals(adapters, scores.tested), seeds)
+            drawn = _over_seeds(_totals(adapters, tested), seeds)
         accuracy.append(hits / drawn)
         if done < f1_replicates:
             f1 = _macro_f1(adapters, scores, flat)
@@ -219,6 +240,35 @@ def bootstrap_p(differences: Floats) -> float:
     return float(min(1.0, 2 * (min(below, above) + 1) / (count + 1)))
 
 
+def sign_flip_p(differences: Floats, replicates: int = REPLICATES) -> float:
+    """Return the two-sided p-value that groups' differences are as likely positive as negative.
+
+    Signs of whole groups are flipped: all ways for up to 16 groups, else as many as `replicates`
+    drawn ones, the observed one counted with them. It holds where both methods vary alike over
+    groups (Winkler et al., NeuroImage, 2014).
+
+    Arguments:
+        differences: (n_groups,).
+    """
+    n = len(differences)
+    observed = abs(differences.sum()) - 1e-9
+    if n <= _MOST_FLIPPED:
+        signs = 1 - 2 * (np.arange(2 ** max(n - 1, 0))[:, None] >> np.arange(n) & 1)
+        return float((np.abs(signs @ differences) >= observed).mean())
+    rng = np.random.default_rng(0)
+    as_far = 0
+    for start in range(0, replicates, _BLOCK):
+        block = min(_BLOCK, replicates - start)
+        signs = rng.integers(0, 2, size=(block, n)) * 2 - 1
+        as_far += int((np.abs(signs @ differences) >= observed).sum())
+    return (as_far + 1) / (replicates + 1)
+
+
+def smallest_sign_flip_p(n_groups: int) -> float:
+    """Return the smallest p-value that groups' signs can give."""
+    return 2.0 ** (1 - n_groups)
+
+
 def holm(p_values: list[float | None]) -> list[float | None]:
     """Holm's step-down adjustment; undefined p-values stay so and do not count.
 
@@ -240,7 +290,8 @@ class Comparison:
     Attributes:
         difference: mean of first − second.
         low, high: 95 % interval of the hierarchical bootstrap.
-        p_bootstrap: of the hierarchical bootstrap: new seeds and new adapters.
+        p_adapters: over new adapters: of the hierarchical bootstrap, which draws seeds, too; with
+            groups, of flips of groups' signs.
         p_seeds: of a paired t-test over seeds, see `seeds_p`; None with one seed or if the
             differences do not vary.
         n_seeds: how many there are.
@@ -253,7 +304,7 @@ class Comparison:
     difference: float
     low: float
     high: float
-    p_bootstrap: float
+    p_adapters: float
     p_seeds: float | None
     p_wilcoxon: float | None
     effect: float | None
@@ -290,6 +341,7 @@ def compare(
     replicates: Floats,
     overlap: float | None = None,
     ends: tuple[float, float] | None = None,
+    p_adapters: float | None = None,
 ) -> Comparison:
     """Compare paired per-seed scores.
 
@@ -298,6 +350,7 @@ def compare(
         replicates: bootstrap replicates of the difference of their means.
         overlap: see `seeds_p`.
         ends: 95 % interval of the difference; None: that of the replicates.
+        p_adapters: the p-value over adapters; None: that of the replicates.
     """
     differences = first - second
     spread = float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
@@ -309,7 +362,7 @@ def compare(
         difference=mean,
         low=low,
         high=high,
-        p_bootstrap=bootstrap_p(replicates),
+        p_adapters=bootstrap_p(replicates) if p_adapters is None else p_adapters,
         p_seeds=seeds_p(differences, overlap),
         p_wilcoxon=signed_rank_p(differences) if varies else None,
         effect=mean / spread if varies else None,
@@ -318,7 +371,7 @@ def compare(
 
 
 def is_distinguishable(
-    *, seeded: bool, n_seeds: int, p_bootstrap: float, p_seeds: float | None
+    *, seeded: bool, n_seeds: int, p_adapters: float, p_seeds: float | None
 ) -> bool:
     """Whether a difference shows over seeds and adapters, and over seeds by themselves.
 
@@ -328,12 +381,12 @@ def is_distinguishable(
     Arguments:
         seeded: whether seeds change one of the two.
         n_seeds: how many there are.
-        p_bootstrap: adjusted p-value of the bootstrap.
+        p_adapters: adjusted p-value over adapters.
         p_seeds: that of the test over seeds; None if the differences do not vary.
     """
     if not seeded:
-        return p_bootstrap < ALPHA
-    return n_seeds > 1 and p_bootstrap < ALPHA and (p_seeds is None or p_seeds < ALPHA)
+        return p_adapters < ALPHA
+    return n_seeds > 1 and p_adapters < ALPHA and (p_seeds is None or p_seeds < ALPHA)
 
 
 def welch_p(first: Floats, second: Floats) -> float | None:

@@ -70,7 +70,8 @@ class SweepSpec:
         classifiers: references of classifiers; every representation is seen by each.
         pairs: (representation, classifier) references, instead of that product.
         split: "fixed": all seeds share one; "per-seed": a trial's seed decides its split, too.
-        group_column: a column whose equal values stay on one side of the split.
+        group_column: a column whose equal values stay on one side of the split; beside
+            `split_column` it says which adapters are alike, for the report's tests.
         split_column: a column that says train, val or test; instead of chance.
         num_runs: seeds per (config, representation, classifier).
         seed: the first seed; the others follow it.
@@ -181,13 +182,8 @@ class SweepSpec:
             raise UserError("--lora-rank must be at least 1")
         if self.split not in SPLITS:
             raise UserError(f"--split {self.split!r}: need {' or '.join(SPLITS)}")
-        if self.split_column is not None:
-            for name, other in (
-                ("--split per-seed", self.split == "per-seed"),
-                ("--group-column", self.group_column is not None),
-            ):
-                if other:
-                    raise UserError(f"--split-column says it all: leave {name} out")
+        if self.split_column is not None and self.split == "per-seed":
+            raise UserError("--split-column says it all: leave --split per-seed out")
         if self.threads < 1:
             raise UserError("--threads must be at least 1")
         parse_regexes(self.config_regex)  # refuses what is none

@@ -23,6 +23,7 @@ def split_rule(spec: SweepSpec, source: Source, scan: DatasetScan) -> SplitRule:
         UserError: there is no such column, it has missing or strange values, or a part is empty.
     """
     per_seed = spec.split == "per-seed"
+    groups = _groups(spec, source, scan)
     if spec.split_column is not None:
         values = _kept(_column(source, spec.split_column, "--split-column"), scan)
         words = [str(value).lower() for value in values]
@@ -32,17 +33,39 @@ def split_rule(spec: SweepSpec, source: Source, scan: DatasetScan) -> SplitRule:
             raise UserError(
                 f"--split-column {spec.split_column} holds {strange[0]!r}; need train, val and test"
             )
-        rule = SplitRule(given=tuple(words), column=spec.split_column)
+        if groups is not None:
+            _require_whole(groups, words, f"--group-column {spec.group_column}")
+        rule = SplitRule(groups=groups, given=tuple(words), column=spec.split_column)
     elif spec.group_column is not None:
-        values = _kept(_column(source, spec.group_column, "--group-column"), scan)
-        index = {value: i for i, value in enumerate(sorted(set(values), key=str))}
-        groups = tuple(index[value] for value in values)
         rule = SplitRule(per_seed, groups=groups, column=spec.group_column)
     else:
         return SplitRule(per_seed)
     for seed in spec.seeds if per_seed else spec.seeds[:1]:
         rule.split(scan.num_samples, seed)  # says what is wrong
     return rule
+
+
+def _groups(spec: SweepSpec, source: Source, scan: DatasetScan) -> tuple[int, ...] | None:
+    """Return every sample's group by --group-column; None without that option."""
+    if spec.group_column is None:
+        return None
+    values = _kept(_column(source, spec.group_column, "--group-column"), scan)
+    index = {value: i for i, value in enumerate(sorted(set(values), key=str))}
+    if len(index) < 2:
+        raise UserError(f"--group-column {spec.group_column} has one value: nothing is independent")
+    return tuple(index[value] for value in values)
+
+
+def _require_whole(groups: Sequence[int], words: Sequence[str], option: str) -> None:
+    """Raise a `UserError` if a group has adapters on several sides of a given split."""
+    sides: dict[int, set[str]] = {}
+    for group, word in zip(groups, words):
+        sides.setdefault(group, set()).add(word)
+    across = sum(len(of) > 1 for of in sides.values())
+    if across:
+        raise UserError(
+            f"{option}: {across} of {len(sides)} groups are on several sides of --split-column"
+        )
 
 
 def _column(source: Source, name: str, option: str) -> list[Any]:

@@ -208,7 +208,7 @@ def test_what_trials_left_stays_where_a_model_is_too_large(kept, tmp_path, monke
     spec, options, _ = kept
     monkeypatch.setattr("lorasweep.sweep.engine.jobs.KEEP_AFTER_SECONDS", 0.0)
     monkeypatch.setattr("lorasweep.sweep.engine.model_stage.BIG_BYTES", 1)
-    spec = replace(spec, pairs=spec.cells[:2])
+    spec = replace(spec, pairs=spec.pairs[:2])
     run = run_sweep(spec, replace(options, output_dir=tmp_path, save_models="best"))
     grid = read_sweep_file(run.run_dir).grid
     ((config, label),) = chosen_cells(run.results, grid, "best")

@@ -76,12 +76,12 @@ def test_of_either_kind_the_best_by_validation_is_taken(run, analysis):
 
 def test_a_configs_contrasts_are_one_family_of_holms(analysis):
     for rows in analysis.contrasts.values():
-        p = np.array([tested.test.p_bootstrap for _, tested in rows])
+        p = np.array([tested.test.p_adapters for _, tested in rows])
         order = np.argsort(p)
         adjusted = np.empty(len(p))
         steps = (len(p) - np.arange(len(p))) * p[order]
         adjusted[order] = np.minimum(1, np.maximum.accumulate(steps))
-        assert [tested.holm_bootstrap for _, tested in rows] == pytest.approx(adjusted)
+        assert [tested.holm_adapters for _, tested in rows] == pytest.approx(adjusted)
 
 
 def test_they_are_in_a_table_a_figure_and_a_sentence(analysis):

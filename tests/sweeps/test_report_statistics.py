@@ -18,7 +18,9 @@ from lorasweep.sweep.report.statistics import (
     interval,
     is_distinguishable,
     seeds_p,
+    sign_flip_p,
     signed_rank_p,
+    smallest_sign_flip_p,
     welch_p,
 )
 from lorasweep.trainables.data.splits import SplitRule
@@ -135,7 +137,7 @@ def test_comparisons_agree_with_scipy():
     assert result.low < result.difference < result.high
     differences = bootstrap.accuracy[:, 0] - bootstrap.accuracy[:, 1]
     assert (result.low, result.high) == pytest.approx(np.percentile(differences, [2.5, 97.5]))
-    assert 0 < result.p_bootstrap < 0.01
+    assert 0 < result.p_adapters < 0.01
 
 
 @pytest.mark.parametrize("n", [2, 5, 10, 13, 20])
@@ -152,7 +154,7 @@ def test_the_signed_rank_test_is_scipys(n, ties):
 def test_equal_scores_are_not_distinguishable():
     same = np.full(5, 0.5)
     result = compare(same, same, np.zeros(100))
-    assert (result.difference, result.p_bootstrap) == (0, 1)
+    assert (result.difference, result.p_adapters) == (0, 1)
     assert (result.p_seeds, result.p_wilcoxon, result.effect) == (None, None, None)
     alone = compare(np.array([0.5]), np.array([0.4]), np.full(100, 0.1))
     assert alone.p_seeds is None
@@ -207,6 +209,106 @@ def test_with_a_split_each_only_tested_adapters_count():
             assert found.macro_f1[b, pair] == pytest.approx(np.mean(f1), abs=1e-12)
 
 
+def test_whole_groups_are_drawn():
+    """Replicates by hand: the adapters of drawn groups, as often as a group is drawn."""
+    whole = make_scores([0.8, 0.5], seeds=2, n=30)
+    groups = np.random.default_rng(5).integers(0, 7, 30)
+    scores = Scores(whole.truth, whole.predictions, 3, groups=groups)
+    assert scores.n_independent == len(set(groups.tolist()))
+    found = hierarchical_bootstrap(scores, replicates=6, seed=3)
+    rng = np.random.default_rng(3)
+    drawn, seeds = rng.integers(0, 7, size=(6, 7)), rng.integers(0, 2, size=(6, 2))
+    for b in range(6):
+        rows = np.concatenate([np.flatnonzero(groups == group) for group in drawn[b]])
+        for cell in range(2):
+            right = [
+                (whole.predictions[cell, s, rows] == whole.truth[rows]).mean() for s in seeds[b]
+            ]
+            assert found.accuracy[b, cell] == pytest.approx(np.mean(right), abs=1e-12)
+    right = whole.predictions == whole.truth
+    expected = [(right[0] * 1.0 - right[1])[:, groups == g].mean(axis=0).sum() for g in range(7)]
+    assert scores.group_differences(0, 1) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("n", [2, 7, 12])
+def test_sign_flips_are_scipys(n):
+    differences = np.random.default_rng(n).normal(0.5, 1, n)
+    expected = stats.permutation_test(
+        (differences,), np.sum, permutation_type="samples", n_resamples=np.inf
+    ).pvalue
+    assert sign_flip_p(differences) == pytest.approx(expected)
+    assert sign_flip_p(np.ones(n)) == pytest.approx(smallest_sign_flip_p(n))
+
+
+def test_many_groups_are_drawn_signs():
+    differences = np.random.default_rng(0).normal(0.3, 1, 17)
+    exact = np.concatenate([differences, [0.0]])[:17]
+    signs = 1 - 2 * (np.arange(2**16)[:, None] >> np.arange(17) & 1)
+    expected = (np.abs(signs @ exact) >= abs(exact.sum()) - 1e-9).mean()
+    assert sign_flip_p(differences) == pytest.approx(expected, abs=0.01)
+    assert sign_flip_p(np.full(40, 0.1)) == pytest.approx(1 / 20_001)
+
+
+def grouped(rng, groups, unequal, correlation, seeds, accuracy, gain=0.0, runs=1):
+    """(runs, G) differences of groups and (runs, seeds) of two methods that vary alike over groups.
+
+    A method is right about an adapter where a normal deviate of group, adapter and seed is small
+    enough; `correlation` is that of two adapters of a group.
+    """
+    sizes = np.resize([2, 4, 8, 16] if unequal else [8], groups)
+    index = np.repeat(np.arange(groups), sizes)
+    right = []
+    for better in (gain, 0.0):
+        shared = rng.normal(0, np.sqrt(correlation), (runs, 1, groups))[:, :, index]
+        own = rng.normal(0, np.sqrt(0.7 * (1 - correlation)), (runs, 1, len(index)))
+        seed = rng.normal(0, np.sqrt(0.3 * (1 - correlation)), (runs, seeds, len(index)))
+        right.append(shared + own + seed < stats.norm.ppf(min(accuracy + better, 0.99)))
+    difference = right[0].astype(np.float64) - right[1]
+    by_group = np.stack([difference.mean(axis=1)[:, index == g].sum(axis=1) for g in range(groups)])
+    return by_group.T, difference.mean(axis=2)
+
+
+def told_apart(by_group, by_seed):
+    """The share of runs in which the report's rule tells two seeded methods apart."""
+    n_seeds = by_seed.shape[1]
+    return np.mean([
+        is_distinguishable(
+            seeded=n_seeds > 1, n_seeds=n_seeds,
+            p_adapters=sign_flip_p(of, replicates=400), p_seeds=seeds_p(seeds, None),
+        )
+        for of, seeds in zip(by_group, by_seed)
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_equal_methods_are_seldom_told_apart_where_groups_are_alike(seeds):
+    rng = np.random.default_rng(seeds)
+    found = told_apart(*grouped(rng, 12, True, 0.5, seeds, 0.8, runs=400))
+    assert found <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 400)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("accuracy", [0.5, 0.9])
+@pytest.mark.parametrize("correlation", [0.0, 0.2, 0.5])
+@pytest.mark.parametrize("unequal", [False, True])
+@pytest.mark.parametrize("groups", [8, 15, 30])
+def test_false_positives_by_group(groups, unequal, correlation, accuracy):
+    for seeds in (1, 3, 10):
+        rng = np.random.default_rng(seeds)
+        drawn = grouped(rng, groups, unequal, correlation, seeds, accuracy, runs=2000)
+        assert told_apart(*drawn) <= 0.06
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("groups", "least"), [(8, 0.35), (15, 0.60), (30, 0.85)])
+def test_power_by_group(groups, least):
+    rng = np.random.default_rng(groups)
+    drawn = grouped(rng, groups, False, 0.2, 3, 0.5, gain=0.25, runs=2000)
+    assert told_apart(*drawn) >= least
+
+
 def test_the_test_over_seeds_is_corrected_for_overlapping_training_sets():
     differences = np.array([0.02, 0.05, -0.01, 0.04, 0.03])
     assert seeds_p(differences, None) == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
@@ -242,7 +344,7 @@ def times_told_apart(seeds, seeded, make, overlap=None, trials=300):
         differences = replicates.accuracy[:, 0] - replicates.accuracy[:, 1]
         test = compare(first, second, differences, overlap)
         found += is_distinguishable(
-            seeded=seeded, n_seeds=seeds, p_bootstrap=test.p_bootstrap, p_seeds=test.p_seeds
+            seeded=seeded, n_seeds=seeds, p_adapters=test.p_adapters, p_seeds=test.p_seeds
         )
     return found
 
@@ -299,7 +401,7 @@ def test_so_are_equal_rows_on_splits_of_each_seeds_own(seeds):
 
 
 def test_one_seed_says_nothing_about_others_but_rows_without_seeds_can_be_told_apart():
-    sure = {"p_bootstrap": 0.001, "p_seeds": None}
+    sure = {"p_adapters": 0.001, "p_seeds": None}
     assert not is_distinguishable(seeded=True, n_seeds=1, **sure)
     assert is_distinguishable(seeded=False, n_seeds=1, **sure)
-    assert not is_distinguishable(seeded=False, n_seeds=3, p_bootstrap=0.06, p_seeds=0.001)
+    assert not is_distinguishable(seeded=False, n_seeds=3, p_adapters=0.06, p_seeds=0.001)

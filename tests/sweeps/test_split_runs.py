@@ -126,7 +126,7 @@ def test_a_column_decides(spec, options, local_ray):
         (["--group-column", "holes"], "must have a text or a whole number in every row"),
         (["--group-column", "category_label"], "has 3 groups: need more than 10"),
         (["--split-column", "part", "--split", "per-seed"], "leave --split per-seed out"),
-        (["--split-column", "part", "--group-column", "series"], "leave --group-column out"),
+        (["--split-column", "part", "--group-column", "series"], "groups are on several sides"),
     ],
 )
 def test_bad_splits_get_one_line_and_exit_code_2(options, message, data, tmp_path):

@@ -50,7 +50,7 @@ class SplitRule:
         groups: (n_samples,) index of every sample's group, all of which is on one side; None: every
             sample is its own.
         given: (n_samples,) "train", "val" or "test", by a column of the dataset; None: by chance.
-        column: the column that groups or parts come from.
+        column: the column that parts come from, or groups where there are no parts.
     """
 
     per_seed: bool = False
@@ -70,7 +70,7 @@ class SplitRule:
             UserError: a part would be empty.
         """
         if self.given is not None:
-            return _given(self.given, self.column)
+            return _given(self.given, self.column, self.groups)
         seed = seed if self.per_seed else SPLIT_SEED
         if self.groups is None:
             return _by_chance(num_samples, seed)
@@ -143,10 +143,15 @@ def _train_test(samples: np.ndarray, test_size: float, seed: int) -> tuple[np.nd
     return samples[order[n_test:]], samples[order[:n_test]]
 
 
-def _given(given: tuple[str, ...], column: str) -> Split:
+def _given(given: tuple[str, ...], column: str, groups: tuple[int, ...] | None) -> Split:
     values = np.array(given)
     train, val, test = (np.flatnonzero(values == part) for part in PARTS)
-    if not len(val):
+    if not len(val) and groups is not None:
+        own = np.array(groups)[train]
+        _, held_out = _train_test(np.unique(own), 1 / VAL_OF_TRAIN, SPLIT_SEED)
+        chosen = np.isin(own, held_out)
+        train, val = train[~chosen], train[chosen]
+    elif not len(val):
         train, val = _train_test(train, 1 / VAL_OF_TRAIN, SPLIT_SEED)
     for name, part in zip(PARTS, (train, val, test)):
         if not len(part):
