@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from lorasweep.features.common.plugins import Origin
+from lorasweep.sweep.report.bootstrap import hierarchical_bootstrap
 from lorasweep.sweep.report.facts import reproduce_command
+from lorasweep.sweep.report.intervals import accuracy_interval
 from lorasweep.sweep.report.runs import RunData, load_run
-from lorasweep.sweep.report.statistics import accuracy_interval, hierarchical_bootstrap
 from lorasweep.trainables.data.splits import rule_in_words
 from lorasweep.trainables.models.model import ModelFile
 from lorasweep.trainables.store.standing import best_of

@@ -13,23 +13,23 @@ from numpy.typing import NDArray
 from lorasweep.features.layers.families import family_of
 from lorasweep.trainables.store.standing import Standing, best_of, in_order, tie_in_words
 
-from .cells import Ablation, CellResult, Estimate, Tested, seeds_interval
-from .contrasts import CONTRASTS, Contrast, RowGroup
-from .family_results import FamilyResults, family_results
-from .runs import Cell, RunData
-from .statistics import (
-    ALPHA,
+from .bootstrap import (
     REPLICATES,
     REPLICATES_PER_TEST,
     Bootstrap,
     Floats,
     Scores,
-    accuracy_interval,
-    compare,
-    difference_interval,
     hierarchical_bootstrap,
+)
+from .cells import Ablation, CellResult, Estimate, Tested, seeds_interval
+from .contrasts import CONTRASTS, Contrast, RowGroup
+from .family_results import FamilyResults, family_results
+from .intervals import accuracy_interval, difference_interval, interval
+from .runs import Cell, RunData
+from .statistics import (
+    ALPHA,
+    compare,
     holm,
-    interval,
     sign_flip_p,
     smallest_sign_flip_p,
 )

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .bootstrap import Floats
+from .intervals import CONFIDENCE
 from .runs import Cell
-from .statistics import CONFIDENCE, Comparison, Floats, is_distinguishable
+from .statistics import Comparison, is_distinguishable
 
 
 @dataclass(frozen=True)

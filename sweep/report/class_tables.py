@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from .analysis import REFERENCE, Analysis
+from .bootstrap import Floats
 from .sections import Section
-from .statistics import Floats
 from .tables import Column, Table, Value, percent, signed_percent
 
 _MOST_CONFUSED = 5

@@ -12,6 +12,7 @@ from lorasweep.trainables.data.splits import rule_in_words
 from .analysis import Analysis
 from .cells import Estimate
 from .figures import ReportFigure
+from .intervals import interval
 from .parts import (
     MOST_PANELS,
     best_only,
@@ -22,7 +23,12 @@ from .parts import (
 )
 from .runs import Cell
 from .sections import Section
-from .statistics import ALPHA, bootstrap_p, holm, interval, welch_p
+from .statistics import (
+    ALPHA,
+    bootstrap_p,
+    holm,
+    welch_p,
+)
 from .style import MUTED, style_of
 from .tables import (
     Column,

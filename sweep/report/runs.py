@@ -20,7 +20,7 @@ from lorasweep.trainables.data.splits import BY_CHANCE, SplitRule
 from lorasweep.trainables.store.standing import Standing
 from lorasweep.trainables.store.trial_key import TrialKey
 
-from .statistics import NOT_PREDICTED, Scores
+from .bootstrap import NOT_PREDICTED, Scores
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How sure the results are: intervals and paired tests.
+"""Paired tests: how sure a difference is.
 
 Two sources of chance are kept apart. A *seed* decides initial weights, batch order and dropout;
 where all seeds of a run share one split, a test over seeds alone says how sure we are about this
@@ -11,223 +11,17 @@ training sets overlap, and that test is corrected for it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from .bootstrap import REPLICATES, Floats
+from .intervals import interval
 
-REPLICATES = 20_000
-"""Of the bootstrap, at least."""
-REPLICATES_PER_TEST = 40
-"""Times the comparisons of a family, at least: the smallest p-value there is, 2/(replicates + 1),
-is then below 0.05 after Holm's correction."""
-F1_REPLICATES = 2000
-CONFIDENCE = 0.95
 ALPHA = 0.05
-NOT_PREDICTED = -1
 _MOST_EXACT = 13
+_MOST_FLIPPED = 16
 _NO_SPREAD = 1e-12
 _BLOCK = 1000
-_MOST_FLIPPED = 16
-_FEW = 5
-"""Adapters that are right, or that are wrong, below which a bootstrap understates the spread."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What classifiers predicted for the test adapters.
-
-    Attributes:
-        truth: (n_test,) class indices.
-        predictions: (n_pairs, n_seeds, n_test) predicted class indices; n_pairs counts whatever is
-            compared, (config, representation) cells for instance.
-        n_classes: number of classes.
-        tested: (n_seeds, n_test) which adapters a seed's split tests, where it does not test all;
-            the others' predictions are `NOT_PREDICTED`.
-        groups: (n_test,) index of every adapter's group, where adapters of a group are alike and
-            are drawn together; None: each is independent.
-    """
-
-    truth: NDArray[np.int64]
-    predictions: NDArray[np.int64]
-    n_classes: int
-    tested: NDArray[np.bool_] | None = None
-    groups: NDArray[np.int64] | None = None
-
-    @property
-    def n_independent(self) -> int:
-        """What one fit is tested on: its groups, or its adapters where there are none."""
-        tested: Any = slice(None) if self.tested is None else self.tested[0]
-        if self.groups is not None:
-            return len(np.unique(self.groups[tested]))
-        return len(self.truth[tested])
-
-    def group_differences(self, first: int, second: int) -> Floats:
-        """Return (n_groups,) by how many adapters the first is better; mean over seeds."""
-        assert self.groups is not None
-        right = (self.predictions[[first, second]] == self.truth).astype(np.float64)
-        by_adapter = (right[0] - right[1]).mean(axis=0)
-        return np.bincount(self.groups, weights=by_adapter).astype(np.float64)
-
-    def accuracy(self) -> Floats:
-        """(n_pairs, n_seeds)."""
-        right = self.predictions == self.truth
-        if self.tested is None:
-            return right.mean(axis=2)
-        return right.sum(axis=2) / self.tested.sum(axis=1)
-
-
-@dataclass(frozen=True)
-class Bootstrap:
-    """Means over seeds, in replicates of the experiment with other seeds and test adapters.
-
-    Every replicate draws the same seeds and adapters for all cells, so differences are paired.
-
-    Attributes:
-        accuracy: (replicates, n_pairs).
-        macro_f1: (f1_replicates, n_pairs).
-    """
-
-    accuracy: Floats
-    macro_f1: Floats
-
-
-def hierarchical_bootstrap(
-    scores: Scores,
-    *,
-    replicates: int = REPLICATES,
-    f1_replicates: int = F1_REPLICATES,
-    seed: int = 0,
-) -> Bootstrap:
-    """Draw seeds and test adapters, or their groups, with replacement and independently.
-
-    The two are crossed, every seed being tested on every adapter: Owen, "The pigeonhole bootstrap",
-    Annals of Applied Statistics, 2007.
-
-    Arguments:
-        f1_replicates: macro F1 takes longer and enters no test, so fewer do.
-    """
-    rng = np.random.default_rng(seed)
-    n_pairs, n_seeds, n_test = scores.predictions.shape
-    groups = scores.groups
-    n_drawn = n_test if groups is None else int(groups.max()) + 1
-    tested = scores.tested
-    if tested is None and groups is not None:  # a replicate's groups have another number
-        tested = np.ones((n_seeds, n_test), dtype=bool)
-    flat = scores.predictions.reshape(n_pairs * n_seeds, n_test)
-    correct = flat == scores.truth
-    accuracy, macro_f1 = [], []
-    done = 0
-    while done < replicates:
-        block = min(_BLOCK, replicates - done)
-        adapters = _draw_counts(rng, block, n_drawn)
-        if groups is not None:
-            adapters = adapters[:, groups]
-        seeds = _draw_counts(rng, block, n_seeds)
-        # Whole numbers up to the one division, so that equal scores are exactly equal.
-        hits = _over_seeds(_totals(adapters, correct), seeds)
-        if tested is None:
-            drawn: Any = n_seeds * n_test
-        else:  # the same for all cells
-            drawn = _over_seeds(_totals(adapters, tested), seeds)
-        accuracy.append(hits / drawn)
-        if done < f1_replicates:
-            f1 = _macro_f1(adapters, scores, flat)
-            macro_f1.append(_over_seeds(f1, seeds) / n_seeds)
-        done += block
-    return Bootstrap(np.concatenate(accuracy), np.concatenate(macro_f1)[:f1_replicates])
-
-
-def _draw_counts(rng: np.random.Generator, replicates: int, n: int) -> Floats:
-    """(replicates, n) how often each of n is drawn in n draws."""
-    drawn = rng.integers(0, n, size=(replicates, n))
-    drawn += n * np.arange(replicates)[:, None]
-    counts = np.bincount(drawn.ravel(), minlength=replicates * n)
-    return counts.reshape(replicates, n).astype(np.float64)
-
-
-def _totals(adapters: Floats, indicator: NDArray[np.bool_]) -> Floats:
-    """(replicates, n_test), (cases, n_test) -> (replicates, cases): how many of the drawn."""
-    # Counts stay far below 2²⁴, so float32 holds them exactly.
-    return (adapters.astype(np.float32) @ indicator.T.astype(np.float32)).astype(np.float64)
-
-
-def _over_seeds(values: Floats, seeds: Floats) -> Floats:
-    """(replicates, n_pairs · n_seeds), (replicates, n_seeds) -> (replicates, n_pairs), summed."""
-    replicates, n_seeds = seeds.shape
-    return np.einsum("bps,bs->bp", values.reshape(replicates, -1, n_seeds), seeds)
-
-
-def _macro_f1(adapters: Floats, scores: Scores, flat: NDArray[np.int64]) -> Floats:
-    """(replicates, n_pairs · n_seeds), over the classes that occur in truth or prediction."""
-    tested: Any = True
-    if scores.tested is not None:
-        tested = np.tile(scores.tested, (len(scores.predictions), 1))
-    f1_sum = np.zeros((len(adapters), len(flat)))
-    occurring = np.zeros_like(f1_sum)
-    for label in range(scores.n_classes):
-        is_class = scores.truth == label
-        chosen = flat == label
-        found = _totals(adapters[:, is_class], chosen[:, is_class])
-        both = _totals(adapters, chosen) + _totals(adapters, np.atleast_2d(is_class & tested))
-        occurs = both > 0
-        f1_sum += np.divide(2 * found, both, out=np.zeros_like(found), where=occurs)
-        occurring += occurs
-    return f1_sum / occurring
-
-
-def interval(replicates: Floats) -> tuple[float, float]:
-    """The central 95 % of bootstrap replicates (percentile interval)."""
-    low, high = np.quantile(replicates, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
-
-
-def accuracy_interval(mean: float, n: int, replicates: Floats) -> tuple[float, float]:
-    """Return the 95 % interval of an accuracy.
-
-    A bootstrap of adapters that are all right has no spread, and with few that are wrong it has too
-    little. There the interval reaches at least as far as the exact one of a binomial share (Clopper
-    and Pearson, Biometrika, 1934).
-
-    Arguments:
-        mean: the accuracy, a mean over fits, 0 to 1.
-        n: independent test adapters of a fit; with groups, their groups.
-        replicates: bootstrap replicates of the mean.
-    """
-    low, high = interval(replicates)
-    if n * min(mean, 1 - mean) >= _FEW:
-        return low, high
-    exact_low, exact_high = exact_interval(mean * n, n)
-    return min(low, exact_low), max(high, exact_high)
-
-
-def exact_interval(hits: float, n: int) -> tuple[float, float]:
-    """Return Clopper and Pearson's 95 % interval of a share; `hits` may be a mean over fits."""
-    from scipy import stats
-
-    tail = (1 - CONFIDENCE) / 2
-    low = float(stats.beta.ppf(tail, hits, n - hits + 1)) if hits > 0 else 0.0
-    high = float(stats.beta.ppf(1 - tail, hits + 1, n - hits)) if hits < n else 1.0
-    return low, high
-
-
-def difference_interval(n: int, replicates: Floats) -> tuple[float, float]:
-    """Return the 95 % interval of the difference of two paired accuracies.
-
-    Where the two differ on no adapter, the interval is as wide as what the exact one of a share
-    without a hit allows either of them to be better by.
-
-    Arguments:
-        n: independent test adapters of a fit; with groups, their groups.
-        replicates: bootstrap replicates of the difference.
-    """
-    low, high = interval(replicates)
-    if np.ptp(replicates) > _NO_SPREAD:
-        return low, high
-    _, reach = exact_interval(0, n)
-    return max(-1.0, low - reach), min(1.0, high + reach)
 
 
 def bootstrap_p(differences: Floats) -> float:
@@ -373,7 +167,7 @@ def compare(
 def is_distinguishable(
     *, seeded: bool, n_seeds: int, p_adapters: float, p_seeds: float | None
 ) -> bool:
-    """Whether a difference shows over seeds and adapters, and over seeds by themselves.
+    """Return whether a difference shows over seeds and adapters, and over seeds by themselves.
 
     Both are asked, since a bootstrap of a few seeds understates how much seeds vary. One seed says
     nothing about others. Where no seed changes either score, test adapters alone decide.

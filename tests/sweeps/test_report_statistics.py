@@ -5,17 +5,17 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from lorasweep.sweep.report.statistics import (
-    NOT_PREDICTED,
-    Scores,
+from lorasweep.sweep.report.bootstrap import NOT_PREDICTED, Scores, hierarchical_bootstrap
+from lorasweep.sweep.report.intervals import (
     accuracy_interval,
-    bootstrap_p,
-    compare,
     difference_interval,
     exact_interval,
-    hierarchical_bootstrap,
-    holm,
     interval,
+)
+from lorasweep.sweep.report.statistics import (
+    bootstrap_p,
+    compare,
+    holm,
     is_distinguishable,
     seeds_p,
     sign_flip_p,
