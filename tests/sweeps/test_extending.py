@@ -171,6 +171,25 @@ def test_plug_ins_work_beside_folders_of_any_name(crowded, sanity, tmp_path):
     assert taken == []
 
 
+@pytest.mark.long
+@pytest.mark.usefixtures("local_ray")
+def test_the_docs_snippets_run_beside_folders_of_any_name(crowded, sanity, tmp_path, sanity_cache):
+    spec = SweepSpec(
+        str(sanity),
+        representations=("norms.py:row_norms",),
+        classifiers=("centroids.py:Centroids",),
+        configs=("layers.py:queries",),
+        num_runs=1,
+    )
+    options = RuntimeOptions(
+        tmp_path / "out", "run", cache_dir=sanity_cache, log_to="none", dashboard=False
+    )
+    result = run_sweep(spec, options)
+    assert (result.failed, result.summary["ran"]) == ([], 1)
+    (model,) = find_models(result.run_dir)
+    assert model.cell == ("queries", "row_norms@centroids")
+
+
 def test_a_file_with_the_name_of_this_program_is_refused(files):
     (files / "lorasweep.py").write_text(SNIPPETS["norms.py"])
     with pytest.raises(UserError, match=r"lorasweep.py has the name of this program: rename it"):

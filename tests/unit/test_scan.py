@@ -91,6 +91,7 @@ def ragged():
         ({"category_label": pa.array([0.5] * 12)}, "holds double; need strings or integers"),
         ({"category_label": pa.array([None, *range(11)])}, "has missing values"),
         ({"category_label": pa.array([7] * 12)}, "same label 7: nothing to classify"),
+        ({"category_label": pa.array(range(12))}, "12 classes for 12 adapters: no class has two"),
     ],
 )
 def test_unusable_datasets_are_refused(columns, message, make_dataset, tmp_path):
