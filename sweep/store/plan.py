@@ -38,7 +38,7 @@ class RecordState:
 
 
 Known = dict[TrialKey, tuple[list[Any], dict[str, Any]]]
-"""What earlier looks found: trial -> (file stamp, the record's fingerprint and metrics)."""
+"""What earlier looks found: trial -> (file stamp, fingerprint, metrics and width of its record)."""
 
 
 def read_records(
@@ -83,7 +83,7 @@ def _read_known(run_dir: Path, key: TrialKey, known: Known | None) -> dict[str, 
     stamp = file_stamp(RunDir(run_dir).record(key))
     if key not in known or known[key][0] != stamp:
         record = read_record(run_dir, key)
-        known[key] = stamp, _only(record, ("fingerprint", "metrics"))
+        known[key] = stamp, _only(record, ("fingerprint", "metrics", "feature_dim"))
     return known[key][1]
 
 

@@ -20,6 +20,7 @@ from lorasweep.sweep.store.sweep_file import SweepFile, read_sweep_file
 from lorasweep.trainables.classifiers.catalogue import step_names
 from lorasweep.trainables.data.split_sizes import sizes_in_words, small_split_warnings
 from lorasweep.trainables.store.run_dir import RunDir
+from lorasweep.trainables.store.standing import Standing, best_of
 from lorasweep.trainables.store.trial_key import TrialKey
 
 from .activity import Activity, ActivityReader
@@ -31,7 +32,7 @@ _COLUMNS = ("finished", "running", "failed", "to do")
 
 @dataclass(frozen=True)
 class BestTrial:
-    """The finished trial with the best validation accuracy."""
+    """The finished trial that stands best; see `Standing`."""
 
     key: TrialKey
     val_acc: float
@@ -283,10 +284,11 @@ def read_status(run_dir: Path, memory: StatusCache | None = None) -> Status:
     activity = memory.events.read()
     if not alive:
         activity.running = []
-    scores = [
-        BestTrial(key, record["metrics"]["val_acc"], record["metrics"]["test_acc"])
-        for key, record in state.records.items()
-    ]
+    standings = {key: Standing.of_records([record]) for key, record in state.records.items()}
+    best = None
+    if standings:
+        metrics = state.records[key := best_of(standings)]["metrics"]
+        best = BestTrial(key, metrics["val_acc"], metrics["test_acc"])
     try:
         latest = json.loads(RunDir(run_dir).summary.read_bytes())
     except (OSError, ValueError):
@@ -305,7 +307,7 @@ def read_status(run_dir: Path, memory: StatusCache | None = None) -> Status:
         driver=driver,
         alive=alive,
         activity=activity,
-        best=max(scores, key=lambda trial: trial.val_acc, default=None),
+        best=best,
         run_bytes=_size(run_dir),
         cache_bytes=_size(cache) if cache.is_absolute() and cache.is_dir() else None,
         split=split,
