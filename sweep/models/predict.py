@@ -33,8 +33,8 @@ class Verdict:
     Attributes:
         adapter: its path, or its row in a dataset.
         probabilities: (n_classes,) calibrated; None: it cannot be judged.
-        unlike: percentage, 0 to 100, of training adapters that are not farther from their own
-            neighbours than this one is.
+        unlike: novelty percentile: percentage, 0 to 100, of training adapters that are not farther
+            from their own neighbours than this one is.
         problem: why it cannot be judged; "" if it can.
     """
 
@@ -44,13 +44,18 @@ class Verdict:
     problem: str = ""
 
     def to_json(self, classes: Sequence[Any]) -> dict[str, Any]:
-        """`COLUMNS` as a JSON object; null where there is nothing to say."""
+        """Return a JSON object; null where there is nothing to say.
+
+        `novelty` is `unlike` by its better name; scripts use either.
+        """
         p = self.probabilities
+        novelty = None if self.unlike is None else round(self.unlike, 2)
         return {
             "adapter": self.adapter,
             "class": None if p is None else classes[int(p.argmax())],
             "probability": None if p is None else round(float(p.max()), 6),
-            "unlike": None if self.unlike is None else round(self.unlike, 2),
+            "unlike": novelty,
+            "novelty": novelty,
             "problem": self.problem or None,
         }
 
@@ -202,7 +207,7 @@ def table(verdicts: Sequence[Verdict], classes: Sequence[Any]) -> str:
 def as_csv(verdicts: Sequence[Verdict], classes: Sequence[Any]) -> str:
     """`COLUMNS`, a line per adapter."""
     file = io.StringIO()
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(verdict.to_json(classes) for verdict in verdicts)
     return file.getvalue()

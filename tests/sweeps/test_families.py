@@ -108,9 +108,11 @@ def _results(configs):
         numbers = {
             f"{metric}_{kind}": 0.5 + place / 1000
             for metric in ("train_acc", "val_acc", "test_acc", "test_f1", "training_time")
-            for kind in ("mean", "std")
+            for kind in ("mean", "std", "sample_std")
         }
-        return {"representation": f"stats_{config}", "feature_dim": 3, "num_layers": 2, **numbers}
+        name = f"stats_{config}"
+        own = {"feature_dim": 3, "num_layers": 2, "per_run_results": [{}, {}]}
+        return {"representation": name, **own, **numbers}
 
     found = {f"{config}_results": [entry(config, i)] for i, config in enumerate(configs)}
     return {"dataset": "d", "num_classes": 2, "num_runs": 1, "failed": [], **found}
