@@ -29,7 +29,7 @@ def configs_to_keep(grid: Grid, mode: str) -> list[str]:
 
 
 class FinishedFits:
-    """Of a config's complete cells only the best one's fits are kept, unless all models are.
+    """Keep the fits of the best complete cell of each config, or of all cells.
 
     Arguments:
         mode: which models are made.

@@ -1,4 +1,4 @@
-"""What is known of one (config, method) cell, and of two of them compared."""
+"""Numbers of one (config, method) cell, and of two of them compared."""
 
 from __future__ import annotations
 

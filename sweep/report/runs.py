@@ -119,7 +119,7 @@ class RunData:
         return [value for value in values if value is not None]
 
     def scores(self, cells: list[Cell], split: str = "test") -> Scores:
-        """What the classifiers of complete cells predicted for the adapters of a split, or, where
+        """Return predictions of complete cells for the adapters of a split, or, where
         every seed has its own, for those that are in that split with at least one seed."""
         seeds = self.sweep.grid.seeds
         predicted = [[r["predictions"][split] for r in self.records_of(cell)] for cell in cells]

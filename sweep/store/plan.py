@@ -38,7 +38,7 @@ class RecordState:
 
 
 Known = dict[TrialKey, tuple[list[Any], dict[str, Any]]]
-"""What earlier looks found: trial -> (file stamp, fingerprint, metrics and width of its record)."""
+"""Records read earlier: trial -> (file stamp, fingerprint, metrics and width of its record)."""
 
 
 def read_records(

@@ -1,4 +1,4 @@
-"""What is said of the sizes of a split."""
+"""Words for the sizes of a split, and warnings about small ones."""
 
 import numpy as np
 import pytest

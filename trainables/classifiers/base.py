@@ -251,7 +251,7 @@ class Classifier(ABC):
     them and no others, not standardised, and `TrialData.layout` says where they stand."""
 
     step_names: ClassVar[tuple[str, str]] = ("epoch", "epochs")
-    """What a step of a fit is called, one and several."""
+    """Name of a step of a fit: of one, and of several."""
 
     learning_curves: ClassVar[bool] = True
     """Whether `Fit.curves` show learning: not, say, where each step is another penalty."""

@@ -62,7 +62,7 @@ def setting_option(classifier: str, field: Field[Any]) -> str:
 
 
 def step_names(classifier: str) -> tuple[str, str]:
-    """Return what a step of a fit is called, one and several; of a plug-in, a step."""
+    """Return the names of one step and of several; a plug-in takes steps."""
     return CLASSIFIERS[classifier].step_names if classifier in CLASSIFIERS else ("step", "steps")
 
 

@@ -9,11 +9,11 @@ from typing import Any
 from lorasweep.features.common.files import path_name
 
 DEFAULT_CLASSIFIER = "mlp"
-"""What trials are of that do not say; its name is left out of methods, paths and fingerprints."""
+"""Classifier of trials that name none; methods, paths and fingerprints leave its name out."""
 
 
 def method_name(representation: str, classifier: str) -> str:
-    """What a representation seen by a classifier is called: `spectral`, `spectral@linear`."""
+    """Return the name of a representation seen by a classifier: `spectral`, `spectral@linear`."""
     return representation if classifier == DEFAULT_CLASSIFIER else f"{representation}@{classifier}"
 
 
