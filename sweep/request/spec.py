@@ -47,7 +47,7 @@ BEST, ALL, NONE = MODES = ("best", "all", "none")
 """Which models are kept: of every layer config that is of no family the best pair by validation; of
 every pair; none."""
 
-SPLITS = ("fixed", "per-seed")
+SPLITS = ("fixed", "per-seed", "stratified")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ class SweepSpec:
             in canonical names of layers; those that `configs` does not name come after them.
         classifiers: references of classifiers; every representation is seen by each.
         pairs: (representation, classifier) references, instead of that product.
-        split: "fixed": all seeds share one; "per-seed": a trial's seed decides its split, too.
+        split: "fixed": all seeds share one; "per-seed": a trial's seed decides its split, too;
+            "stratified": all seeds share one, in which every class has its share of each part.
         group_column: a column whose equal values stay on one side of the split; beside
             `split_column` it says which adapters are alike, for the report's tests.
         split_column: a column that says train, val or test; instead of chance.
@@ -155,7 +156,7 @@ class SweepSpec:
         "fixed",
         as_text,
         "fixed: one split for all seeds; per-seed: every seed splits the adapters anew, so that "
-        "the spread is over datasets, too.",
+        "the spread is over datasets, too; stratified: one split, classes balanced.",
         known=lambda: SPLITS,
         about_data=True,
     )
@@ -181,9 +182,13 @@ class SweepSpec:
         if self.lora_rank is not None and self.lora_rank < 1:
             raise UserError("--lora-rank must be at least 1")
         if self.split not in SPLITS:
-            raise UserError(f"--split {self.split!r}: need {' or '.join(SPLITS)}")
-        if self.split_column is not None and self.split == "per-seed":
-            raise UserError("--split-column says it all: leave --split per-seed out")
+            raise UserError(
+                f"--split {self.split!r}: need {', '.join(SPLITS[:-1])} or {SPLITS[-1]}"
+            )
+        if self.split_column is not None and self.split != "fixed":
+            raise UserError(f"--split-column says it all: leave --split {self.split} out")
+        if self.group_column is not None and self.split == "stratified":
+            raise UserError("--split stratified goes without --group-column: groups stay whole")
         if self.threads < 1:
             raise UserError("--threads must be at least 1")
         parse_regexes(self.config_regex)  # refuses what is none

@@ -38,6 +38,8 @@ def split_rule(spec: SweepSpec, source: Source, scan: DatasetScan) -> SplitRule:
         rule = SplitRule(groups=groups, given=tuple(words), column=spec.split_column)
     elif spec.group_column is not None:
         rule = SplitRule(per_seed, groups=groups, column=spec.group_column)
+    elif spec.split == "stratified":
+        rule = SplitRule(strata=tuple(scan.kept_labels))
     else:
         return SplitRule(per_seed)
     for seed in spec.seeds if per_seed else spec.seeds[:1]:

@@ -119,13 +119,15 @@ def test_a_column_decides(spec, options, local_ray):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--split", "sometimes"], "--split 'sometimes': need fixed or per-seed"),
+        (["--split", "sometimes"], "--split 'sometimes': need fixed, per-seed or stratified"),
         (["--split-column", "parts"], "has no column 'parts': did you mean 'part'?"),
         (["--split-column", "series"], "holds 's00'; need train, val and test"),
         (["--split-column", "weight"], "must have a text or a whole number in every row"),
         (["--group-column", "holes"], "must have a text or a whole number in every row"),
         (["--group-column", "category_label"], "has 3 groups: need more than 10"),
         (["--split-column", "part", "--split", "per-seed"], "leave --split per-seed out"),
+        (["--split-column", "part", "--split", "stratified"], "leave --split stratified out"),
+        (["--group-column", "series", "--split", "stratified"], "goes without --group-column"),
         (["--split-column", "part", "--group-column", "series"], "groups are on several sides"),
     ],
 )

@@ -32,6 +32,36 @@ def test_up_to_ten_samples_are_all_three_splits():
         assert part.tolist() == list(range(10))
 
 
+@given(st.lists(st.integers(2, 40), min_size=2, max_size=12))
+@settings(max_examples=80, deadline=None)
+def test_a_stratified_split_has_the_usual_sizes_and_balanced_classes(sizes):
+    labels = np.random.default_rng(sum(sizes)).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    n = len(labels)
+    rule = SplitRule(strata=tuple(labels.tolist()))
+    parts = rule.split(n).parts()
+    usual = SplitRule().split(n).parts()
+    assert {name: len(of) for name, of in parts.items()} == {k: len(v) for k, v in usual.items()}
+    if n > 10:
+        assert sorted(np.concatenate(list(parts.values()))) == list(range(n))
+        for of in parts.values():
+            counts = np.bincount(labels[of], minlength=len(sizes))
+            assert np.abs(counts - np.array(sizes) * len(of) / n).max() < 3
+    again = SplitRule.from_json(json.loads(json.dumps(rule.to_json())))
+    assert again == rule
+    assert all((again.split(n).parts()[name] == of).all() for name, of in parts.items())
+
+
+def test_a_stratified_split_of_equal_classes_is_even():
+    labels = np.arange(300) % 10
+    rule = SplitRule(strata=tuple(labels.tolist()))
+    parts = rule.split(300).parts()
+    for name, least, most in (("train", 20, 22), ("val", 2, 4), ("test", 5, 7)):
+        counts = np.bincount(labels[parts[name]])
+        assert (counts.min() >= least, counts.max() <= most) == (True, True), (name, counts)
+    assert rule.describe() == f"{SPLIT_RULE}, classes balanced"
+    assert "strata" not in SplitRule().to_json()
+
+
 @given(st.lists(st.integers(0, 30), min_size=60, max_size=200), st.integers(0, 2**31))
 @settings(max_examples=60, deadline=None)
 def test_a_group_is_on_one_side(groups, seed):

@@ -51,12 +51,14 @@ class SplitRule:
             sample is its own.
         given: (n_samples,) "train", "val" or "test", by a column of the dataset; None: by chance.
         column: the column that parts come from, or groups where there are no parts.
+        strata: (n_samples,) class index of every sample, where classes are balanced over the parts.
     """
 
     per_seed: bool = False
     groups: tuple[int, ...] | None = None
     given: tuple[str, ...] | None = None
     column: str = ""
+    strata: tuple[int, ...] | None = None
 
     def split(self, num_samples: int, seed: int = SPLIT_SEED) -> Split:
         """The split of a trial.
@@ -64,7 +66,8 @@ class SplitRule:
         By chance it is 70 % train, 10 % val and 20 % test, of samples or of groups: equal to
         `datasets.Dataset.train_test_split(test_size=0.3, seed=42)` followed by
         `train_test_split(test_size=0.67, seed=42)` of its test part. With at most 10 samples all
-        three are the whole set, and the scores mean nothing.
+        three are the whole set, and the scores mean nothing. With strata the parts have the same
+        sizes, and every class has about its share of each.
 
         Raises:
             UserError: a part would be empty.
@@ -72,6 +75,8 @@ class SplitRule:
         if self.given is not None:
             return _given(self.given, self.column, self.groups)
         seed = seed if self.per_seed else SPLIT_SEED
+        if self.strata is not None:
+            return _stratified(np.array(self.strata), seed)
         if self.groups is None:
             return _by_chance(num_samples, seed)
         groups = np.array(self.groups)
@@ -90,6 +95,8 @@ class SplitRule:
             return {"rule": f"as column {self.column} says", "values": digest(list(self.given))}
         seed = "each trial's own seed" if self.per_seed else f"seed {SPLIT_SEED}"
         rule = SPLIT_RULE.removesuffix(f"seed {SPLIT_SEED}") + seed
+        if self.strata is not None:
+            return f"{rule}, classes balanced"
         if self.groups is None:
             return rule
         return {
@@ -98,13 +105,14 @@ class SplitRule:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return {
+        """Return a JSON object; strata stand in it only where there are some."""
+        value = {
             "per_seed": self.per_seed,
             "groups": None if self.groups is None else list(self.groups),
             "given": None if self.given is None else list(self.given),
             "column": self.column,
         }
+        return value if self.strata is None else {**value, "strata": list(self.strata)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> SplitRule:
@@ -115,6 +123,7 @@ class SplitRule:
             None if groups is None else tuple(groups),
             None if given is None else tuple(given),
             value["column"],
+            tuple(value["strata"]) if "strata" in value else None,
         )
 
 
@@ -134,6 +143,27 @@ def _by_chance(count: int, seed: int) -> Split:
     train, held_out = _train_test(whole, HELD_OUT, seed)
     val, test = _train_test(held_out, TEST_SHARE, seed)
     return Split(train, val, test)
+
+
+def _stratified(strata: np.ndarray, seed: int) -> Split:
+    """Split with the sizes of `_by_chance`, every class spread evenly over the parts.
+
+    Each class's samples get evenly spaced places from 0 to 1, in a random order and with a random
+    start; the first places are tested.
+    """
+    count = len(strata)
+    whole = np.arange(count)
+    if count <= SMALLEST_SPLIT:
+        return Split(whole, whole, whole)
+    n_held_out = math.ceil(HELD_OUT * count)
+    n_test = math.ceil(TEST_SHARE * n_held_out)
+    rng = np.random.default_rng(seed)
+    place = np.empty(count)
+    for index in np.unique(strata):
+        own = rng.permutation(np.flatnonzero(strata == index))
+        place[own] = (np.arange(len(own)) + rng.random()) / len(own)
+    order = np.argsort(place, kind="stable")
+    return Split(order[n_held_out:], order[n_test:n_held_out], order[:n_test])
 
 
 def _train_test(samples: np.ndarray, test_size: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
