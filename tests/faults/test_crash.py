@@ -29,7 +29,7 @@ from tests.faults.damage import Victim
 from tests.processes import descendants, driver_of
 
 LONG = ["--representations", "matrix_norms", "--configs", "all_layers", "--num-runs", "2"]
-LONG += ["--epochs", "1600", "--patience", "1600", "--save-models", "none"]
+LONG += ["--epochs", "3200", "--patience", "3200", "--save-models", "none"]
 
 
 def run_here(sweep):
