@@ -186,8 +186,7 @@ def _more_than_product(read: ModelInput, unread: Collection[str], *, dora: bool)
     if strange:
         return (
             f"changes layers by more than B·A ({abbreviate(strange)}), and the training data had "
-            "none "
-            "of that"
+            "none of that"
         )
     return None
 

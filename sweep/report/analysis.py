@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorasweep.features.layers.families import family_of
-from lorasweep.trainables.store.standing import Standing, best_of, in_order, tie_in_words
+from lorasweep.trainables.store.standing import best_of, tie_in_words
 
 from .bootstrap import (
     REPLICATES,
@@ -177,14 +177,11 @@ class Analysis:
 
     def ranked(self, config: str) -> list[CellResult]:
         """Return a config's cells, the best by validation first; see `Standing`."""
-        return [self.cells[cell] for cell in in_order(self._standings(config))]
+        return sorted(self.of_config(config), key=lambda result: result.standing.order)
 
     def tie(self, config: str) -> str:
         """Return how the best of a config was told from others with its validation accuracy."""
-        return tie_in_words({cell[1]: of for cell, of in self._standings(config).items()})
-
-    def _standings(self, config: str) -> dict[Cell, Standing]:
-        return {cell: self.run.standing(cell) for cell in self.cells if cell[0] == config}
+        return tie_in_words({result.method: result.standing for result in self.of_config(config)})
 
     def best(self, config: str) -> list[CellResult]:
         """Return the cells with the highest test accuracy: several if they are equal."""
@@ -210,7 +207,7 @@ class Analysis:
             ),
             test=test,
             train_acc=float(train.mean()),
-            val_acc=float(run.metric(cell, "val_acc").mean()),
+            standing=run.standing(cell),
             gap=float((train - test).mean()),
             std=float(test.std(ddof=1)) if seeded and len(test) > 1 else None,
             agreement=_agreement(np.array(predictions)) if seeded else None,

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lorasweep.trainables.store.standing import Standing
+
 from .bootstrap import Floats
 from .intervals import CONFIDENCE
 from .runs import Cell
@@ -34,7 +36,8 @@ class CellResult:
         accuracy_seeds: the same mean with the t interval over seeds alone: this split only; None
             with one seed or none.
         test: (n_seeds,) test accuracy.
-        train_acc, val_acc: means; gap: mean of train − test accuracy.
+        train_acc: mean; gap: mean of train − test accuracy.
+        standing: how good it is on the validation split.
         std: sample standard deviation of the test accuracy; None with one or none.
         agreement: share of test adapters for which two seeds predict alike, over all two seeds;
             None with one or none.
@@ -54,7 +57,7 @@ class CellResult:
     macro_f1: Estimate
     test: Floats
     train_acc: float
-    val_acc: float
+    standing: Standing
     gap: float
     std: float | None
     agreement: float | None
@@ -62,6 +65,11 @@ class CellResult:
     log_loss: float
     seconds: float
     epochs: float
+
+    @property
+    def val_acc(self) -> float:
+        """Mean validation accuracy; NaN where a record lacks it."""
+        return np.nan if self.standing.val_acc is None else self.standing.val_acc
 
     @property
     def cell(self) -> Cell:

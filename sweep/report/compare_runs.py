@@ -112,7 +112,7 @@ class RunComparison:
                 if config in a.configs
                 for best in a.ranked(config)[:1]
             ]
-            sentences.append(f"{config}: the highest test accuracy has {listed(parts)}.")
+            sentences.append(f"{config}: the best by validation is {listed(parts)}.")
             grown = [row for row in self.growth() if row["config"] == config]
             certain = [
                 f"{row['representation']} ({signed_percent(row['gain'].value)})"

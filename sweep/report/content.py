@@ -59,7 +59,7 @@ def ranking_table(analysis: Analysis) -> Table:
     return Table(
         Section.RANKING,
         "ranking",
-        "Test accuracy and macro F1 (%), best first",
+        "Test accuracy and macro F1 (%), the best by validation first",
         [
             CONFIG,
             Column("rank", "rank"),

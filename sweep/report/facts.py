@@ -24,7 +24,7 @@ Facts = list[tuple[str, str]]
 
 
 def run_facts(run: RunData) -> Facts:
-    """(what, value) cells, in the order of reading."""
+    """Return (what, value) pairs, in the order of reading."""
     sweep, grid = run.sweep, run.sweep.grid
     frozen, environment = sweep.frozen, sweep.environment
     data = environment["dataset"]

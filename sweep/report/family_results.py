@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-import numpy as np
-
 from lorasweep.features.layers.families import own_name
 from lorasweep.features.layers.names import OTHER, LayerParts, parse_layer
 from lorasweep.features.layers.pairing import layer_name
 from lorasweep.sweep.store.sweep_file import SweepFile
+from lorasweep.trainables.store.standing import in_order
 
 from .cells import CellResult
 
@@ -54,10 +53,9 @@ class FamilyResults:
     results: dict[str, dict[str, CellResult]]
 
     def ranks(self, method: str) -> dict[str, int]:
-        """Config -> its place by mean validation accuracy, best first; of equals, the first in the
-        network."""
+        """Return config -> its place, the best by validation first; see `Standing`."""
         of = self.results[method]
-        ordered = sorted(of, key=lambda config: -round(np.nan_to_num(of[config].val_acc), 12))
+        ordered = in_order({config: result.standing for config, result in of.items()})
         return {config: rank for rank, config in enumerate(ordered, 1)}
 
     @property
@@ -76,15 +74,12 @@ def family_results(family: str, cells: list[CellResult], sweep: SweepFile) -> Fa
     results: dict[str, dict[str, CellResult]] = {}
     for result in cells:
         results.setdefault(result.method, {})[result.config] = result
-    best = {
-        method: max(round(np.nan_to_num(r.val_acc), 12) for r in of.values())
-        for method, of in results.items()
-    }
+    ordered = sorted(cells, key=lambda result: result.standing.order)
     configs = list(dict.fromkeys(result.config for result in cells))
     return FamilyResults(
         family,
         _members(family, configs, sweep),
-        {method: results[method] for method in sorted(results, key=lambda method: -best[method])},
+        {result.method: results[result.method] for result in ordered},
     )
 
 

@@ -26,12 +26,9 @@ _LONGEST_TITLE = 22
 
 
 def display_order(analysis: Analysis) -> list[str]:
-    """Representations, best first by their best config: the same order in every figure."""
-    best: dict[str, float] = {}
-    for result in analysis.cells.values():
-        name = result.method
-        best[name] = max(best.get(name, 0.0), result.accuracy.value)
-    return sorted(best, key=lambda name: -best[name])
+    """Return methods, the best by validation in any config first: every figure has this order."""
+    ordered = sorted(analysis.cells.values(), key=lambda result: result.standing.order)
+    return list(dict.fromkeys(result.method for result in ordered))
 
 
 def styles(analysis: Analysis) -> dict[str, Style]:

@@ -82,7 +82,7 @@ class RunData:
 
     @cached_property
     def complete(self) -> list[Cell]:
-        """(config, label) cells all of whose seeds have a record, in grid order."""
+        """(config, method) cells all of whose seeds have a record, in grid order."""
         return [cell for cell in self.sweep.grid.cells if not self.missing(cell)]
 
     def missing(self, cell: Cell) -> list[int]:

@@ -84,7 +84,7 @@ class Declared:
         return {}
 
     def tensors(self, config: str, method: str, scan: DatasetScan) -> list[str]:
-        """The layer tensors of a pair, in sorted order. Of one that is not decided yet they are all
+        """The layer tensors of a cell, in sorted order. Of one that is not decided yet they are all
         that there are: no decision can give more.
 
         Raises:
@@ -102,7 +102,7 @@ class Declared:
         return list(self._known[key])
 
     def columns(self, config: str, method: str, scan: DatasetScan) -> list[str]:
-        """The layer tensors or layers that the features of a pair come from.
+        """The layer tensors or layers that the features of a cell come from.
 
         Raises:
             UserError: the config selects nothing of the dataset, or nothing that the method's
@@ -138,7 +138,7 @@ class Declared:
         return list({(one.stored.name, one.stored.version): one for one in found if one}.values())
 
     def _layers(self, config: str, method: str, scan: DatasetScan) -> list[str]:
-        """The layers that a pair has both tensors of, in sorted order."""
+        """The layers that a cell has both tensors of, in sorted order."""
         key = "layers", config, method if (config, method) in self.decided else "", scan.weights
         if key not in self._known:
             has = set(self.tensors(config, method, scan))
@@ -146,7 +146,7 @@ class Declared:
         return list(self._known[key])
 
     def cached_width(self, config: str, method: str, scan: DatasetScan) -> int:
-        """Columns of a pair's matrix as it is read from the cache."""
+        """Columns of a cell's matrix as it is read from the cache."""
         item = self.inputs[self.by_method[method].representation].representation
         if item.unit is Unit.ADAPTER:
             return item.width(())
@@ -159,7 +159,7 @@ class Declared:
         return sum(widths[column] for column in self.columns(config, method, scan))
 
     def features(self, config: str, method: str, scan: DatasetScan) -> int:
-        """Columns of a pair's matrix as a classifier sees it."""
+        """Columns of a cell's matrix as a classifier sees it."""
         key = "train", scan.weights
         if key not in self._known:
             self._known[key] = len(self.split.split(scan.num_samples).train)
@@ -169,7 +169,7 @@ class Declared:
         )
 
     def layout(self, config: str, method: str, scan: DatasetScan) -> Layout:
-        """Where the layers' matrices stand in a pair's columns; empty unless its classifier reads
+        """Where the layers' matrices stand in a cell's columns; empty unless its classifier reads
         them."""
         if not self.classifiers[self.by_method[method].classifier].classifier.reads_factors:
             return ()
@@ -177,7 +177,7 @@ class Declared:
         return layout_of(layer for layer in scan.layers if layer.name in names)
 
     def data_size(self, config: str, method: str, scan: DatasetScan) -> DataSize:
-        """Of what a pair's classifier sees."""
+        """Of what a cell's classifier sees."""
         return DataSize(
             scan.num_samples,
             self.features(config, method, scan),

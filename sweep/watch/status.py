@@ -249,16 +249,18 @@ class Status:
 
 
 class StatusCache:
-    """What whoever looks at a run directory again and again keeps from earlier looks.
+    """Cache between status reads of one run directory.
 
     Attributes:
         records: those already read.
         events: reads what was appended.
         driver: sees whether its heartbeat changes.
+        split: seed, sizes of its split and warnings; None before the labels were read.
     """
 
     def __init__(self, run_dir: Path) -> None:
         self.records: Known = {}
+        self.split: tuple[int, str, list[str]] | None = None
         self.events = ActivityReader(run_dir.absolute())
         self.driver = HolderWatch()
 
@@ -294,7 +296,9 @@ def read_status(run_dir: Path, memory: StatusCache | None = None) -> Status:
     except (OSError, ValueError):
         latest = None
     cache = Path(sweep.environment.get("cache_dir", ""))
-    split, warnings = _split(run_dir, sweep)
+    if memory.split is None or memory.split[0] != sweep.grid.seeds[0]:
+        memory.split = _split(run_dir, sweep)
+    _, split, warnings = memory.split or (0, "", [])
     return Status(
         run_dir=run_dir,
         at=time.time(),
@@ -315,14 +319,15 @@ def read_status(run_dir: Path, memory: StatusCache | None = None) -> Status:
     )
 
 
-def _split(run_dir: Path, sweep: SweepFile) -> tuple[str, list[str]]:
-    """Return sizes of the split in words, and warnings; nothing where the labels are not there."""
+def _split(run_dir: Path, sweep: SweepFile) -> tuple[int, str, list[str]] | None:
+    """Return a seed, sizes of its split in words, and warnings; None without labels."""
     try:
         labels = read_labels(run_dir)
     except UserError:
-        return "", []
+        return None
     seed, classes = sweep.grid.seeds[0], sweep.frozen["classes"]
     return (
+        seed,
         sizes_in_words(labels.split, len(labels.classes), seed),
         small_split_warnings(labels.split, labels.classes, classes, seed),
     )

@@ -182,7 +182,7 @@ class ModelFile:
 
     @property
     def cell(self) -> tuple[str, str]:
-        """(config, label)."""
+        """(config, method)."""
         return self.note["config"], self.note["label"]
 
     @property
