@@ -15,7 +15,7 @@ from lorasweep.features.datasets.sources import DatasetRequest, find_dataset
 from lorasweep.features.projections import plan_projection
 from lorasweep.features.projections.kernel import KERNELS
 from lorasweep.features.projections.landmarks import write_landmarks
-from lorasweep.features.projections.products import ProductTask
+from lorasweep.features.projections.products import ProductEntry, ProductTask
 from lorasweep.features.representations import get_representation
 
 LANDMARKS = 4096
@@ -44,7 +44,7 @@ def measure_products(dataset: Path, work: Path, repeat: int) -> tuple[float, flo
         entry.begin(1)
         task = ProductTask(
             source, scan.tensors, list(scan.layers), scan.bad_rows, work / "landmarks", LANDMARKS,
-            [1.0] * len(scan.layers), KERNELS[item.kernel], [(one.layers, entry)], 1,
+            KERNELS[item.kernel], [ProductEntry(dict.fromkeys(one.layers, 1.0), None, entry)], 1,
         )  # fmt: skip
         bare_rates.append(_bare_rate())
         began = time.process_time()

@@ -73,15 +73,26 @@ class ProjectionPlan:
         item: the representation as it is declared.
         landmarks: what it is fitted on.
         layers: names of the layers of a config, in sorted order.
+        everybody: all samples, where the pass computes everybody's inner products with everybody,
+            of which those with the landmarks are taken: one pass serves all folds. None: it
+            computes those with the landmarks alone.
     """
 
     item: Representation
     landmarks: Landmarks
     layers: tuple[str, ...]
+    everybody: Landmarks | None = None
+
+    @property
+    def compared_with(self) -> Landmarks:
+        """Those whose inner products with everybody the pass computes."""
+        return self.everybody or self.landmarks
 
     @property
     def _choice(self) -> str:
-        return digest([self.landmarks.digest, list(self.layers)])[:16]
+        # Products with other neighbours in a matrix may round otherwise.
+        others = [self.everybody.digest] if self.everybody else []
+        return digest([self.landmarks.digest, list(self.layers), *others])[:16]
 
     @property
     def stored(self) -> Representation:
@@ -107,15 +118,24 @@ def _constant(names: list[str], shape: Any) -> list[str]:
 
 
 def plan_projection(
-    item: Representation, scan: DatasetScan, train: Sequence[int], layers: Sequence[str]
+    item: Representation,
+    scan: DatasetScan,
+    train: Sequence[int],
+    layers: Sequence[str],
+    *,
+    folds: bool = False,
 ) -> ProjectionPlan:
     """A fitted representation of a config's layers and a split.
 
     Arguments:
         train: sample indices of the training split: no other adapter enters the fit.
+        folds: whether the split is one of many folds: up to `MOST` samples, one pass serves all.
     """
     landmarks = choose_landmarks(scan, train, item.kernel)
-    return ProjectionPlan(item, landmarks, tuple(sorted(layers)))
+    everybody = choose_landmarks(scan, range(scan.num_samples), item.kernel) if folds else None
+    if everybody and len(everybody.samples) < scan.num_samples:
+        everybody = None  # too many, or too dear
+    return ProjectionPlan(item, landmarks, tuple(sorted(layers)), everybody)
 
 
 def missing(

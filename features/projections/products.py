@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lorasweep.features.common.hardware import assigned_device
 from lorasweep.features.common.memory import keep_freed_memory
@@ -27,8 +28,23 @@ COLUMN = "adapter"
 
 
 @dataclass
+class ProductEntry:
+    """Where the inner products of a config's layers with some landmarks go.
+
+    Attributes:
+        mean_squares: name of a layer -> by which its inner products are divided; 0: it is left out.
+        columns: (n_landmarks,) places of its landmarks among those of the pass; None: all of them.
+        where: where they go.
+    """
+
+    mean_squares: dict[str, float]
+    columns: NDArray[np.int64] | None
+    where: CacheEntry
+
+
+@dataclass
 class ProductTask:
-    """Computes and writes one shard for every choice of layers.
+    """Computes and writes one shard for every choice of layers and landmarks.
 
     Attributes:
         source: the dataset's files.
@@ -37,9 +53,8 @@ class ProductTask:
         bad_rows: rows to leave out.
         landmarks: folder of the landmarks' layers.
         num_landmarks: how many they are.
-        mean_squares: by which each layer's inner products are divided; 0: it is left out.
         kernel: inner product of a layer.
-        entries: (names of a config's layers, where its products go).
+        entries: of one set of landmarks, or each with its own of them.
         count: shards in all.
     """
 
@@ -49,9 +64,8 @@ class ProductTask:
     bad_rows: list[int]
     landmarks: Path
     num_landmarks: int
-    mean_squares: list[float]
     kernel: Kernel
-    entries: list[tuple[tuple[str, ...], CacheEntry]]
+    entries: list[ProductEntry]
     count: int
 
     def warm_up(self) -> None:
@@ -67,20 +81,32 @@ class ProductTask:
         keep = np.delete(np.arange(stop - start), bad)
         here = origin_of(device)
         todo = [
-            (set(names), entry, torch.zeros(len(keep), self.num_landmarks, device=device))
-            for names, entry in self.entries
-            if not entry.has_shard(index, self.count, len(keep), here)
+            (entry, self._zeros(entry, len(keep), device))
+            for entry in self.entries
+            if not entry.where.has_shard(index, self.count, len(keep), here)
         ]
         for i, layer in enumerate(self.layers):
-            sums = [products for names, _, products in todo if layer.name in names]
-            if not sums or not self.mean_squares[i]:
+            sums = [item for item in todo if item[0].mean_squares.get(layer.name)]
+            if not sums:
                 continue
-            for top, products in self._products(i, layer, start, stop, keep, device):
-                for total in sums:
-                    total[top : top + len(products)] += products
-        for _, entry, products in todo:
-            entry.write_shard(index, self.count, {COLUMN: products.cpu().numpy()}, here)
+            if sums[0][0].columns is None:  # all have the same landmarks, and so the same weight
+                weight = 1 / sums[0][0].mean_squares[layer.name]
+                for top, products in self._products(i, layer, start, stop, keep, device, weight):
+                    for _, total in sums:
+                        total[top : top + len(products)] += products
+            else:
+                for top, products in self._products(i, layer, start, stop, keep, device, 1.0):
+                    for entry, total in sums:
+                        own = products[:, torch.from_numpy(entry.columns).to(device)]
+                        weight = 1 / entry.mean_squares[layer.name]
+                        total[top : top + len(own)].add_(own, alpha=weight)
+        for entry, products in todo:
+            entry.where.write_shard(index, self.count, {COLUMN: products.cpu().numpy()}, here)
         return {"shard": index, "rows": len(keep)}
+
+    def _zeros(self, entry: ProductEntry, rows: int, device: torch.device) -> torch.Tensor:
+        count = self.num_landmarks if entry.columns is None else len(entry.columns)
+        return torch.zeros(rows, count, device=device)
 
     def _products(
         self,
@@ -90,6 +116,7 @@ class ProductTask:
         stop: int,
         keep: np.ndarray,
         device: torch.device,
+        weight: float,
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """First row and (rows, landmarks) float32 of one layer, one piece after the other."""
         own = FactorBatch(
@@ -100,7 +127,6 @@ class ProductTask:
             else self._read(layer.scale, (1, 1), start, stop, keep, device).reshape(-1),
         )
         others = read_landmarks(self.landmarks, index, layer, device)
-        weight = 1 / self.mean_squares[index]
         return layer_products(self.kernel, own, others, weight)
 
     def _read(

@@ -26,11 +26,13 @@ from .components import Components, principal_components
 from .kernel import KERNELS, Kernel
 from .landmarks import read_landmarks, write_landmarks
 from .plan import ProjectionPlan
-from .products import COLUMN, ProductTask, origin_here
+from .products import COLUMN, ProductEntry, ProductTask, origin_here
 from .projection import FILE as PROJECTION
 from .projection import Projection
 
 ROWS_AT_A_TIME = 1024
+_SUMS_BYTES = 1 << 30
+"""Of the inner products of all folds that one pass adds up, at most."""
 
 
 def run_projections(
@@ -42,25 +44,40 @@ def run_projections(
     nodes: Nodes | None = None,
     on_progress: Progress | None = None,
 ) -> None:
-    """Compute and cache what is missing, one pass for all that share their landmarks and kernel.
-    Ray must be running. An interrupted pass keeps its finished shards.
+    """Compute and cache what is missing, one pass for all that compare with the same adapters by
+    the same kernel. Ray must be running. An interrupted pass keeps its finished shards.
 
     Arguments:
         nodes: those that take part, where not all do.
         on_progress: called with (adapters done, adapters in all), over all passes.
     """
-    passes: dict[tuple[str, str], list[ProjectionPlan]] = {}
-    for one in wanted:
-        passes.setdefault((one.landmarks.digest, one.item.kernel), []).append(one)
+    passes = _passes(scan, wanted)
     total, before = len(passes) * scan.num_samples, 0
-    for alike in passes.values():
+    for alike in passes:
         done, squares = _compute_products(
             source, scan, alike, root, nodes, on_progress, before, total
         )
         before += done
-        for same in {one.products.version: one for one in alike}.values():
-            sizes = [one for one in alike if one.layers == same.layers]
-            _finish(scan, sizes, root, np.array([squares[name] for name in same.layers]))
+        for version, of in squares.items():
+            sizes = [one for one in alike if one.products.version == version]
+            _finish(scan, sizes, root, np.array([of[name] for name in sizes[0].layers]))
+
+
+def _passes(scan: DatasetScan, wanted: Sequence[ProjectionPlan]) -> list[list[ProjectionPlan]]:
+    """What is computed together: folds in as many passes as their sums fit into memory."""
+    alike: dict[tuple[str, str], dict[str, list[ProjectionPlan]]] = {}
+    for one in wanted:
+        of_pass = alike.setdefault((one.compared_with.digest, one.item.kernel), {})
+        of_pass.setdefault(one.products.version, []).append(one)
+    found = []
+    for of_pass in alike.values():
+        sets = list(of_pass.values())
+        at_a_time = len(sets)
+        if sets[0][0].everybody:
+            at_a_time = max(1, _SUMS_BYTES // (4 * scan.num_samples**2))
+        for first in range(0, len(sets), at_a_time):
+            found.append([one for of in sets[first : first + at_a_time] for one in of])
+    return found
 
 
 def _compute_products(
@@ -72,18 +89,24 @@ def _compute_products(
     on_progress: Progress | None,
     before: int,
     total: int,
-) -> tuple[int, dict[str, float]]:
-    """Adapters done, and of every layer the mean square that its products are divided by."""
-    kernel, landmarks = KERNELS[alike[0].item.kernel], alike[0].landmarks
+) -> tuple[int, dict[str, dict[str, float]]]:
+    """Adapters done; and by the version of what was computed the mean square that each layer's
+    products are divided by."""
+    kernel, landmarks = KERNELS[alike[0].item.kernel], alike[0].compared_with
     used = set().union(*(one.layers for one in alike))
     layers = [layer for layer in scan.layers if layer.name in used]
     folder = root / scan.weights / f"landmarks-{landmarks.digest[:16]}-{digest(sorted(used))[:16]}"
     write_landmarks(source, scan, layers, landmarks, folder)
-    scales = [_mean_square(kernel, folder, i, layer) for i, layer in enumerate(layers)]
+    own = {layer.name: _squares(kernel, folder, i, layer) for i, layer in enumerate(layers)}
     spans = list(pairwise(shard_bounds(scan.num_rows, scan.numbers_per_sample)))
-    entries = {one.layers: CacheEntry(root, scan.weights, one.products) for one in alike}
-    for entry in entries.values():
-        entry.begin(len(spans))
+    entries = {}
+    for one in {one.products.version: one for one in alike}.values():
+        columns = np.array(one.landmarks.samples) if one.everybody else None
+        chosen = slice(None) if columns is None else torch.from_numpy(columns)
+        squares = {name: float(own[name][chosen].mean()) for name in one.layers}
+        where = CacheEntry(root, scan.weights, one.products)
+        where.begin(len(spans))
+        entries[one.products.version] = ProductEntry(squares, columns, where)
     task = ProductTask(
         source,
         scan.tensors,
@@ -91,28 +114,27 @@ def _compute_products(
         scan.bad_rows,
         folder,
         len(landmarks.samples),
-        scales,
         kernel,
-        list(entries.items()),
+        list(entries.values()),
         len(spans),
     )
     done = 0
     with flushing_shards() as flush:
-        seen = [folder, *(entry.partial for entry in entries.values()), *source.files]
+        seen = [folder, *(entry.where.partial for entry in entries.values()), *source.files]
         for result in run_spans(task, spans, nodes, seen):
             for entry in entries.values():
-                flush(entry, result["shard"], len(spans))
+                flush(entry.where, result["shard"], len(spans))
             done += result["rows"]
             if on_progress:
                 on_progress(before + done, total)
     # NFS keeps a file's place in its folder for as long as somebody has it mapped.
     shutil.rmtree(folder, ignore_errors=True)
-    return done, dict(zip((layer.name for layer in layers), scales))
+    return done, {version: entry.mean_squares for version, entry in entries.items()}
 
 
-def _mean_square(kernel: Kernel, folder: Path, index: int, layer: Layer) -> float:
-    """Mean of k(i, i) over the landmarks, by which a layer is divided; 0: it is left out."""
-    return float(kernel.own(read_landmarks(folder, index, layer, torch.device("cpu"))).mean())
+def _squares(kernel: Kernel, folder: Path, index: int, layer: Layer) -> torch.Tensor:
+    """(n,) float64 k(i, i) of a layer, whose mean over landmarks the layer is divided by."""
+    return kernel.own(read_landmarks(folder, index, layer, torch.device("cpu")))
 
 
 def _finish(

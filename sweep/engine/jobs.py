@@ -13,7 +13,7 @@ from lorasweep.features.compute.dataset_matrix import DatasetMatrix, dataset_mat
 from lorasweep.features.representations import Unit
 from lorasweep.sweep.models.fits import KEEP_AFTER_SECONDS, configs_to_keep
 from lorasweep.trainables.store.trial_key import TrialKey
-from lorasweep.trainables.trial.job import CellMatrix, ClassifierJob, TrialJob
+from lorasweep.trainables.trial.job import ANY_SPLIT, CellMatrix, ClassifierJob, TrialJob
 
 from .invocation import Invocation
 from .nodes import device_bytes
@@ -70,14 +70,14 @@ def make_job(
 
 def _matrices(run: Invocation, keys: Iterable[TrialKey], stored: Stored) -> list[CellMatrix]:
     """Where the workers find the features of some trials: one for each cell, or, where a cell is
-    fitted on every seed's own split, for each trial."""
-    found: dict[tuple[str, str, int | None], CellMatrix] = {}
+    fitted on the split of a seed or fold, for each split."""
+    found: dict[tuple[Any, ...], CellMatrix] = {}
     for key in keys:
         is_fitted = bool(run.declared.inputs[key.representation].representation.kernel)
-        seed = key.seed if is_fitted and run.declared.split.per_seed else None
-        of = *key.cell, seed
+        scope = run.declared.split.scope(key.seed, key.fold) if is_fitted else ANY_SPLIT
+        of = *key.cell, scope
         if of not in found:
-            found[of] = replace(cell_matrix(run, key, stored), seed=seed)
+            found[of] = replace(cell_matrix(run, key, stored), scope=scope)
     return list(found.values())
 
 

@@ -70,9 +70,9 @@ def make_models(run: Invocation, cache: Path, cells: Sequence[Cell], *, big: boo
                 RunDir(run.run_dir).no_model(*cell).unlink(missing_ok=True)
                 for key in keys[cell]:
                     delete_fit(run.run_dir, key)
-                seeds = len(keys[cell])
+                fits = len(keys[cell])
                 run.stream.say(
-                    f"model     {'/'.join(cell)}: {seeds} seed{'s' * (seeds > 1)}, "
+                    f"model     {'/'.join(cell)}: {fits} fit{'s' * (fits > 1)}, "
                     f"{result / 1e6:,.1f} MB"
                 )
 
@@ -272,11 +272,12 @@ def _plugin(origin: Origin | None) -> dict[str, str] | None:
 def _least_bytes(run: Invocation, key: TrialKey, about: dict[str, Any]) -> int:
     """What a model takes besides its classifiers' weights: training split and landmarks."""
     read = ModelInput.from_json(about["input"])
-    seeds = len(run.sweep.grid.keys_of(key.cell)) if run.declared.split.per_seed else 1
-    train = len(run.declared.split.split(run.scan.num_samples, key.seed).train)
+    keys, split = run.sweep.grid.keys_of(key.cell), run.declared.split
+    splits = len({split.scope(of.seed, of.fold) for of in keys})
+    train = len(split.split(run.scan.num_samples, key.seed, key.fold).train)
     width = run.declared.cached_width(*key.cell, run.scan)
     one = run.declared.projection(key, run.scan)
     if one is None:
-        return seeds * 2 * train * width
+        return splits * 2 * train * width
     numbers = sum(rank * (m + n) for m, n, rank in read.layers.values())
-    return seeds * len(one.landmarks.samples) * (2 * numbers + 8 * width)
+    return splits * len(one.landmarks.samples) * (2 * numbers + 8 * width)

@@ -41,7 +41,7 @@ def keep_maps(run: Invocation, cache: Path, keys: Iterable[TrialKey]) -> None:
         if one is None or one.item.kernel != "update" or family_of(key.config):
             continue
         x, y = projection_matrix(cache, run.scan.weights, one).load()[:, :2].T.tolist()
-        maps[key.config] = AdapterMap(key.representation, key.seed, x, y)
+        maps[key.config] = AdapterMap(key.representation, key.seed, x, y, key.fold)
     if maps:
         write_maps(run.run_dir, maps)
 
@@ -72,9 +72,9 @@ def _compute(run: Invocation, cache: Path, todo: list[ProjectionPlan], lock: Loc
 def describe(todo: list[ProjectionPlan]) -> str:
     """What is to be fitted and what its inner products cost."""
     names = ", ".join(dict.fromkeys(one.item.name for one in todo))
-    passes = {(one.landmarks.digest, one.item.kernel): one.landmarks for one in todo}.values()
-    count = max(len(landmarks.samples) for landmarks in passes)
-    cost = sum(landmarks.cost for landmarks in passes)
+    passes = {(one.compared_with.digest, one.item.kernel): one.compared_with for one in todo}
+    count = max(len(one.landmarks.samples) for one in todo)
+    cost = sum(landmarks.cost for landmarks in passes.values())
     return f"{names} on up to {count} landmarks, {cost:.2g} floating-point operations"
 
 

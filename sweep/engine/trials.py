@@ -17,6 +17,7 @@ from lorasweep.features.compute.nodes import RequiredPaths
 from lorasweep.sweep.models.fits import FinishedFits
 from lorasweep.sweep.process.machine import machine_memory
 from lorasweep.sweep.process.memory import largest_trial
+from lorasweep.sweep.request.grid import Cell
 from lorasweep.sweep.request.spec import RuntimeOptions
 from lorasweep.trainables.store.events import (
     DashboardUp,
@@ -153,15 +154,16 @@ def _train(run: Invocation, cache: Path, points: dict[TrialKey, str]) -> None:
     """Run what uses a GPU, then what does not, so that neither keeps the other's share waiting."""
     groups = [set(points)]
     if run.nodes.resources().get("GPU"):
-        alike = {replace(key, seed=0) for key in points}
-        on_gpu = {key for key in alike if _gpu_bytes(run, key)}
+        on_gpu = {cell for cell, key in _one_of_each(points).items() if _gpu_bytes(run, key)}
         _say_what_stays(run, points)
-        groups = [
-            {key for key in points if (replace(key, seed=0) in on_gpu) is it}
-            for it in (True, False)
-        ]
+        groups = [{key for key in points if (key.cell in on_gpu) is it} for it in (True, False)]
     for group in groups:
         _train_alike(run, cache, {k: f for k, f in points.items() if k in group})
+
+
+def _one_of_each(keys: Iterable[TrialKey]) -> dict[Cell, TrialKey]:
+    """Cell -> one of its trials: the others need the same."""
+    return {key.cell: key for key in keys}
 
 
 def _say_what_stays(run: Invocation, points: Iterable[TrialKey]) -> None:
@@ -224,7 +226,7 @@ def resources_of(
         run.nodes.look()
     if run.nodes.resources().get("GPU") and options.gpus_per_trial is None:
         memory = run.nodes.gpu_bytes()
-        need = max(_gpu_bytes(run, key) for key in {replace(key, seed=0) for key in keys})
+        need = max(_gpu_bytes(run, key) for key in _one_of_each(keys).values())
         if not need:  # none of them uses a GPU
             options = replace(options, gpus_per_trial=0.0)
     most = None

@@ -61,15 +61,15 @@ def model_card(run_dir: Path, models: Sequence[ModelFile]) -> str:
             "",
             "## Test scores",
             "",
-            f"On {run.sizes['test']} adapters that are in no other split; the mean over seeds, "
-            "with a 95 % interval over seeds and test adapters drawn again together (crossed "
-            "bootstrap). Validation accuracy has chosen them.",
+            f"{_tested(run)}; the mean over seeds, with a 95 % interval over seeds and test "
+            "adapters drawn again together (crossed bootstrap). Validation accuracy has chosen "
+            "them.",
             "",
-            "| layers | representation | validation | test | 95 % interval | macro F1 | seeds |",
+            "| layers | representation | validation | test | 95 % interval | macro F1 | fits |",
             "|---|---|---|---|---|---|---|",
             *rows,
             "",
-            f"`predict` takes `{'/'.join(cells[best])}` unless told otherwise, and of it the seed "
+            f"`predict` takes `{'/'.join(cells[best])}` unless told otherwise, and of it the fit "
             "with the best validation accuracy, or all with `--ensemble`. Chance is "
             f"{1 / run.n_classes:.1%}.",
             "",
@@ -87,6 +87,15 @@ def model_card(run_dir: Path, models: Sequence[ModelFile]) -> str:
             "",
         ]
     )
+
+
+def _tested(run: RunData) -> str:
+    if run.split.folds:
+        return (
+            f"On all {len(run.labels)} adapters, each tested once by a seed, by a fit that was "
+            "not trained on it"
+        )
+    return f"On {run.sizes['test']} adapters that are in no other split"
 
 
 def _front_matter(run: RunData, cell: tuple[str, str], accuracy: float) -> list[str]:
@@ -110,14 +119,13 @@ def _front_matter(run: RunData, cell: tuple[str, str], accuracy: float) -> list[
 def _data(run: RunData) -> list[str]:
     frozen = run.sweep.frozen
     name = Path(run.sweep.environment["dataset"]["dataset"]).name
-    sizes = ", ".join(f"{part} {size}" for part, size in run.sizes.items())
     counts = np.bincount(run.labels, minlength=run.n_classes)
     classes = ", ".join(f"{name} ({n})" for name, n in zip(frozen["classes"], counts))
     lines = [
         f"- dataset `{name}`, fingerprint `{frozen['decides']['dataset']}`"
         + (f", hub commit `{frozen['revision']}`" if frozen["revision"] else ""),
         f"- {frozen['num_samples']} adapters; split: {rule_in_words(frozen['decides']['split'])} "
-        f"({sizes})",
+        f"({run.sizes_in_words})",
         f"- classes (adapters): {classes}",
     ]
     if run.splits_coincide:

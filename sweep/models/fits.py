@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -71,11 +72,9 @@ class FinishedFits:
 def delete_fits(run_dir: Path, except_of: Iterable[TrialKey] = ()) -> None:
     """Forget those of all trials but some."""
     stay = {RunDir(run_dir).fit(key) for key in except_of}
-    for path in RunDir(run_dir).fits.glob("*/*/*"):
-        if path not in stay:
-            path.unlink(missing_ok=True)
-    for folder in (*RunDir(run_dir).fits.glob("*/*"), *RunDir(run_dir).fits.glob("*")):
+    for folder, _, files in os.walk(RunDir(run_dir).fits, topdown=False):
+        for path in (Path(folder) / name for name in files):
+            if path not in stay:
+                path.unlink(missing_ok=True)
         with suppress(OSError):  # not empty
-            folder.rmdir()
-    with suppress(OSError):
-        RunDir(run_dir).fits.rmdir()
+            os.rmdir(folder)

@@ -163,7 +163,7 @@ def predict(
     Arguments:
         folder: of the model.
         adapters: files, folders or datasets.
-        ensemble: average the probabilities of all seeds; else the best seed by validation.
+        ensemble: average the probabilities of all fits; else the best fit by validation.
         run_plugins: whether code that came with the model is executed.
         memo: folder of what is known of hub datasets.
 
@@ -171,8 +171,8 @@ def predict(
         UserError: there is no adapter, or the model cannot be used.
     """
     given = find_adapters(adapters, memo)
-    seeds = [fit["seed"] for fit in model.note["fits"]] if ensemble else [model.best_seed]
-    loaded = model.load(seeds, RunDir(folder).plugins, run_plugins=run_plugins)
+    fits = range(len(model.note["fits"])) if ensemble else [model.best_fit]
+    loaded = model.load(fits, RunDir(folder).plugins, run_plugins=run_plugins)
     total, found = given.count, {}
     for item in read_adapters(given, loaded.input, loaded.item, model.note["lora_rank"]):
         if isinstance(item, Problem):

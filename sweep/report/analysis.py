@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from itertools import combinations
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorasweep.features.layers.families import family_of
+from lorasweep.trainables.data.splits import FEWEST_VALUES
 from lorasweep.trainables.store.standing import best_of, tie_in_words
 
 from .bootstrap import (
@@ -28,6 +30,7 @@ from .intervals import accuracy_interval, difference_interval, interval
 from .runs import Cell, RunData
 from .statistics import (
     ALPHA,
+    Comparison,
     compare,
     holm,
     sign_flip_p,
@@ -44,7 +47,7 @@ class Analysis:
     def __init__(self, run: RunData) -> None:
         self.run = run
         self.chance = 1 / run.n_classes
-        tested = [run.truth_of("test", seed) for seed in run.sweep.grid.seeds]
+        tested = [run.labels[index] for index in run.tested.values()]
         self.majority = float(np.mean([np.bincount(test).max() / len(test) for test in tested]))
         """Test accuracy of always answering the commonest class: no constant does better."""
 
@@ -52,18 +55,30 @@ class Analysis:
     def resampled(self) -> str:
         """What 95 % intervals resample, for captions and notes."""
         several = len(self.run.sweep.grid.seeds) > 1
-        what = "test adapters" if self.run.split.groups is None else "whole groups of test adapters"
+        if self.run.split.left_out is not None:
+            what = f"values of {self.run.split.column}"
+        elif self.run.split.groups is not None:
+            what = "whole groups of test adapters"
+        else:
+            what = "test adapters"
         return f"seeds and {what} together" if several else f"{what} alone (one seed)"
 
     @property
     def groups_notice(self) -> str:
         """Return what there is to say of the groups that are tested on; "" without groups."""
-        if self.run.split.groups is None:
+        split = self.run.split
+        if split.test_groups is None:
             return ""
         count = self._bootstrap[0].n_independent
         most = max((len(of) for of in self._planned.values()), default=0)
+        if not self.tests_differences:
+            return (
+                f"{split.column} has {count} values, and each counts once. With fewer than "
+                f"{FEWEST_VALUES} no difference is tested, and nothing is called above chance."
+            )
+        what = f"groups, the values of {split.column}" if split.left_out else "groups"
         text = (
-            f"Test adapters are of {count} groups, which are independent. Differences are tested "
+            f"Test adapters are of {count} {what}, which are independent. Differences are tested "
             "by flipping signs of whole groups, which holds where methods vary alike over groups."
         )
         if smallest_sign_flip_p(count) * most > ALPHA:
@@ -74,19 +89,38 @@ class Analysis:
         return text
 
     @property
+    def tests_differences(self) -> bool:
+        """Whether differences are tested: not where too few values are left out, each once."""
+        return self.run.split.left_out is None or len(self.run.split.folds) >= FEWEST_VALUES
+
+    @property
+    def paired_by(self) -> str:
+        """What scores are paired by, in the plural: seeds, folds, or values of a column."""
+        if self.run.split.left_out is not None:
+            return f"values of {self.run.split.column}"
+        return "seeds and folds" if self.run.split.k else "seeds"
+
+    @property
     def seeds_hold_for(self) -> str:
         """What a test over seeds alone says something about, for headings."""
-        per_seed = self.run.split.per_seed
-        return ", corrected for overlapping training sets" if per_seed else ": this test split only"
+        own = self._overlap is not None
+        return ", corrected for overlapping training sets" if own else ": this test split only"
 
     @cached_property
     def _overlap(self) -> float | None:
-        """n_test/n_train where every seed has a split of its own; see `seeds_p`."""
-        sizes = self.run.sizes
-        return sizes["test"] / sizes["train"] if self.run.split.per_seed else None
+        """n_test/n_train where every seed or fold has a split of its own; see `seeds_p`."""
+        run = self.run
+        if not run.split.per_seed and not run.split.folds:
+            return None
+        seed = run.sweep.grid.seeds[0]
+        parts = [run.parts_of(seed, fold) for fold in run.split.folds or ("",)]
+        return sum(len(of["test"]) for of in parts) / sum(len(of["train"]) for of in parts)
 
-    def above_chance(self, result: CellResult) -> bool:
-        """Whether the whole intervals lie above guessing and above any constant answer."""
+    def above_chance(self, result: CellResult) -> bool | None:
+        """Whether the whole intervals lie above guessing and above any constant answer; None where
+        too few values are left out to say."""
+        if not self.tests_differences:
+            return None
         low = result.accuracy.low
         if result.accuracy_seeds:
             low = min(low, result.accuracy_seeds.low)
@@ -192,16 +226,17 @@ class Analysis:
     def _cell_result(self, index: int, cell: Cell) -> CellResult:
         run, (_, bootstrap) = self.run, self._bootstrap
         records = run.records_of(cell)
-        seeded = run.is_seeded(cell)
+        varies = run.is_seeded(cell)
+        paired = run.paired(cell)
         test, train = run.metric(cell, "test_acc"), run.metric(cell, "train_acc")
         predictions = [record["predictions"]["test"] for record in records]
         return CellResult(
             *cell,
-            seeded,
+            varies or bool(run.split.folds),
             features=records[0]["feature_dim"],
             layers=records[0]["num_layers"],
             accuracy=self._accuracy(test, bootstrap.accuracy[:, index]),
-            accuracy_seeds=seeds_interval(test, self._overlap) if seeded else None,
+            accuracy_seeds=self._over_pairs(paired, test) if varies or run.split.folds else None,
             macro_f1=_estimate(
                 float(run.metric(cell, "test_f1").mean()), bootstrap.macro_f1[:, index]
             ),
@@ -209,12 +244,12 @@ class Analysis:
             train_acc=float(train.mean()),
             standing=run.standing(cell),
             gap=float((train - test).mean()),
-            std=float(test.std(ddof=1)) if seeded and len(test) > 1 else None,
-            agreement=_agreement(np.array(predictions)) if seeded else None,
+            std=float(test.std(ddof=1)) if varies and len(test) > 1 else None,
+            agreement=_agreement(np.array(predictions)) if varies else None,
             ece=float(run.metric(cell, "test_ece").mean()),
             log_loss=float(run.metric(cell, "test_log_loss").mean()),
-            seconds=float(run.number(cell, "timing", "train_seconds").mean()),
-            epochs=float(run.number(cell, "timing", "epochs_run").mean()),
+            seconds=run.mean_timing(cell, "train_seconds"),
+            epochs=run.mean_timing(cell, "epochs_run"),
         )
 
     def _accuracy(self, test: Floats, replicates: Floats) -> Estimate:
@@ -223,10 +258,29 @@ class Analysis:
             mean, *accuracy_interval(mean, self._bootstrap[0].n_independent, replicates)
         )
 
+    def _over_pairs(self, paired: Floats, test: Floats) -> Estimate | None:
+        return seeds_interval(paired, self._overlap, float(test.mean()))
+
     def _difference_ends(self, first: Cell, second: Cell) -> tuple[float, float]:
         """Return the 95 % interval of the difference of two cells' test accuracies."""
         drawn = self.replicates(first) - self.replicates(second)
         return difference_interval(self._bootstrap[0].n_independent, drawn)
+
+    def _compare(self, first: Cell, second: Cell) -> Comparison:
+        place = self.run.complete.index
+        of = (self.replicates(first), self.replicates(second))
+        found = compare(
+            self.run.paired(first),
+            self.run.paired(second),
+            of[0] - of[1],
+            self._overlap,
+            self._difference_ends(first, second),
+            self._group_p(place(first), place(second)),
+            self.difference(first, second).value,
+        )
+        if self.tests_differences:
+            return found
+        return replace(found, p_adapters=None, p_seeds=None, effect=None)
 
     def _group_p(self, first: int, second: int) -> float | None:
         scores = self._bootstrap[0]
@@ -236,23 +290,11 @@ class Analysis:
 
     def _tests(self, cells: list[tuple[Cell, Cell]]) -> list[Tested]:
         """Paired comparisons of one family."""
-        scores, bootstrap = self._bootstrap
-        accuracy, at = scores.accuracy(), {cell: i for i, cell in enumerate(self.run.complete)}
-        found = [
-            compare(
-                accuracy[at[a]],
-                accuracy[at[b]],
-                bootstrap.accuracy[:, at[a]] - bootstrap.accuracy[:, at[b]],
-                self._overlap,
-                self._difference_ends(a, b),
-                self._group_p(at[a], at[b]),
-            )
-            for a, b in cells
-        ]
+        found = [self._compare(a, b) for a, b in cells]
         adjusted = holm([test.p_adapters for test in found])
         seeds = holm([test.p_seeds for test in found])
         return [
-            Tested(self.cells[a], self.cells[b], test, p or 0.0, p_seeds)
+            Tested(self.cells[a], self.cells[b], test, p, p_seeds)
             for (a, b), test, p, p_seeds in zip(cells, found, adjusted, seeds)
         ]
 
@@ -331,11 +373,11 @@ class Analysis:
         return shares.mean(axis=0)
 
     def curves(self, cell: Cell, name: str) -> Floats | None:
-        """(n_seeds, epochs) of a cell's learning curves, NaN after a seed has stopped.
+        """(n_fits, epochs) of a cell's learning curves, NaN after a fit has stopped.
 
-        Only of the seeds that have this curve; None if there is none.
+        Only of the fits that have this curve; None if there is none.
         """
-        found = [record.get("curves", {}).get(name) for record in self.run.records_of(cell)]
+        found = [record.get("curves", {}).get(name) for record in self.run.fits_of(cell)]
         curves = [curve for curve in found if curve]
         if not curves:
             return None

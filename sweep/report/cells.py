@@ -29,12 +29,12 @@ class CellResult:
 
     Attributes:
         method: representation@classifier.
-        seeded: whether seeds change its numbers; of a cell of a classifier that no seed changes,
-            the one trial stands for all.
+        varies: whether seeds or folds give it several scores; of a cell of a classifier that no
+            seed changes, without folds, the one trial stands for all.
         features: width of the input; layers: number of layer tensors.
         accuracy, macro_f1: on test, with intervals over seeds and test adapters.
-        accuracy_seeds: the same mean with the t interval over seeds alone: this split only; None
-            with one seed or none.
+        accuracy_seeds: the same mean with the t interval over seeds alone, or folds: this split
+            only; None with one score or none.
         test: (n_seeds,) test accuracy.
         train_acc: mean; gap: mean of train − test accuracy.
         standing: how good it is on the validation split.
@@ -49,7 +49,7 @@ class CellResult:
 
     config: str
     method: str
-    seeded: bool
+    varies: bool
     features: int
     layers: int
     accuracy: Estimate
@@ -83,21 +83,21 @@ class Tested:
 
     Attributes:
         first, second: what is compared; differences are first − second.
-        holm_adapters, holm_seeds: adjusted p-values of `Comparison`; None where undefined.
+        holm_adapters, holm_seeds: adjusted p-values of `Comparison`; None where it has none.
     """
 
     first: CellResult
     second: CellResult
     test: Comparison
-    holm_adapters: float
+    holm_adapters: float | None
     holm_seeds: float | None
 
     @property
     def distinguishable(self) -> bool:
         """See `is_distinguishable`."""
         return is_distinguishable(
-            seeded=self.first.seeded or self.second.seeded,
-            n_seeds=self.test.n_seeds,
+            varies=self.first.varies or self.second.varies,
+            n_paired=self.test.n_paired,
             p_adapters=self.holm_adapters,
             p_seeds=self.holm_seeds,
         )
@@ -118,17 +118,20 @@ class Ablation(Tested):
     retained: Estimate | None
 
 
-def seeds_interval(values: Floats, overlap: float | None = None) -> Estimate | None:
-    """Mean and Student's t interval over seeds, within [0, 1]; None with one seed.
+def seeds_interval(
+    values: Floats, overlap: float | None = None, mean: float | None = None
+) -> Estimate | None:
+    """Mean and Student's t interval over seeds or folds, within [0, 1]; None with one.
 
     Arguments:
         overlap: n_test/n_train where every seed has a split of its own, as in `seeds_p`.
+        mean: of pooled folds; None: that of the values.
     """
     if len(values) < 2:
         return None
     from scipy import stats
 
-    mean = float(values.mean())
+    mean = float(values.mean()) if mean is None else mean
     error = float(values.std(ddof=1)) * np.sqrt(1 / len(values) + (overlap or 0.0))
     reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * error)
     return Estimate(mean, max(0.0, mean - reach), min(1.0, mean + reach))

@@ -101,6 +101,8 @@ def class_count_table(analysis: Analysis) -> Table:
     counts = [_class_counts(analysis, split) for split in splits]
     run = analysis.run
     of = f" (seed {run.sweep.grid.seeds[0]}; every seed has its own)" if run.split.per_seed else ""
+    if run.split.folds:
+        of = f" (seed {run.sweep.grid.seeds[0]}, fold {run.split.folds[0]})"
     return Table(
         Section.CLASSES,
         "class_counts",

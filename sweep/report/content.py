@@ -70,7 +70,7 @@ def ranking_table(analysis: Analysis) -> Table:
             interval_column(
                 "test_accuracy_seeds",
                 "seeds only",
-                f"t interval over seeds{analysis.seeds_hold_for}",
+                f"t interval over {analysis.paired_by}{analysis.seeds_hold_for}",
             ),
             Column("macro_f1", "macro F1", percent),
             interval_column("macro_f1", "F1, 95 %"),
@@ -95,8 +95,15 @@ def ranking_table(analysis: Analysis) -> Table:
         f"Chance is {percent(analysis.chance)} %; always answering the commonest class gives "
         f"{percent(analysis.majority)} %, and only what lies above both is above chance. 95 % "
         f"intervals resample {analysis.resampled}; "
-        f"“seeds only” is the t interval over seeds{analysis.seeds_hold_for}.",
+        f"“seeds only” is the t interval over {analysis.paired_by}{analysis.seeds_hold_for}."
+        f"{_pooled(analysis)}",
     )
+
+
+def _pooled(analysis: Analysis) -> str:
+    if not analysis.run.split.folds:
+        return ""
+    return " Every seed tests each adapter once; its scores are those of all folds together."
 
 
 def split_table(analysis: Analysis) -> Table:
@@ -234,13 +241,13 @@ def missing_table(analysis: Analysis) -> Table:
                 continue
             missing = sum(len(run.missing(cell)) for cell in incomplete)
             failed = sum(key.cell in incomplete for key in run.failed)
-            finished = len(incomplete) * len(run.sweep.grid.seeds) - missing
+            finished = sum(len(run.sweep.grid.keys_of(cell)) for cell in incomplete) - missing
             many = f" ({len(incomplete)} of {len(cells)} configs)" if family_of(configs[0]) else ""
             rows.append([name + many, method, finished, missing - failed, failed])
     return Table(
         Section.MISSING,
         "missing",
-        "Left out of this report: not all of their seeds are finished",
+        "Left out of this report: not all of their trials are finished",
         [
             CONFIG,
             REPRESENTATION,

@@ -49,9 +49,10 @@ def _without(analysis: Analysis, name: str) -> str:
     return lacking + best_only(drawn, having, "the others' curves are in their records")
 
 
-def _of_seeds(analysis: Analysis) -> str:
-    seeds = len(analysis.run.sweep.grid.seeds)
-    return f"over {seeds} seeds" if seeds > 1 else "of one seed"
+def _of_fits(analysis: Analysis) -> str:
+    grid = analysis.run.sweep.grid
+    fits = len(grid.seeds) * max(1, len(grid.folds))
+    return f"over {fits} fits" if fits > 1 else "of one fit"
 
 
 @figure(
@@ -59,8 +60,8 @@ def _of_seeds(analysis: Analysis) -> str:
     Section.LEARNING_CURVES,
     "Validation accuracy while learning",
     lambda analysis: (
-        f"Mean {_of_seeds(analysis)}; the band reaches from the lowest to the highest "
-        "seed. A line ends where fewer than half of the seeds were still training."
+        f"Mean {_of_fits(analysis)}; the band reaches from the lowest to the highest "
+        "fit. A line ends where fewer than half of the fits were still training."
         + _without(analysis, "val_acc_history")
     ),
     when=lambda analysis: bool(_having(analysis, "val_acc_history")),
@@ -74,7 +75,7 @@ def learning_curves(analysis: Analysis) -> Figure:
     Section.LEARNING_CURVES,
     "Training loss while learning",
     lambda analysis: (
-        f"Cross-entropy in nats, mean {_of_seeds(analysis)}; bands and ends as above."
+        f"Cross-entropy in nats, mean {_of_fits(analysis)}; bands and ends as above."
         + _without(analysis, "train_loss_history")
     ),
     when=lambda analysis: bool(_having(analysis, "train_loss_history")),

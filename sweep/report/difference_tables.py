@@ -22,7 +22,7 @@ from .tables import (
 
 
 def _tests_columns(analysis: Analysis) -> list[Column]:
-    over_seeds = f"paired t-test over seeds{analysis.seeds_hold_for}"
+    over_seeds = f"paired t-test over {analysis.paired_by}{analysis.seeds_hold_for}"
     return [
         Column("difference", "difference", signed_percent, "mean over seeds, percentage points"),
         interval_column("difference"),
@@ -30,18 +30,28 @@ def _tests_columns(analysis: Analysis) -> list[Column]:
         Column("p_bootstrap_holm", "p, Holm", p_value, "the same, adjusted for the whole table"),
         Column("p_seeds", "p, seeds", p_value, over_seeds),
         Column("p_seeds_holm", "p, seeds, Holm", p_value, "the same, adjusted for the whole table"),
-        Column("p_wilcoxon", "p, Wilcoxon", p_value, "signed-rank test over seeds, not adjusted"),
+        Column(
+            "p_wilcoxon",
+            "p, Wilcoxon",
+            p_value,
+            "signed-rank test over seeds that share a split, not adjusted",
+        ),
         Column("cohens_d", "d", decimal(1), "Cohen's d of the paired differences over seeds"),
         Column("distinguishable", "distinguishable", yes_no, f"both p with Holm < {ALPHA}"),
     ]
 
 
 def _note(analysis: Analysis) -> str:
-    hold = (
-        "vary the seed and with it the split; they are corrected for training sets that overlap"
-        if analysis.run.split.per_seed
-        else "vary the seed alone: they hold for this test split"
-    )
+    if not analysis.tests_differences:
+        return f"Nothing is tested. {analysis.groups_notice}"
+    if analysis.run.split.folds:
+        hold = f"compare by {analysis.paired_by}, corrected for training sets that overlap"
+    elif analysis.run.split.per_seed:
+        hold = (
+            "vary the seed and with it the split; they are corrected for training sets that overlap"
+        )
+    else:
+        hold = "vary the seed alone: they hold for this test split"
     return (
         "p resamples seeds and test adapters together (hierarchical bootstrap): would the "
         f"difference show again with new seeds and new adapters? “seeds” tests {hold}. With few "

@@ -28,7 +28,7 @@ def run_facts(run: RunData) -> Facts:
     sweep, grid = run.sweep, run.sweep.grid
     frozen, environment = sweep.frozen, sweep.environment
     data = environment["dataset"]
-    sizes = ", ".join(f"{name} {size}" for name, size in run.sizes.items())
+    sizes = run.sizes_in_words
     skipped = len(frozen["skipped_samples"])
     layers = [
         f"{name} ({len(configs)} configs)"

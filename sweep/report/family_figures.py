@@ -121,7 +121,7 @@ def _cells(
             if result is not None:
                 at = row[member.role if plane else method], column[member.place]
                 values[at] = 100 * result.accuracy.value
-                above[at] = analysis.above_chance(result)
+                above[at] = bool(analysis.above_chance(result))
     return values, above
 
 

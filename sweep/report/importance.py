@@ -104,11 +104,9 @@ def unavailable(analysis: Analysis, cells: Iterable[Cell]) -> str:
 
 
 def _parts(analysis: Analysis, cell: Cell) -> list[dict[str, Any]]:
-    """Of the seeds that have it; of a classifier that no seed changes, of its one trial."""
-    records = analysis.run.records_of(cell)
-    if not analysis.run.is_seeded(cell):
-        records = records[:1]
-    return [record["importance"] for record in records if "importance" in record]
+    """Of the trials that have it."""
+    fits = analysis.run.fits_of(cell)
+    return [record["importance"] for record in fits if "importance" in record]
 
 
 def _spread(rows: list[dict[str, float]], measure: str) -> Spread | None:

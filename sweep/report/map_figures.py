@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lorasweep.sweep.store.adapter_map import AdapterMap
+
 from .analysis import Analysis
 from .figures import figure
 from .parts import legend, panels
@@ -31,13 +33,18 @@ def _caption(analysis: Analysis) -> str:
         "still part in others. The two in a hundred that lie farthest out along an axis are drawn "
         "at its end."
     )
-    if analysis.run.split.per_seed:
-        text += f" The split is that of seed {seed}."
+    if analysis.run.split.per_seed or analysis.run.split.folds:
+        text += f" The split is that of seed {seed}{_fold(maps)}."
     if drawn < len(analysis.run.labels):
         text += f" {drawn} of {len(analysis.run.labels)} adapters are drawn, chosen at random."
     if analysis.run.n_classes > _MOST_CLASSES:
         text += f" The {_MOST_CLASSES} commonest classes are coloured."
     return text
+
+
+def _fold(maps: dict[str, AdapterMap]) -> str:
+    fold = next(iter(maps.values())).fold
+    return f", fold {fold}" if fold else ""
 
 
 @figure(
@@ -57,7 +64,7 @@ def adapter_map(analysis: Analysis) -> Figure:
     for config, axes in found.items():
         place = run.maps[config]
         x, y = (_drawn_in(np.array(values)[shown]) for values in (place.x, place.y))
-        tested = np.isin(shown, run.parts[place.seed]["test"])
+        tested = np.isin(shown, run.parts_of(place.seed, place.fold)["test"])
         labels = run.labels[shown]
         _draw(axes, x, y, ~np.isin(labels, common), tested, GRID, "o")
         for order, index in enumerate(common):

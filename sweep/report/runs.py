@@ -19,6 +19,7 @@ from lorasweep.sweep.store.sweep_file import SweepFile, read_sweep_file
 from lorasweep.trainables.data.splits import BY_CHANCE, SplitRule
 from lorasweep.trainables.store.standing import Standing
 from lorasweep.trainables.store.trial_key import TrialKey
+from lorasweep.trainables.trial.pooling import by_seed
 
 from .bootstrap import NOT_PREDICTED, Scores
 
@@ -47,22 +48,40 @@ class RunData:
         return len(self.sweep.frozen["classes"])
 
     @cached_property
-    def parts(self) -> dict[int, dict[str, NDArray[np.int64]]]:
-        """Seed -> split -> (n,) indices of its samples, in split order; the same for all seeds
-        unless each has a split of its own."""
-        seeds = self.sweep.grid.seeds
-        if not self.split.per_seed:
-            return dict.fromkeys(seeds, self.split.split(len(self.labels)).parts())
-        return {seed: self.split.split(len(self.labels), seed).parts() for seed in seeds}
+    def _parts(self) -> dict[tuple[int | None, str], dict[str, NDArray[np.int64]]]:
+        """What `parts_of` has found: by what `SplitRule.scope` gives."""
+        return {}
 
-    def truth_of(self, split: str, seed: int) -> NDArray[np.int64]:
+    def parts_of(self, seed: int, fold: str = "") -> dict[str, NDArray[np.int64]]:
+        """Split -> (n,) indices of its samples, in split order; with folds and none named, of the
+        first."""
+        scope = self.split.scope(seed, fold)
+        if scope not in self._parts:
+            self._parts[scope] = self.split.split(len(self.labels), seed, fold).parts()
+        return self._parts[scope]
+
+    @cached_property
+    def tested(self) -> dict[int, NDArray[np.int64]]:
+        """Seed -> (n,) indices of the samples it tests, in the order of `records_of`: of the test
+        split, or of all folds together, ascending."""
+        if not self.split.folds:
+            return {seed: self.parts_of(seed)["test"] for seed in self.sweep.grid.seeds}
+        return dict.fromkeys(self.sweep.grid.seeds, np.arange(len(self.labels)))
+
+    def truth_of(self, split: str, seed: int, fold: str = "") -> NDArray[np.int64]:
         """(n,) class indices of a split's samples, in split order."""
-        return self.labels[self.parts[seed][split]]
+        return self.labels[self.parts_of(seed, fold)[split]]
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Split -> number of samples; of the first seed, where each has a split of its own."""
-        return {name: len(of) for name, of in self.parts[self.sweep.grid.seeds[0]].items()}
+        """Split -> number of samples; of the first seed and fold, where each has its own."""
+        return {name: len(of) for name, of in self.parts_of(self.sweep.grid.seeds[0]).items()}
+
+    @property
+    def sizes_in_words(self) -> str:
+        """Return "train 210, val 29, test 61"; it says which fold's they are."""
+        sizes = ", ".join(f"{name} {size}" for name, size in self.sizes.items())
+        return f"{sizes} in fold {self.split.folds[0]}" if self.split.folds else sizes
 
     @property
     def splits_coincide(self) -> bool:
@@ -76,7 +95,7 @@ class RunData:
             config: found
             for config, found in read_maps(self.run_dir).items()
             if config in self.sweep.grid.configs
-            and found.seed in self.parts
+            and found.seed in self.sweep.grid.seeds
             and len(found.x) == len(self.labels)
         }
 
@@ -85,16 +104,27 @@ class RunData:
         """(config, method) cells all of whose seeds have a record, in grid order."""
         return [cell for cell in self.sweep.grid.cells if not self.missing(cell)]
 
-    def missing(self, cell: Cell) -> list[int]:
-        """Seeds of a cell without a record."""
-        return [k.seed for k in self.sweep.grid.keys_of(cell) if k not in self.records]
+    def missing(self, cell: Cell) -> list[TrialKey]:
+        """Trials of a cell without a record."""
+        return [key for key in self.sweep.grid.keys_of(cell) if key not in self.records]
+
+    def fits_of(self, cell: Cell) -> list[dict[str, Any]]:
+        """Return a complete cell's records, one for each trial."""
+        return [self.records[key] for key in self.sweep.grid.keys_of(cell)]
+
+    @cached_property
+    def _by_seed(self) -> dict[Cell, list[dict[str, Any]]]:
+        """What `records_of` has found."""
+        return {}
 
     def records_of(self, cell: Cell) -> list[dict[str, Any]]:
-        """A complete cell's records, by seed; the one of a classifier that no seed changes stands
-        for all."""
-        keys = self.sweep.grid.keys_of(cell)
-        seeds = len(self.sweep.grid.seeds)
-        return [self.records[key] for key in (keys if len(keys) == seeds else keys * seeds)]
+        """A complete cell's records, by seed, folds pooled; the one of a classifier that no seed
+        changes stands for all."""
+        if cell not in self._by_seed:
+            found = by_seed(self.fits_of(cell), len(self.split.folds))
+            seeds = len(self.sweep.grid.seeds)
+            self._by_seed[cell] = found if len(found) == seeds else found * seeds
+        return self._by_seed[cell]
 
     def is_seeded(self, cell: Cell) -> bool:
         """Whether seeds change a cell's numbers."""
@@ -102,35 +132,49 @@ class RunData:
 
     def standing(self, cell: Cell) -> Standing:
         """Return how good a complete cell is on the validation split."""
-        return Standing.of_records(self.records_of(cell))
+        return Standing.of_records(self.fits_of(cell))
 
     def metric(self, cell: Cell, name: str) -> NDArray[np.float64]:
         """(n_seeds,) of a complete cell; NaN where it is undefined or not recorded."""
-        return self.number(cell, "metrics", name)
-
-    def number(self, cell: Cell, part: str, name: str) -> NDArray[np.float64]:
-        """(n_seeds,) of a complete cell, as `metric`, from another part of its records."""
-        values = [record.get(part, {}).get(name) for record in self.records_of(cell)]
+        values = [record["metrics"].get(name) for record in self.records_of(cell)]
         return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+    def paired(self, cell: Cell) -> NDArray[np.float64]:
+        """Return (n,) test accuracies of a complete cell whose differences a t-test compares.
+
+        They are those of seeds; of `kfold:K` those of seeds and folds; of `leave-out:COLUMN` those
+        of values, means over seeds.
+        """
+        if not self.split.folds:
+            return self.metric(cell, "test_acc")
+        scores = np.array([fit["metrics"]["test_acc"] for fit in self.fits_of(cell)])
+        if self.split.left_out is None:
+            return scores
+        return scores.reshape(-1, len(self.split.folds)).mean(axis=0)
+
+    def mean_timing(self, cell: Cell, name: str) -> float:
+        """Return a mean over a complete cell's trials; NaN where one has not recorded it."""
+        values = [record.get("timing", {}).get(name) for record in self.fits_of(cell)]
+        return float(np.mean([np.nan if value is None else value for value in values]))
 
     def test_part(self, cell: Cell, part: str) -> list[Any]:
         """A part of a complete cell's records, of the test split; of the seeds that have it."""
         values = [(record.get(part) or {}).get("test") for record in self.records_of(cell)]
         return [value for value in values if value is not None]
 
-    def scores(self, cells: list[Cell], split: str = "test") -> Scores:
-        """Return predictions of complete cells for the adapters of a split, or, where
-        every seed has its own, for those that are in that split with at least one seed."""
+    def scores(self, cells: list[Cell]) -> Scores:
+        """Return predictions of complete cells for the test adapters, or, where every seed has its
+        own, for those that at least one seed tests."""
         seeds = self.sweep.grid.seeds
-        predicted = [[r["predictions"][split] for r in self.records_of(cell)] for cell in cells]
-        if not self.split.per_seed:
-            truth = self.truth_of(split, seeds[0])
-            groups = self._groups(self.parts[seeds[0]][split])
+        predicted = [[r["predictions"]["test"] for r in self.records_of(cell)] for cell in cells]
+        if self.split.folds or not self.split.per_seed:
+            index = self.tested[seeds[0]]
+            truth, groups = self.labels[index], self._groups(index)
             return Scores(truth, np.array(predicted, dtype=np.int64), self.n_classes, groups=groups)
         chosen = np.zeros((len(seeds), len(self.labels)), dtype=bool)
         whole = np.full((len(cells), *chosen.shape), NOT_PREDICTED, dtype=np.int64)
         for i, seed in enumerate(seeds):
-            index = self.parts[seed][split]
+            index = self.tested[seed]
             chosen[i, index] = True
             for j, records_of in enumerate(predicted):
                 whole[j, i, index] = records_of[i]
@@ -140,9 +184,9 @@ class RunData:
 
     def _groups(self, index: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """(n,) groups of some samples, numbered from 0; None where samples are independent."""
-        if self.split.groups is None:
+        if self.split.test_groups is None:
             return None
-        return np.unique(np.array(self.split.groups)[index], return_inverse=True)[1]
+        return np.unique(np.array(self.split.test_groups)[index], return_inverse=True)[1]
 
 
 def load_run(run_dir: Path) -> RunData:
@@ -174,7 +218,8 @@ def load_run(run_dir: Path) -> RunData:
 
 def _consistent(run: RunData, key: TrialKey, record: dict[str, Any], split: str) -> bool:
     """Whether labels and predictions give the confusion matrix that the record holds."""
-    truth, predicted = run.truth_of(split, key.seed), np.array(record["predictions"][split])
+    truth = run.truth_of(split, key.seed, key.fold)
+    predicted = np.array(record["predictions"][split])
     if len(truth) != len(predicted):
         return False
     cells = np.bincount(truth * run.n_classes + predicted, minlength=run.n_classes**2)

@@ -5,7 +5,8 @@ where all seeds of a run share one split, a test over seeds alone says how sure 
 split's numbers, not about new adapters. The hierarchical bootstrap draws seeds and test adapters
 anew together and so covers both. But a few seeds drawn again vary less than others would: what is
 called distinguishable has to pass a test over seeds, too. Where every seed has a split of its own,
-training sets overlap, and that test is corrected for it.
+training sets overlap, and that test is corrected for it. Folds count as seeds, and are corrected
+alike.
 """
 
 from __future__ import annotations
@@ -79,18 +80,18 @@ def holm(p_values: list[float | None]) -> list[float | None]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two lists of per-seed scores, compared seed by seed.
+    """Two lists of scores, compared seed by seed, or fold by fold.
 
     Attributes:
         difference: mean of first − second.
         low, high: 95 % interval of the hierarchical bootstrap.
         p_adapters: over new adapters: of the hierarchical bootstrap, which draws seeds, too; with
-            groups, of flips of groups' signs.
+            groups, of flips of groups' signs; None where too few values are left out to test any.
         p_seeds: of a paired t-test over seeds, see `seeds_p`; None with one seed or if the
             differences do not vary.
-        n_seeds: how many there are.
-        p_wilcoxon: of a Wilcoxon signed-rank test over seeds; None with one seed or if the
-            differences do not vary.
+        n_paired: how many scores each has.
+        p_wilcoxon: of a Wilcoxon signed-rank test over seeds; None with one seed, if the
+            differences do not vary, or if training sets overlap: it takes them as independent.
         effect: Cohen's d of the differences over seeds (their mean over their sample standard
             deviation); None if they do not vary.
     """
@@ -98,26 +99,26 @@ class Comparison:
     difference: float
     low: float
     high: float
-    p_adapters: float
+    p_adapters: float | None
     p_seeds: float | None
     p_wilcoxon: float | None
     effect: float | None
-    n_seeds: int
+    n_paired: int
 
 
 def seeds_p(differences: Floats, overlap: float | None) -> float | None:
-    """Two-sided p-value of Student's t-test that per-seed differences have mean 0.
+    """Two-sided p-value of Student's t-test that differences by seed or fold have mean 0.
 
-    Where every seed has a split of its own, the differences are not independent, since training
-    sets overlap: their variance is multiplied by 1/n + n_test/n_train instead of 1/n (Nadeau and
-    Bengio, "Inference for the Generalization Error", Machine Learning, 2003).
+    Where every seed or fold has a split of its own, the differences are not independent, since
+    training sets overlap: their variance is multiplied by 1/n + n_test/n_train instead of 1/n
+    (Nadeau and Bengio, "Inference for the Generalization Error", Machine Learning, 2003).
 
     Arguments:
-        differences: (n_seeds,).
+        differences: (n_paired,).
         overlap: n_test/n_train; None where all seeds share a split.
 
     Returns:
-        None with one seed or if the differences do not vary.
+        None with one score or if the differences do not vary.
     """
     from scipy import stats
 
@@ -136,21 +137,24 @@ def compare(
     overlap: float | None = None,
     ends: tuple[float, float] | None = None,
     p_adapters: float | None = None,
+    mean: float | None = None,
 ) -> Comparison:
-    """Compare paired per-seed scores.
+    """Compare scores that are paired by seed or fold.
 
     Arguments:
-        first, second: (n_seeds,).
+        first, second: (n_paired,).
         replicates: bootstrap replicates of the difference of their means.
         overlap: see `seeds_p`.
         ends: 95 % interval of the difference; None: that of the replicates.
         p_adapters: the p-value over adapters; None: that of the replicates.
+        mean: difference of pooled folds; None: that of the scores' means.
     """
     differences = first - second
     spread = float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
     varies = spread > _NO_SPREAD
     low, high = ends or interval(replicates)
-    mean = float(differences.mean())
+    effect = float(differences.mean()) / spread if varies else None
+    mean = float(differences.mean()) if mean is None else mean
     mean = 0.0 if abs(mean) < 1e-12 else mean  # equal scores, but for their last bits
     return Comparison(
         difference=mean,
@@ -158,29 +162,32 @@ def compare(
         high=high,
         p_adapters=bootstrap_p(replicates) if p_adapters is None else p_adapters,
         p_seeds=seeds_p(differences, overlap),
-        p_wilcoxon=signed_rank_p(differences) if varies else None,
-        effect=mean / spread if varies else None,
-        n_seeds=len(differences),
+        p_wilcoxon=signed_rank_p(differences) if varies and overlap is None else None,
+        effect=effect,
+        n_paired=len(differences),
     )
 
 
 def is_distinguishable(
-    *, seeded: bool, n_seeds: int, p_adapters: float, p_seeds: float | None
+    *, varies: bool, n_paired: int, p_adapters: float | None, p_seeds: float | None
 ) -> bool:
     """Return whether a difference shows over seeds and adapters, and over seeds by themselves.
 
     Both are asked, since a bootstrap of a few seeds understates how much seeds vary. One seed says
-    nothing about others. Where no seed changes either score, test adapters alone decide.
+    nothing about others. Where no seed changes either score, test adapters alone decide. Folds
+    count as seeds, for every classifier.
 
     Arguments:
-        seeded: whether seeds change one of the two.
-        n_seeds: how many there are.
-        p_adapters: adjusted p-value over adapters.
+        varies: whether seeds or folds give one of the two several scores.
+        n_paired: how many scores there are.
+        p_adapters: adjusted p-value over adapters; None where nothing is tested.
         p_seeds: that of the test over seeds; None if the differences do not vary.
     """
-    if not seeded:
+    if p_adapters is None:
+        return False
+    if not varies:
         return p_adapters < ALPHA
-    return n_seeds > 1 and p_adapters < ALPHA and (p_seeds is None or p_seeds < ALPHA)
+    return n_paired > 1 and p_adapters < ALPHA and (p_seeds is None or p_seeds < ALPHA)
 
 
 def welch_p(first: Floats, second: Floats) -> float | None:

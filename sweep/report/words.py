@@ -17,11 +17,12 @@ def findings(analysis: Analysis) -> list[str]:
     """The report's first paragraphs; empty if no cell is complete."""
     if not analysis.run.complete:
         return []
+    tested = analysis.tests_differences
     return [
         *(_best(analysis, config) for config in analysis.configs),
         *_at_chance(analysis),
-        *(_contrasts(config, rows) for config, rows in analysis.contrasts.items()),
-        *(_drop(config, rows) for config, rows in analysis.ablations.items()),
+        *(_contrasts(config, rows) for config, rows in analysis.contrasts.items() if tested),
+        *(_drop(config, rows) for config, rows in analysis.ablations.items() if tested),
         *(_where(analysis, of) for of in analysis.families.values() if of.family != WITHOUT_TOP),
         *_without(analysis),
         _caution(analysis),
@@ -55,7 +56,7 @@ def _best(analysis: Analysis, config: str) -> str:
         verb = "has" if len(highest) == 1 else "have"
         names = listed([result.method for result in highest])
         text += f" The highest {verb} {names}, {shown(highest[0].accuracy)}."
-    rows = analysis.comparisons[config]
+    rows = analysis.comparisons[config] if analysis.tests_differences else []
     certain = [row for row in rows if row.distinguishable]
     for words, chosen in (
         ("Not distinguishable from it", [row for row in rows if not row.distinguishable]),
@@ -84,12 +85,12 @@ def _where(analysis: Analysis, found: FamilyResults) -> str:
     noun = noun_of(found.family)
     ranks = found.ranks(method)
     best = results[min(ranks, key=lambda config: ranks[config])]
-    above = sum(analysis.above_chance(result) for result in results.values())
+    above = sum(analysis.above_chance(result) or False for result in results.values())
+    said = f" With {method}, {above} of {len(results)} {noun}s alone are above chance."
     name = next(member.name for member in found.members if member.config == best.config)
     return (
         f"{found.family}: by validation {method} on {name} alone is the best; its test accuracy is "
-        f"{shown(best.accuracy)}. With {method}, {above} of {len(results)} {noun}s alone are above "
-        "chance."
+        f"{shown(best.accuracy)}.{said if analysis.tests_differences else ''}"
     )
 
 
@@ -111,7 +112,7 @@ def _without(analysis: Analysis) -> list[str]:
 def _at_chance(analysis: Analysis) -> list[str]:
     found = []
     for config in analysis.configs:
-        names = [r.method for r in analysis.ranked(config) if not analysis.above_chance(r)]
+        names = [r.method for r in analysis.ranked(config) if analysis.above_chance(r) is False]
         if names:
             verb = "is" if len(names) == 1 else "are"
             found.append(
@@ -152,6 +153,8 @@ def _points(difference: float) -> str:
 def _caution(analysis: Analysis) -> str:
     run = analysis.run
     seeds, n_test = len(run.sweep.grid.seeds), run.sizes["test"]
+    if run.split.folds:
+        return _folds_caution(analysis)
     unseeded = (
         " Rows that no seed changes are told from each other by the test adapters alone."
         if run.sweep.grid.unseeded
@@ -175,3 +178,18 @@ def _caution(analysis: Analysis) -> str:
     if seeds < 5:
         text += f" With {seeds} seeds, what the seed does is hardly known."
     return text
+
+
+def _folds_caution(analysis: Analysis) -> str:
+    """What tests and intervals mean where a seed has several folds."""
+    run = analysis.run
+    text = (
+        f"Every seed tests each of {len(run.labels)} adapters once, in {len(run.split.folds)} "
+        f"folds. Intervals resample {analysis.resampled}."
+    )
+    if not analysis.tests_differences:
+        return text
+    return (
+        f"{text} “Distinguishable” means p < 0.05 after Holm's correction, both so and by a t-test "
+        f"over {analysis.paired_by}, corrected for training sets that overlap."
+    )

@@ -124,16 +124,18 @@ class Declared:
         item = self.inputs[key.representation].representation
         if not item.kernel:
             return None
-        train = self.split.split(scan.num_samples, key.seed).train
+        train = self.split.split(scan.num_samples, key.seed, key.fold).train
         return plan_projection(
-            item, scan, train.tolist(), self.columns(key.config, key.method, scan)
+            item,
+            scan,
+            train.tolist(),
+            self.columns(key.config, key.method, scan),
+            folds=bool(self.split.folds),
         )
 
     def projections(self, keys: Iterable[TrialKey], scan: DatasetScan) -> list[ProjectionPlan]:
         """What some trials' representations are fitted on, without doubles."""
-        alike = {
-            (key.config, key.method, key.seed if self.split.per_seed else None): key for key in keys
-        }
+        alike = {(*key.cell, *self.split.scope(key.seed, key.fold)): key for key in keys}
         found = [self.projection(key, scan) for key in alike.values()]
         return list({(one.stored.name, one.stored.version): one for one in found if one}.values())
 
@@ -232,6 +234,7 @@ class Declared:
             tuple(seeds),
             self._unseeded(),
             tuple(refused),
+            self.split.folds,
         )
         if not grid.cells:
             (config, method), why = next(iter(refused.items()))

@@ -1,4 +1,4 @@
-"""The grid: every (config, representation, classifier, seed) that is asked for."""
+"""The grid: every (config, representation, classifier, seed, fold) that is asked for."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class Grid:
         seeds: ascending.
         unseeded: classifiers that no seed changes; of them one trial is run, with the first seed.
         left_out: cells that make no sense: their classifier cannot read their features.
+        folds: those of the split; none where a seed has one trial.
     """
 
     entries: tuple[Entry, ...]
@@ -43,6 +44,7 @@ class Grid:
     seeds: tuple[int, ...]
     unseeded: tuple[str, ...] = ()
     left_out: tuple[Cell, ...] = ()
+    folds: tuple[str, ...] = ()
 
     @cached_property
     def by_method(self) -> dict[str, Entry]:
@@ -112,10 +114,14 @@ class Grid:
         return self.seeds[:1] if alone else self.seeds
 
     def keys_of(self, cell: Cell) -> list[TrialKey]:
-        """The trials of a cell, by seed."""
+        """The trials of a cell: by seed, and of a seed by fold."""
         config, method = cell
         representation, classifier = self.by_method[method]
-        return [TrialKey(config, representation, s, classifier) for s in self.seeds_of(method)]
+        return [
+            TrialKey(config, representation, seed, classifier, fold)
+            for seed in self.seeds_of(method)
+            for fold in self.folds or ("",)
+        ]
 
     @cached_property
     def keys(self) -> list[TrialKey]:
@@ -123,14 +129,15 @@ class Grid:
         return [key for cell in self.cells for key in self.keys_of(cell)]
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return {
+        """Return a JSON object; folds stand in it only where there are some."""
+        value = {
             "entries": [list(entry) for entry in self.entries],
             "configs": list(self.configs),
             "seeds": list(self.seeds),
             "unseeded": list(self.unseeded),
             "left_out": [list(cell) for cell in self.left_out],
         }
+        return {**value, "folds": list(self.folds)} if self.folds else value
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Grid:
@@ -141,4 +148,5 @@ class Grid:
             tuple(value["seeds"]),
             tuple(value["unseeded"]),
             tuple((config, method) for config, method in value["left_out"]),
+            tuple(value.get("folds", ())),
         )

@@ -17,6 +17,7 @@ from lorasweep.features.layers.configs import CONFIG_NAMES, DEFAULT_CONFIGS, par
 from lorasweep.features.representations import DEFAULT_REPRESENTATIONS, GROUPS, REPRESENTATIONS
 from lorasweep.sweep.trackers import TRACKERS, check_tracker
 from lorasweep.trainables.classifiers.catalogue import CLASSIFIERS
+from lorasweep.trainables.data.splits import number_of_folds
 from lorasweep.trainables.store.trial_key import DEFAULT_CLASSIFIER
 
 from .import_options import ImportOptions
@@ -47,7 +48,8 @@ BEST, ALL, NONE = MODES = ("best", "all", "none")
 """Which models are kept: of every layer config that is of no family the best pair by validation; of
 every pair; none."""
 
-SPLITS = ("fixed", "per-seed", "stratified")
+SPLITS = ("fixed", "per-seed", "stratified", "kfold:K", "leave-out:COLUMN")
+LEAVE_OUT = "leave-out:"
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,9 @@ class SweepSpec:
         classifiers: references of classifiers; every representation is seen by each.
         pairs: (representation, classifier) references, instead of that product.
         split: "fixed": all seeds share one; "per-seed": a trial's seed decides its split, too;
-            "stratified": all seeds share one, in which every class has its share of each part.
+            "stratified": all seeds share one, in which every class has its share of each part;
+            "kfold:K": a seed draws K folds, each tested once; "leave-out:COLUMN": the adapters of
+            each value of a column are tested once.
         group_column: a column whose equal values stay on one side of the split; beside
             `split_column` it says which adapters are alike, for the report's tests.
         split_column: a column that says train, val or test; instead of chance.
@@ -156,7 +160,8 @@ class SweepSpec:
         "fixed",
         as_text,
         "fixed: one split for all seeds; per-seed: every seed splits the adapters anew, so that "
-        "the spread is over datasets, too; stratified: one split, classes balanced.",
+        "the spread is over datasets, too; stratified: one split, classes balanced; kfold:K: every "
+        "adapter is tested once a seed; leave-out:COLUMN: each value of a column is tested once.",
         known=lambda: SPLITS,
         about_data=True,
     )
@@ -181,7 +186,11 @@ class SweepSpec:
             raise UserError("--seed must be a non-negative 63-bit integer")
         if self.lora_rank is not None and self.lora_rank < 1:
             raise UserError("--lora-rank must be at least 1")
-        if self.split not in SPLITS:
+        if not (
+            self.split in SPLITS[:3]
+            or number_of_folds(self.split)
+            or self.split.removeprefix(LEAVE_OUT) not in ("", self.split)
+        ):
             raise UserError(
                 f"--split {self.split!r}: need {', '.join(SPLITS[:-1])} or {SPLITS[-1]}"
             )

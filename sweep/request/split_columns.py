@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from lorasweep.features.common.errors import UserError
 from lorasweep.features.common.names import nearest
 from lorasweep.features.datasets.scan import DatasetScan, class_names
 from lorasweep.features.datasets.sources import Source
-from lorasweep.trainables.data.splits import PARTS, SplitRule
+from lorasweep.trainables.data.splits import PARTS, SplitRule, number_of_folds
+from lorasweep.trainables.store.trial_key import fold_folder
 
-from .spec import SweepSpec
+from .spec import LEAVE_OUT, SweepSpec
 
+_LONGEST_FOLDER = 200
 _SYNONYMS = {"validation": "val", "valid": "val", "dev": "val", "training": "train"}
 
 
@@ -34,17 +38,61 @@ def split_rule(spec: SweepSpec, source: Source, scan: DatasetScan) -> SplitRule:
                 f"--split-column {spec.split_column} holds {strange[0]!r}; need train, val and test"
             )
         if groups is not None:
-            _require_whole(groups, words, f"--group-column {spec.group_column}")
+            _require_whole(groups, words, spec, "--split-column")
         rule = SplitRule(groups=groups, given=tuple(words), column=spec.split_column)
+    elif folds := number_of_folds(spec.split):
+        rule = _kfold(spec, scan, groups, folds)
+    elif spec.split.startswith(LEAVE_OUT):
+        rule = _leave_out(spec, source, scan, groups)
     elif spec.group_column is not None:
         rule = SplitRule(per_seed, groups=groups, column=spec.group_column)
     elif spec.split == "stratified":
         rule = SplitRule(strata=tuple(scan.kept_labels))
     else:
         return SplitRule(per_seed)
-    for seed in spec.seeds if per_seed else spec.seeds[:1]:
-        rule.split(scan.num_samples, seed)  # says what is wrong
+    for seed in spec.seeds if rule.per_seed else spec.seeds[:1]:
+        for fold in rule.folds or ("",):
+            rule.split(scan.num_samples, seed, fold)  # says what is wrong
     return rule
+
+
+def _kfold(
+    spec: SweepSpec, scan: DatasetScan, groups: tuple[int, ...] | None, folds: int
+) -> SplitRule:
+    option = f"--split kfold:{folds}"
+    if groups is not None and (count := len(set(groups))) < folds:
+        raise UserError(
+            f"{option}: --group-column {spec.group_column} has {count} groups: need one for each "
+            "fold"
+        )
+    counts = np.bincount(scan.kept_labels, minlength=len(scan.classes))
+    rarest = int(counts.argmin())
+    if groups is None and counts[rarest] < folds:
+        raise UserError(
+            f"{option}: class {scan.classes[rarest]} has {counts[rarest]} adapters: need one for "
+            "each fold"
+        )
+    strata = tuple(scan.kept_labels)
+    return SplitRule(
+        per_seed=True, groups=groups, column=spec.group_column or "", strata=strata, k=folds
+    )
+
+
+def _leave_out(
+    spec: SweepSpec, source: Source, scan: DatasetScan, groups: tuple[int, ...] | None
+) -> SplitRule:
+    column, option = spec.split.removeprefix(LEAVE_OUT), f"--split {spec.split}"
+    values = tuple(str(value) for value in _kept(_column(source, column, option), scan))
+    if len(set(values)) < 2:
+        raise UserError(f"{option}: the column has one value: nothing is left to train on")
+    longest = max(values, key=lambda value: len(fold_folder(value)))
+    if not all(values) or len(fold_folder(longest)) > _LONGEST_FOLDER:
+        strange = longest if all(values) else ""
+        raise UserError(f"{option}: {strange[:40]!r} can be no folder's name: it is empty or long")
+    if groups is not None:
+        _require_whole(groups, values, spec, option)
+    strata = tuple(scan.kept_labels)
+    return SplitRule(groups=groups, column=column, strata=strata, left_out=values)
 
 
 def _groups(spec: SweepSpec, source: Source, scan: DatasetScan) -> tuple[int, ...] | None:
@@ -58,7 +106,9 @@ def _groups(spec: SweepSpec, source: Source, scan: DatasetScan) -> tuple[int, ..
     return tuple(index[value] for value in values)
 
 
-def _require_whole(groups: Sequence[int], words: Sequence[str], option: str) -> None:
+def _require_whole(
+    groups: Sequence[int], words: Sequence[str], spec: SweepSpec, split: str
+) -> None:
     """Raise a `UserError` if a group has adapters on several sides of a given split."""
     sides: dict[int, set[str]] = {}
     for group, word in zip(groups, words):
@@ -66,7 +116,8 @@ def _require_whole(groups: Sequence[int], words: Sequence[str], option: str) -> 
     across = sum(len(of) > 1 for of in sides.values())
     if across:
         raise UserError(
-            f"{option}: {across} of {len(sides)} groups are on several sides of --split-column"
+            f"--group-column {spec.group_column}: {across} of {len(sides)} groups are on several "
+            f"sides of {split}"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from lorasweep.features.common.files import DamagedFileError, read_signed_json, sign, write_json
 from lorasweep.trainables.store.run_dir import RunDir
@@ -19,21 +20,30 @@ class AdapterMap:
         representation: whose first two values they are.
         seed: the seed on whose training split the components are fitted.
         x, y: (n_samples,) coordinates.
+        fold: the fold, where the split has folds.
     """
 
     representation: str
     seed: int
     x: list[float]
     y: list[float]
+    fold: str = ""
 
 
 def write_maps(run_dir: Path, maps: dict[str, AdapterMap]) -> None:
     """Write those of some layer configs; those of others stay."""
     known = read_maps(run_dir)
     if known | maps != known:
-        value = {config: asdict(found) for config, found in (known | maps).items()}
+        value = {config: _to_json(found) for config, found in (known | maps).items()}
         content = {"schema": _SCHEMA, "maps": value}
         write_json(RunDir(run_dir).adapter_maps, sign(content), indent=None)
+
+
+def _to_json(found: AdapterMap) -> dict[str, Any]:
+    value = asdict(found)
+    if not found.fold:
+        del value["fold"]
+    return value
 
 
 def read_maps(run_dir: Path) -> dict[str, AdapterMap]:

@@ -23,6 +23,7 @@ from lorasweep.sweep.request.grid import Entry
 from lorasweep.trainables.store.run_dir import RunDir
 from lorasweep.trainables.store.standing import Standing, best_of, in_order, tie_in_words
 from lorasweep.trainables.store.trial_key import TrialKey
+from lorasweep.trainables.trial.pooling import by_seed
 from lorasweep.trainables.trial.scores import METRICS
 
 from .sweep_file import SweepFile
@@ -30,9 +31,12 @@ from .sweep_file import SweepFile
 RESULTS_SCHEMA = 2
 """Raised when an entry gets a key: earlier results are derived from the records anew."""
 RESULT_PARTS = frozenset(
-    ("fingerprint", "metrics", "timing", "curves", "confusion", "feature_dim", "num_layers")
+    (
+        *("fingerprint", "metrics", "timing", "curves", "confusion", "feature_dim", "num_layers"),
+        "outputs",
+    )
 )
-"""What results need of a record."""
+"""What results need of a record; that of a fold alone has outputs."""
 
 _METRICS = [name for metric in METRICS if metric.summarised for name in metric.recorded]
 _SUMMARISED = (*_METRICS, "training_time", "best_epoch")
@@ -41,7 +45,10 @@ Records = dict[TrialKey, dict[str, Any]]
 
 
 def build_results(sweep: SweepFile, records: Records, failed: list[TrialKey]) -> dict[str, Any]:
-    """The content of results.json: one entry per complete (config, representation) cell."""
+    """The content of results.json: one entry per complete (config, representation) cell.
+
+    With folds a run is a seed: its test values are pooled over folds, see `pooled`.
+    """
     classes = sweep.frozen["classes"]
     layers = sweep.environment["layers"]
     results: dict[str, Any] = {
@@ -59,18 +66,24 @@ def build_results(sweep: SweepFile, records: Records, failed: list[TrialKey]) ->
         "spec": {"frozen": sweep.frozen["decides"], "environment": sweep.environment["dataset"]},
         "failed": [str(key) for key in failed],
     }
+    if sweep.grid.folds:
+        results["folds"] = list(sweep.grid.folds)
     for config in sweep.grid.configs:
         entries = []
         for method in sweep.grid.methods_of(config):
             keys = sweep.grid.keys_of((config, method))
             if all(key in records for key in keys):
                 entry = sweep.grid.by_method[method]
-                entries.append(_cell_entry(config, entry, [records[k] for k in keys]))
+                fits = [records[key] for key in keys]
+                entries.append(_cell_entry(config, entry, fits, len(sweep.grid.folds)))
         results[f"{config}_results"] = entries
     return results
 
 
-def _cell_entry(config: str, cell: Entry, records: list[dict[str, Any]]) -> dict[str, Any]:
+def _cell_entry(
+    config: str, cell: Entry, fits: list[dict[str, Any]], n_folds: int
+) -> dict[str, Any]:
+    records = by_seed(fits, n_folds)
     runs = [
         {
             "run": i,
@@ -94,10 +107,12 @@ def _cell_entry(config: str, cell: Entry, records: list[dict[str, Any]]) -> dict
     entry["training_time_total"] = sum(run["training_time"] or 0.0 for run in runs)
     for split in ("train", "val", "test"):
         entry[f"{split}_acc_all_runs"] = [run[f"{split}_acc"] for run in runs]
+    if n_folds:
+        entry["num_fits"] = len(fits)
     entry["per_run_results"] = runs
     entry["learning_curves"] = [
         {**record.get("curves", {}), "best_epoch": record["metrics"].get("best_epoch")}
-        for record in records
+        for record in fits
     ]
     for split in ("val", "test"):
         entry[f"{split}_confusion_matrices"] = [r["confusion"][split] for r in records]
@@ -183,10 +198,16 @@ def format_results(results: dict[str, Any]) -> str:
     """results.txt: a table per config, best first, and the drop from all layers to each other; of
     a family of configs one table, its members in rows."""
     chance = 1 / results["num_classes"]
+    folds = len(results.get("folds", ()))
+    over = (
+        f"Means over seeds ± sample standard deviation (– for one seed), {folds} fits a seed; "
+        "a seed tests every adapter once"
+        if folds
+        else "Means over fits ± sample standard deviation (– for one fit)"
+    )
     blocks = [
         f"Dataset {results['dataset']}: {results['num_classes']} classes "
-        f"(chance {chance:.1%})\nMeans over fits ± sample standard deviation (– for one fit); the "
-        "best by validation first"
+        f"(chance {chance:.1%})\n{over}; the best by validation first"
     ]
     entries = {
         key.removesuffix("_results"): value
@@ -229,7 +250,7 @@ def _config_block(config: str, entries: list[dict[str, Any]]) -> str:
         [
             name,
             str(entry["feature_dim"]),
-            str(len(entry["per_run_results"])),
+            str(entry.get("num_fits", len(entry["per_run_results"]))),
             *(_spread(entry, metric) for metric in _TABLE_METRICS),
             _seconds(entry),
         ]

@@ -53,7 +53,7 @@ _REFRESH_SECONDS = 0.5
 _TRIAL_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 
 _PAIR = ("run", "config", "representation", "classifier")
-_TRIAL = (*_PAIR, "seed")
+_TRIAL = (*_PAIR, "seed", "fold")
 
 _Pair = tuple[str, str, str]
 """Config or family, representation, classifier: of a family there may be hundreds of members."""
@@ -299,6 +299,7 @@ class _Instruments:
             return made
 
         pair = "config", "representation", "classifier"
+        trial = *pair, "seed", "fold"
         self.trials = gauge(
             "trials", "Trials of the grid: finished, running, failed, todo.", *pair, "state"
         )
@@ -307,10 +308,10 @@ class _Instruments:
         self.best_val_accuracy = gauge(
             "best_val_accuracy", "Best validation accuracy of a finished trial, 0 to 1.", *pair
         )
-        self.trial_running = gauge("trial_running", "1 while the trial runs.", *pair, "seed")
-        self.trial_epoch = gauge("trial_epoch", "Epochs a running trial has done.", *pair, "seed")
+        self.trial_running = gauge("trial_running", "1 while the trial runs.", *trial)
+        self.trial_epoch = gauge("trial_epoch", "Epochs a running trial has done.", *trial)
         self.trial_val_accuracy = gauge(
-            "trial_val_accuracy", "Validation accuracy of a running trial, 0 to 1.", *pair, "seed"
+            "trial_val_accuracy", "Validation accuracy of a running trial, 0 to 1.", *trial
         )
         self.adapters = gauge("adapters", "Adapters of the feature stage: done, todo.", "state")
         self.adapters_per_second = gauge(
@@ -336,7 +337,8 @@ class _Instruments:
 
     def show(self, key: TrialKey, now: _Slice, running: bool = True) -> None:
         """How far a running trial is."""
-        tags = {**_tags(_pair(key)), "config": key.config, "seed": str(key.seed)}
+        own = {"config": key.config, "seed": str(key.seed), "fold": key.fold}
+        tags = {**_tags(_pair(key)), **own}
         self.trial_running.set(int(running), tags)
         self.trial_epoch.set(now.epoch, tags)
         self.trial_val_accuracy.set(now.val_acc, tags)

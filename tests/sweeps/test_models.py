@@ -81,7 +81,8 @@ def files(tmp_path_factory):
 
 def probabilities(model, seed, paths, datasets=()):
     """(n, n_classes) of adapters that all can be judged."""
-    loaded = model.load([seed], Path("nowhere"), run_plugins=False)
+    seeds = [fit["seed"] for fit in model.note["fits"]]
+    loaded = model.load([seeds.index(seed)], Path("nowhere"), run_plugins=False)
     given = Given(list(paths), list(datasets))
     found = list(read_adapters(given, loaded.input, loaded.item, None))
     assert all(isinstance(some, Stacked) for some in found), found

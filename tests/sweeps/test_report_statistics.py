@@ -272,7 +272,7 @@ def told_apart(by_group, by_seed):
     n_seeds = by_seed.shape[1]
     return np.mean([
         is_distinguishable(
-            seeded=n_seeds > 1, n_seeds=n_seeds,
+            varies=n_seeds > 1, n_paired=n_seeds,
             p_adapters=sign_flip_p(of, replicates=400), p_seeds=seeds_p(seeds, None),
         )
         for of, seeds in zip(by_group, by_seed)
@@ -343,7 +343,7 @@ def times_told_apart(seeds, seeded, make, overlap=None, trials=300):
         differences = replicates.accuracy[:, 0] - replicates.accuracy[:, 1]
         test = compare(first, second, differences, overlap)
         found += is_distinguishable(
-            seeded=seeded, n_seeds=seeds, p_adapters=test.p_adapters, p_seeds=test.p_seeds
+            varies=seeded, n_paired=seeds, p_adapters=test.p_adapters, p_seeds=test.p_seeds
         )
     return found
 
@@ -401,6 +401,6 @@ def test_so_are_equal_rows_on_splits_of_each_seeds_own(seeds):
 
 def test_one_seed_says_nothing_about_others_but_rows_without_seeds_can_be_told_apart():
     sure = {"p_adapters": 0.001, "p_seeds": None}
-    assert not is_distinguishable(seeded=True, n_seeds=1, **sure)
-    assert is_distinguishable(seeded=False, n_seeds=1, **sure)
-    assert not is_distinguishable(seeded=False, n_seeds=3, p_adapters=0.06, p_seeds=0.001)
+    assert not is_distinguishable(varies=True, n_paired=1, **sure)
+    assert is_distinguishable(varies=False, n_paired=1, **sure)
+    assert not is_distinguishable(varies=False, n_paired=3, p_adapters=0.06, p_seeds=0.001)

@@ -165,6 +165,38 @@ def test_an_interrupted_pass_goes_on_to_the_same_bits(adapters, computed, tmp_pa
     np.testing.assert_array_equal(load(tmp_path / "cut", scan, one), load(root, scan, one))
 
 
+def test_one_pass_serves_all_folds(adapters, local_ray, tmp_path, monkeypatch):
+    """Each fold has the coordinates of a pass of its own, and the same bits whoever comes along."""
+    source, scan = adapters
+    layers = [layer.name for layer in scan.layers]
+    count = ROWS - 1
+    trains = [[i for i in range(count) if i % 3 != left_out] for left_out in range(3)]
+
+    def plans(name, folds):
+        item = get_representation(name)
+        return [plan_projection(item, scan, train, layers, folds=folds) for train in trains]
+
+    names = "update_pca:64", "flat_pca:64"
+    wanted = [one for name in names for one in plans(name, True)]
+    told = []
+    run_projections(source, scan, wanted, tmp_path / "all", on_progress=lambda *p: told.append(p))
+    assert told[-1] == (2 * count, 2 * count)  # two kernels, one pass each
+    alone = [one for name in names for one in plans(name, False)]
+    run_projections(source, scan, alone, tmp_path / "each")
+    for one, own in zip(wanted, alone):
+        found, expected = load(tmp_path / "all", scan, one), load(tmp_path / "each", scan, own)
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    monkeypatch.setattr(stage, "_SUMS_BYTES", 1)  # each in a pass of its own
+    for at in (slice(1, 2), slice(None)):
+        folder = tmp_path / f"again-{at.stop}"
+        run_projections(source, scan, wanted[at], folder)
+        for one in wanted[at]:
+            same = load(tmp_path / "all", scan, one)
+            np.testing.assert_array_equal(load(folder, scan, one), same)
+    monkeypatch.setattr(plan, "MOST", count - 1)
+    assert plans("update_pca:64", True)[0].everybody is None
+
+
 def test_landmarks_are_a_part_of_training_that_can_be_afforded(adapters, monkeypatch):
     _, scan = adapters
     few = choose_landmarks(scan, TRAIN, "update")

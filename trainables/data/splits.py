@@ -6,8 +6,10 @@ The default is, sample for sample, the split of the script this project replaces
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,17 +17,36 @@ import numpy as np
 from lorasweep.features.common.errors import UserError
 from lorasweep.features.common.files import digest
 
+from .folds import deal
+
 SPLIT_SEED = 42
 HELD_OUT = 0.3
 TEST_SHARE = 0.67
 SMALLEST_SPLIT = 10
 """Up to this many samples, all three splits are the whole set."""
 VAL_OF_TRAIN = 8
-"""Where a column says train and test alone, one in so many of train is for validation."""
+"""Where a column or a fold says what is tested, one in so many of the rest is for validation."""
+FEWEST_VALUES = 8
+"""With fewer values left out, each once, no difference is tested: they are too few."""
 
 SPLIT_RULE = f"{1 - HELD_OUT:.0%} train, of the rest {TEST_SHARE:.0%} test, seed {SPLIT_SEED}"
 
 PARTS = ("train", "val", "test")
+_KFOLD = re.compile(r"kfold:([0-9]{1,6})")
+
+
+def number_of_folds(option: str) -> int | None:
+    """Return the K of `kfold:K`; None if the option is another one.
+
+    Raises:
+        UserError: K is none, or 1.
+    """
+    if option.partition(":")[0] != "kfold":
+        return None
+    match = _KFOLD.fullmatch(option)
+    if match is None or int(match[1]) < 2:
+        raise UserError(f"--split {option}: kfold:K needs a number of folds, 2 or more")
+    return int(match[1])
 
 
 @dataclass(frozen=True)
@@ -50,8 +71,11 @@ class SplitRule:
         groups: (n_samples,) index of every sample's group, all of which is on one side; None: every
             sample is its own.
         given: (n_samples,) "train", "val" or "test", by a column of the dataset; None: by chance.
-        column: the column that parts come from, or groups where there are no parts.
+        column: the column that parts or values come from, or groups where there are neither.
         strata: (n_samples,) class index of every sample, where classes are balanced over the parts.
+        k: folds that a seed draws, each of which is the test split once; 0: none.
+        left_out: (n_samples,) value of a column, as text, of which each is the test split once;
+            None: no column says so.
     """
 
     per_seed: bool = False
@@ -59,15 +83,37 @@ class SplitRule:
     given: tuple[str, ...] | None = None
     column: str = ""
     strata: tuple[int, ...] | None = None
+    k: int = 0
+    left_out: tuple[str, ...] | None = None
 
-    def split(self, num_samples: int, seed: int = SPLIT_SEED) -> Split:
-        """The split of a trial.
+    @cached_property
+    def folds(self) -> tuple[str, ...]:
+        """Names of the folds, as `TrialKey.fold` has them; none where a seed has one split."""
+        if self.left_out is not None:
+            return tuple(sorted(set(self.left_out)))
+        return tuple(str(i) for i in range(1, self.k + 1))
+
+    @cached_property
+    def test_groups(self) -> tuple[int, ...] | None:
+        """Return (n_samples,) groups that tests and intervals treat as units; None: adapters."""
+        if self.left_out is None:
+            return self.groups
+        place = {value: i for i, value in enumerate(self.folds)}
+        return tuple(place[value] for value in self.left_out)
+
+    def scope(self, seed: int, fold: str) -> tuple[int | None, str]:
+        """Return what tells a trial's split from that of others: its seed or None, and its fold."""
+        return seed if self.per_seed else None, fold
+
+    def split(self, num_samples: int, seed: int = SPLIT_SEED, fold: str = "") -> Split:
+        """The split of a trial; with folds and none named, that of the first.
 
         By chance it is 70 % train, 10 % val and 20 % test, of samples or of groups: equal to
         `datasets.Dataset.train_test_split(test_size=0.3, seed=42)` followed by
         `train_test_split(test_size=0.67, seed=42)` of its test part. With at most 10 samples all
         three are the whole set, and the scores mean nothing. With strata the parts have the same
-        sizes, and every class has about its share of each.
+        sizes, and every class has about its share of each. With folds a fold is tested, and an
+        eighth of the rest validates.
 
         Raises:
             UserError: a part would be empty.
@@ -75,6 +121,8 @@ class SplitRule:
         if self.given is not None:
             return _given(self.given, self.column, self.groups)
         seed = seed if self.per_seed else SPLIT_SEED
+        if self.folds:
+            return self._fold(seed, fold or self.folds[0])
         if self.strata is not None:
             return _stratified(np.array(self.strata), seed)
         if self.groups is None:
@@ -89,12 +137,39 @@ class SplitRule:
         parts = _by_chance(count, seed).parts()
         return Split(*(np.flatnonzero(np.isin(groups, of)) for of in parts.values()))
 
+    def _fold(self, seed: int, fold: str) -> Split:
+        classes = np.array(self.strata)
+        groups = None if self.groups is None else np.array(self.groups)
+        if self.left_out is not None:
+            tested = np.array(self.left_out) == fold
+        else:
+            dealt = deal(classes, groups, self.k, np.random.default_rng(seed))
+            tested = dealt == int(fold) - 1
+        rest = np.flatnonzero(~tested)
+        rng = np.random.default_rng((seed, self.folds.index(fold)))
+        own = None if groups is None else groups[rest]
+        validates = deal(classes[rest], own, VAL_OF_TRAIN, rng) == 0
+        if validates.all():
+            raise UserError(f"fold {fold}: too few adapters are left to train on and to validate")
+        return Split(rest[~validates], rest[validates], np.flatnonzero(tested))
+
     def describe(self) -> Any:
         """What is frozen of it: the rule in words, and a digest of the column it reads."""
         if self.given is not None:
             return {"rule": f"as column {self.column} says", "values": digest(list(self.given))}
         seed = "each trial's own seed" if self.per_seed else f"seed {SPLIT_SEED}"
         rule = SPLIT_RULE.removesuffix(f"seed {SPLIT_SEED}") + seed
+        if self.left_out is not None:
+            return {
+                "rule": f"every value of {self.column} is tested once{self._of_the_rest}",
+                "values": digest(list(self.left_out)),
+                **self._undivided,
+            }
+        if self.k:
+            return {
+                "rule": f"{self.k} folds, {seed}, each tested once{self._of_the_rest}",
+                **self._undivided,
+            }
         if self.strata is not None:
             return f"{rule}, classes balanced"
         if self.groups is None:
@@ -104,15 +179,30 @@ class SplitRule:
             "values": digest(list(self.groups)),
         }
 
+    @property
+    def _of_the_rest(self) -> str:
+        groups = "" if self.groups is None else ", groups undivided"
+        return f", one in {VAL_OF_TRAIN} of the rest validates, classes balanced{groups}"
+
+    @property
+    def _undivided(self) -> dict[str, str]:
+        return {} if self.groups is None else {"groups": digest(list(self.groups))}
+
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON object; strata stand in it only where there are some."""
-        value = {
+        """Return a JSON object; strata and folds stand in it only where there are some."""
+        value: dict[str, Any] = {
             "per_seed": self.per_seed,
             "groups": None if self.groups is None else list(self.groups),
             "given": None if self.given is None else list(self.given),
             "column": self.column,
         }
-        return value if self.strata is None else {**value, "strata": list(self.strata)}
+        if self.strata is not None:
+            value["strata"] = list(self.strata)
+        if self.k:
+            value["k"] = self.k
+        if self.left_out is not None:
+            value["left_out"] = list(self.left_out)
+        return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> SplitRule:
@@ -124,6 +214,8 @@ class SplitRule:
             None if given is None else tuple(given),
             value["column"],
             tuple(value["strata"]) if "strata" in value else None,
+            value.get("k", 0),
+            tuple(value["left_out"]) if "left_out" in value else None,
         )
 
 

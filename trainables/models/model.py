@@ -44,10 +44,10 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class KeptFit:
-    """A seed's classifier.
+    """A trial's classifier.
 
     Attributes:
-        seed: whose it is.
+        seed, fold: whose it is.
         state: what `Classifier.load` takes.
         temperature: see `fit_temperature`.
         data: index of its `KeptData`.
@@ -55,6 +55,7 @@ class KeptFit:
     """
 
     seed: int
+    fold: str
     state: FitState
     temperature: float
     data: int
@@ -85,7 +86,7 @@ def write_model(
     Arguments:
         about: what it is and what it was made from; see `ModelFile`.
     """
-    parts = {_fit_part(fit.seed): fit.state.tensors for fit in fits}
+    parts = {_fit_part(fit.seed, fit.fold): fit.state.tensors for fit in fits}
     parts |= {_data_part(index): _data_tensors(shared) for index, shared in enumerate(data)}
     note = {
         **about,
@@ -93,6 +94,7 @@ def write_model(
         "fits": [
             {
                 "seed": fit.seed,
+                **({"fold": fit.fold} if fit.fold else {}),
                 "data": fit.data,
                 "temperature": fit.temperature,
                 "rest": fit.state.rest,
@@ -104,8 +106,12 @@ def write_model(
     write_tensors(path, KIND, note, parts)
 
 
-def _fit_part(seed: int) -> str:
-    return f"fit-{seed}"
+def _fit_part(seed: int, fold: str) -> str:
+    return f"fit-{seed}" + (f"-{fold}" if fold else "")
+
+
+def _part_of(fit: Mapping[str, Any]) -> str:
+    return _fit_part(fit["seed"], fit.get("fold", ""))
 
 
 def _data_part(index: int) -> str:
@@ -192,7 +198,7 @@ class ModelFile:
 
     @property
     def val_acc(self) -> float:
-        """Mean validation accuracy over seeds."""
+        """Mean validation accuracy over fits."""
         return float(np.mean([fit["val_acc"] for fit in self.note["fits"]]))
 
     @property
@@ -207,20 +213,21 @@ class ModelFile:
         return ModelInput.from_json(self.note["input"])
 
     @property
-    def best_seed(self) -> int:
-        """The seed whose fit stands best; of equals the first."""
-        fits = {fit["seed"]: Standing.of_records([{"metrics": fit}]) for fit in self.note["fits"]}
-        return best_of(dict(sorted(fits.items())))
+    def best_fit(self) -> int:
+        """The place among its fits of the one that stands best; of equals the first."""
+        fits = self.note["fits"]
+        return best_of({i: Standing.of_records([{"metrics": fit}]) for i, fit in enumerate(fits)})
 
     @property
     def origins(self) -> list[dict[str, str]]:
         """Where code of users' own is, relative to plugins/."""
         return [self.note[kind] for kind in ("plugin", "classifier_plugin") if self.note[kind]]
 
-    def load(self, seeds: Sequence[int], plugins: Path, *, run_plugins: bool) -> Model:
-        """Read the classifiers of some seeds.
+    def load(self, fits: Sequence[int], plugins: Path, *, run_plugins: bool) -> Model:
+        """Read some of its classifiers.
 
         Arguments:
+            fits: places among its fits.
             plugins: folder of copies of users' own code.
             run_plugins: whether to execute it.
 
@@ -235,9 +242,9 @@ class ModelFile:
             )
         item = self._representation(plugins)
         classifier = self._classifier(plugins)
-        chosen = [fit for fit in self.note["fits"] if fit["seed"] in seeds]
+        chosen = [self.note["fits"][place] for place in fits]
         indices = sorted({fit["data"] for fit in chosen})
-        wanted = [_fit_part(fit["seed"]) for fit in chosen] + [_data_part(i) for i in indices]
+        wanted = [_part_of(fit) for fit in chosen] + [_data_part(i) for i in indices]
         try:
             _, parts = read_tensors(self.path, KIND, wanted)
         except (OSError, DamagedFileError) as error:
@@ -245,13 +252,13 @@ class ModelFile:
         layers = len(self.input.layers)
         data = {i: _read_data(parts[_data_part(i)], layers) for i in indices}
         config = classifier.Settings.from_json(self.note["settings"])
-        fits = []
+        found = []
         for fit in chosen:
-            kept = FitState(parts[_fit_part(fit["seed"])], fit["rest"])
+            kept = FitState(parts[_part_of(fit)], fit["rest"])
             width = data[fit["data"]].transform.width
             loaded = classifier.load(kept, width, len(self.classes), config)
-            fits.append(LoadedFit(loaded, fit["temperature"], fit["data"]))
-        return Model(self.input, item, data, fits)
+            found.append(LoadedFit(loaded, fit["temperature"], fit["data"]))
+        return Model(self.input, item, data, found)
 
     def _representation(self, plugins: Path) -> Representation:
         reference, version = self.note["representation"], self.note["representation_version"]
@@ -306,7 +313,7 @@ def _origin(plugins: Path, value: Mapping[str, str]) -> Origin:
 
 @dataclass(frozen=True)
 class LoadedFit:
-    """A seed's classifier, ready."""
+    """A trial's classifier, ready."""
 
     predictor: Predictor
     temperature: float
@@ -321,7 +328,7 @@ class Model:
         input: what it reads of an adapter.
         item: the representation.
         data: by index, what its fits share.
-        fits: of the seeds that were asked for.
+        fits: those that were asked for.
     """
 
     input: ModelInput

@@ -77,7 +77,7 @@ def finished_fit(job: TrialJob, key: TrialKey) -> tuple[KeptFit, None]:
     temperature = fit_temperature(log_p, data.val.y.cpu().numpy())
     metrics = record["metrics"]
     scores = {name: metrics.get(name) for name in ("val_acc", "val_log_loss", "test_acc")}
-    return KeptFit(key.seed, state, temperature, 0, scores), None
+    return KeptFit(key.seed, key.fold, state, temperature, 0, scores), None
 
 
 def _left(
@@ -112,7 +112,7 @@ def _trained(
     if not _agree(predicted, record):
         made = record["environment"].get("device_name", "another machine")
         raise NoModelError(
-            f"seed {key.seed}, trained again, predicts otherwise than its record, which was made "
+            f"{_fit_name(key)}, trained again, predicts otherwise than its record, which was made "
             f"on {made}"
         )
     kept = fit.export_state()
@@ -120,6 +120,10 @@ def _trained(
         raise NoModelError(f"classifier {key.classifier} keeps no model")
     tensors = {name: tensor.cpu() for name, tensor in kept.tensors.items()}
     return FitState(tensors, kept.rest), predicted[0]
+
+
+def _fit_name(key: TrialKey) -> str:
+    return f"seed {key.seed}" + (f", fold {key.fold}" if key.fold else "")
 
 
 def _agree(predicted: Sequence[np.ndarray], record: dict[str, Any]) -> bool:
@@ -146,22 +150,25 @@ def write_cell_model(
     cpu = torch.device("cpu")
     set_up_device(job.threads)  # another number of threads rounds principal components otherwise
     shared: list[KeptData] = []
+    scopes: list[tuple[int | None, str]] = []
     placed = []
     for i, (key, fit) in enumerate(zip(keys, fits)):
-        if not shared or job.split.per_seed:
+        scope = job.split.scope(key.seed, key.fold)
+        if scope not in scopes:
+            scopes.append(scope)
             data = load_data(job, key, cpu)
             transform = data.transform
             assert transform is not None
             if projections:
-                alike = fits[i : i + 1] if job.split.per_seed else fits
+                alike = [f for k, f in zip(keys, fits) if job.split.scope(k.seed, k.fold) == scope]
                 shared.append(_projected(job, key, about, projections[i], alike, transform))
             elif transform.components is None:
                 shared.append(KeptData(transform, Reference.of(data.train.x.numpy())))
             else:
-                train = job.split.split(len(job.labels), key.seed).train
+                train = job.split_of(key).train
                 x = transform.standardise(load_features(job, key)[train])
                 shared.append(KeptData(transform, Reference.of(x)))
-        placed.append(replace(fit, data=len(shared) - 1))
+        placed.append(replace(fit, data=scopes.index(scope)))
     path = RunDir(job.run_dir).model(*keys[0].cell)
     write_model(path, about, placed, shared)
     return path.stat().st_size
@@ -189,7 +196,7 @@ def _projected(
         fit_source, fit_source.of.landmarks.samples, [names[name] for name in layers]
     )
     halved = [layer.to(torch.half) for layer in landmarks]
-    split = job.split.split(len(job.labels), key.seed)
+    split = job.split_of(key)
     checked = np.concatenate([split.test, split.val])[:_MOST_CHECKED]
     own = _factors(fit_source, np.sort(checked), [names[name] for name in layers])
     kernel = fit_source.of.item.kernel

@@ -42,7 +42,7 @@ class RunDir:
 
     def records(self) -> list[Path]:
         """Every record there is, of whatever grid."""
-        return list((self.path / "checkpoints").glob("*/*/seed-*.json"))
+        return list((self.path / "checkpoints").rglob("seed-*.json"))
 
     # Of the run
 

@@ -1,6 +1,6 @@
 """The state of a trial that is still training: one file, so that it is whole or not there.
 
-    inflight/<config>/<representation>/seed-<seed>.safetensors
+    inflight/<config>/<method>[/fold-<fold>]/seed-<seed>.safetensors
 
 Tensors are safetensors; everything else is JSON in its metadata, signed together with a checksum of
 the tensors. Nothing is ever unpickled.

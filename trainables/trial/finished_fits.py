@@ -1,6 +1,6 @@
 """Finished fits of trials that took long, state until models are made of them.
 
-fits/<config>/<label>/seed-<seed>.safetensors
+fits/<config>/<method>[/fold-<fold>]/seed-<seed>.safetensors
 """
 
 from __future__ import annotations

@@ -20,8 +20,11 @@ from lorasweep.features.layers.factor_layout import FactorColumns, Layout
 from lorasweep.trainables.classifiers.base import Classifier, Settings
 from lorasweep.trainables.classifiers.catalogue import CLASSIFIERS, load_classifier
 from lorasweep.trainables.data.column_names import ColumnNames, names_from_json, names_to_json
-from lorasweep.trainables.data.splits import SplitRule
+from lorasweep.trainables.data.splits import Split, SplitRule
 from lorasweep.trainables.store.trial_key import TrialKey
+
+ANY_SPLIT: tuple[int | None, str] = (None, "")
+"""What a matrix is for that is the same with every split."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class CellMatrix:
         transform: what comes after standardising; "" for nothing.
         origin: on what its features were computed, by part.
         layout: where its columns hold the layers' matrices, if the classifier reads those.
-        seed: whose trial it is for, where it is fitted on that seed's own split; None: any.
+        scope: which split it is fitted on, see `SplitRule.scope`.
     """
 
     config: str
@@ -47,7 +50,7 @@ class CellMatrix:
     transform: str
     origin: dict[str, Any]
     layout: Layout = ()
-    seed: int | None = None
+    scope: tuple[int | None, str] = ANY_SPLIT
 
     @cached_property
     def names(self) -> ColumnNames | None:
@@ -92,8 +95,8 @@ class TrialJob:
     Attributes:
         run_dir: where records and events go.
         invocation: names the event files.
-        matrices: one for each (config, method) of the trials, and of each seed where it is
-            fitted on that seed's split.
+        matrices: one for each (config, method) of the trials, and of each split where it is
+            fitted on that.
         labels: (n_samples,) class indices.
         n_classes: number of classes.
         split: how the samples are split.
@@ -119,8 +122,12 @@ class TrialJob:
     keep_after: float = 0.0
 
     @cached_property
-    def _by_cell(self) -> dict[tuple[str, str, int | None], CellMatrix]:
-        return {(item.config, item.method, item.seed): item for item in self.matrices}
+    def _by_cell(self) -> dict[tuple[Any, ...], CellMatrix]:
+        return {(item.config, item.method, item.scope): item for item in self.matrices}
+
+    def split_of(self, key: TrialKey) -> Split:
+        """Return the samples that a trial trains, validates and tests on."""
+        return self.split.split(len(self.labels), key.seed, key.fold)
 
     def files(self) -> list[str]:
         """What its trials read: features' folders, a dataset's files."""
@@ -134,8 +141,8 @@ class TrialJob:
 
     def matrix(self, key: TrialKey) -> CellMatrix:
         """A trial's features."""
-        own = self._by_cell.get((key.config, key.method, key.seed))
-        return own or self._by_cell[key.config, key.method, None]
+        own = self._by_cell.get((*key.cell, self.split.scope(key.seed, key.fold)))
+        return own or self._by_cell[*key.cell, ANY_SPLIT]
 
     def classifier(self, name: str) -> tuple[Classifier, Settings]:
         """A classifier and its settings."""
@@ -175,7 +182,7 @@ class TrialJob:
                 "transform": matrix.transform,
                 "origin": matrix.origin,
                 "layout": [list(vars(factors).values()) for factors in matrix.layout],
-                "seed": matrix.seed,
+                "scope": list(matrix.scope),
             }
             for matrix in self.matrices
         ]
@@ -212,7 +219,7 @@ class TrialJob:
                 matrix["transform"],
                 matrix["origin"],
                 tuple(FactorColumns(*factors) for factors in matrix["layout"]),
-                matrix["seed"],
+                tuple(matrix["scope"]),
             )
             for matrix in value.pop("matrices")
         ]

@@ -39,10 +39,11 @@ from lorasweep.trainables.store.trial_key import TrialKey
 from .finished_fits import write_fit
 from .importance import importance_part
 from .job import TrialJob
+from .pooling import outputs_json
 from .scores import METRICS, SplitScores, score_split
 from .trial_setup import load_data, set_up_device
 
-_Of = tuple[FeatureMatrix | DatasetMatrix, str, Layout, int | None]
+_Of = tuple[FeatureMatrix | DatasetMatrix, str, Layout, tuple[int | None, str]]
 """What a trial's data are made of: features, transform, layout; the seed if each has a split."""
 
 _SLICE_SECONDS = 2.0
@@ -203,8 +204,8 @@ class TrialWorker(tune.Trainable):
         """This trial's data; read once for all seeds that this worker gets in a row."""
         key, job = self._key, self._job
         matrix = job.matrix(key)
-        seed = key.seed if job.split.per_seed else None
-        of = matrix.features, matrix.transform, matrix.layout, seed
+        scope = job.split.scope(key.seed, key.fold)
+        of = matrix.features, matrix.transform, matrix.layout, scope
         if self._data is not None and self._data[0] == of:
             return self._data[1]
         self._data = None  # make room before the next matrix comes
@@ -216,10 +217,10 @@ class TrialWorker(tune.Trainable):
 
     def _finish(self, fit: Fit, last: FitProgress, slice_seconds: float) -> TrialFinished:
         data, matrix = self._job_data(), self._job.matrix(self._key)
-        scores = {
-            name: score_split(fit.predict(split.x), split.y.cpu().numpy())
-            for name, split in (("train", data.train), ("val", data.val), ("test", data.test))
-        }
+        scores = {}
+        for name, split in (("train", data.train), ("val", data.val), ("test", data.test)):
+            log_p = fit.predict(split.x)  # of the test split when the loop is over
+            scores[name] = score_split(log_p, split.y.cpu().numpy())
         outcome = fit.outcome()
         metrics = trial_metrics(scores, outcome)
         importance = importance_part(fit, data.val, matrix.names, matrix.transform, self._key.seed)
@@ -244,6 +245,9 @@ class TrialWorker(tune.Trainable):
             "timing": timing,
             "environment": {**_environment(self._device), "features": matrix.origin},
         }
+        if self._key.fold:
+            samples = self._job.split_of(self._key).test
+            body["outputs"] = outputs_json(samples, log_p, data.test.y.cpu().numpy())
         self._keep(fit)
         write_record(self._job.run_dir, self._key, self._fingerprint, body)
         delete_state(self._job.run_dir, self._key)

@@ -45,7 +45,7 @@ def load_data(
         opened: see `FeatureMatrix.load`.
     """
     features, labels = load_features(job, key, opened), np.array(job.labels)
-    split = job.split.split(len(labels), key.seed)
+    split = job.split_of(key)
     matrix = job.matrix(key)
     return prepare_data(
         features, labels, split, job.n_classes, device, matrix.transform, matrix.layout
