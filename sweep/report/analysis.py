@@ -103,11 +103,11 @@ class Analysis:
     @property
     def seeds_hold_for(self) -> str:
         """What a test over seeds alone says something about, for headings."""
-        own = self._overlap is not None
+        own = self.overlap is not None
         return ", corrected for overlapping training sets" if own else ": this test split only"
 
     @cached_property
-    def _overlap(self) -> float | None:
+    def overlap(self) -> float | None:
         """n_test/n_train where every seed or fold has a split of its own; see `seeds_p`."""
         run = self.run
         if not run.split.per_seed and not run.split.folds:
@@ -259,7 +259,7 @@ class Analysis:
         )
 
     def _over_pairs(self, paired: Floats, test: Floats) -> Estimate | None:
-        return seeds_interval(paired, self._overlap, float(test.mean()))
+        return seeds_interval(paired, self.overlap, float(test.mean()))
 
     def _difference_ends(self, first: Cell, second: Cell) -> tuple[float, float]:
         """Return the 95 % interval of the difference of two cells' test accuracies."""
@@ -273,7 +273,7 @@ class Analysis:
             self.run.paired(first),
             self.run.paired(second),
             of[0] - of[1],
-            self._overlap,
+            self.overlap,
             self._difference_ends(first, second),
             self._group_p(place(first), place(second)),
             self.difference(first, second).value,

@@ -151,8 +151,7 @@ class RunComparison:
                     "before": before.value,
                     "after": after.value,
                     "gain": Estimate(after.value - before.value, *interval(differences)),
-                    "p": bootstrap_p(differences),
-                    "p_seeds": welch_p(large.cells[cell].test, small.cells[cell].test),
+                    **_tests(large, small, cell),
                 }
             )
         adjusted = zip(holm([row["p"] for row in rows]), holm([row["p_seeds"] for row in rows]))
@@ -326,6 +325,17 @@ class RunComparison:
         configs = list(dict.fromkeys(config for config, _ in self.cells))
         config_legend(figure, next(iter(grid.values())), configs, look)
         return figure
+
+
+def _tests(large: Analysis, small: Analysis, cell: Cell) -> dict[str, float | None]:
+    """P-values that a cell is alike in two runs; None where a run has too few values left out."""
+    if not (large.tests_differences and small.tests_differences):
+        return {"p": None, "p_seeds": None}
+    scores = [analysis.run.paired(cell) for analysis in (large, small)]
+    return {
+        "p": bootstrap_p(large.replicates(cell) - small.replicates(cell)),
+        "p_seeds": welch_p(scores[0], scores[1], (large.overlap, small.overlap)),
+    }
 
 
 def _size(analysis: Analysis) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 from .bootstrap import Floats
 
 CONFIDENCE = 0.95
-_FEW = 5
+_FEW = 8
 """Adapters that are right, or that are wrong, below which a bootstrap understates the spread."""
 _NO_SPREAD = 1e-12
 

@@ -190,10 +190,15 @@ def is_distinguishable(
     return n_paired > 1 and p_adapters < ALPHA and (p_seeds is None or p_seeds < ALPHA)
 
 
-def welch_p(first: Floats, second: Floats) -> float | None:
-    """Two-sided p-value of Welch's t-test of two runs' scores; None with one seed in either.
+def welch_p(
+    first: Floats, second: Floats, overlaps: tuple[float | None, float | None] = (None, None)
+) -> float | None:
+    """Two-sided p-value of Welch's t-test of two runs' scores; None with one score in either.
 
     Scores that do not vary at all differ for sure, or are equal for sure.
+
+    Arguments:
+        overlaps: of either run, see `seeds_p`.
     """
     from scipy import stats
 
@@ -201,7 +206,14 @@ def welch_p(first: Floats, second: Floats) -> float | None:
         return None
     if max(np.ptp(first), np.ptp(second)) < 1e-12:
         return float(abs(first[0] - second[0]) < 1e-12)
-    return float(stats.ttest_ind(first, second, equal_var=False).pvalue)
+    sizes = [len(first), len(second)]
+    parts = [
+        float(values.var(ddof=1)) * (1 / len(values) + (overlap or 0.0))
+        for values, overlap in zip((first, second), overlaps)
+    ]
+    freedom = sum(parts) ** 2 / sum(part**2 / (n - 1) for part, n in zip(parts, sizes))
+    t = float(first.mean() - second.mean()) / np.sqrt(sum(parts))
+    return float(2 * stats.t.sf(abs(t), freedom))
 
 
 def signed_rank_p(differences: Floats) -> float | None:

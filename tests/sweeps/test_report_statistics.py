@@ -106,6 +106,18 @@ def test_the_interval_of_one_fit_covers_its_truth(n, truth):
         assert bare < 0.2  # what the bootstrap alone would say
 
 
+@pytest.mark.parametrize("n", [5, 12, 20, 61, 150])
+@pytest.mark.parametrize("chance", [0.1, 0.3, 0.5, 0.8])
+def test_guesses_are_seldom_above_chance(n, chance):
+    """Exactly, over all counts of hits of one fit: the lower end of its interval decides."""
+    above = 0.0
+    for hits in range(n + 1):
+        drawn = stats.binom.ppf(np.linspace(0, 1, 402)[1:-1], n, hits / n) / n
+        low, _ = accuracy_interval(hits / n, n, drawn)
+        above += stats.binom.pmf(hits, n, chance) * (low > chance)
+    assert above <= 0.05
+
+
 def test_equal_scores_of_a_replicate_are_exactly_equal():
     scores = make_scores([0.7, 0.7], seeds=7, n=61)
     accuracy = hierarchical_bootstrap(scores, replicates=3000).accuracy
@@ -121,6 +133,13 @@ def test_welchs_test_is_scipys_and_knows_what_does_not_vary():
     expected = stats.ttest_ind(first, second, equal_var=False).pvalue
     assert welch_p(first, second) == pytest.approx(expected)
     assert welch_p(first, second[:1]) is None
+    # By hand: each variance times 1/n + overlap, as in `seeds_p`.
+    parts = np.var(first, ddof=1) * (1 / 5 + 0.3), np.var(second, ddof=1) * (1 / 8 + 0.2)
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / 4 + parts[1] ** 2 / 7)
+    t = (first.mean() - second.mean()) / np.sqrt(sum(parts))
+    corrected = welch_p(first, second, (0.3, 0.2))
+    assert corrected == pytest.approx(2 * stats.t.sf(abs(t), freedom))
+    assert corrected > expected
     assert welch_p(np.full(3, 0.5), np.full(4, 0.5)) == 1
     assert welch_p(np.full(3, 0.5), np.full(4, 0.6)) == 0
 
@@ -397,6 +416,102 @@ def test_so_are_equal_rows_on_splits_of_each_seeds_own(seeds):
     overlap = len(parts["test"]) / len(parts["train"])
     found = times_told_apart(seeds, True, lambda rng: trained_on_splits(rng, seeds), overlap)
     assert at_most_one_in_twenty(found)
+
+
+def nearest_centroid(matrix, truth, train, test):
+    """Predicted classes of test rows."""
+    centroids = [matrix[train[truth[train] == c]].mean(axis=0) for c in (0, 1)]
+    distances = [((matrix[test] - centroid) ** 2).sum(axis=1) for centroid in centroids]
+    return np.argmin(distances, axis=0)
+
+
+def told_apart_on_folds(rng, make, seeds, gain=0.0, signal=0.7, by_value=0.0):
+    """Whether the report's rule tells two nearest-centroid classifiers apart.
+
+    They read other values, which tell two classes equally well but for `gain`.
+
+    Arguments:
+        make: n and the rule of the split, of labels.
+        by_value: deviation of what adapters of a group share.
+    """
+    rule, truth = make(rng)
+    n, groups = len(truth), rule.test_groups
+    rows = np.array([signal + gain, signal])[:, None, None] * (2 * truth[:, None] - 1) / 2
+    rows = rows + rng.standard_normal((2, n, 4))
+    if groups is not None:
+        rows = rows + by_value * rng.standard_normal((2, max(groups) + 1, 4))[:, list(groups)]
+    first = int(rng.integers(1_000_000))
+    predictions = np.full((2, seeds, n), NOT_PREDICTED)
+    by_fold = np.empty((2, seeds, len(rule.folds)))
+    tested = trained = 0
+    for s in range(seeds):
+        for f, fold in enumerate(rule.folds):
+            split = rule.split(n, first + s, fold)
+            train, test = split.train, split.test
+            tested, trained = tested + len(test), trained + len(train)
+            for r in range(2):
+                predictions[r, s, test] = nearest_centroid(rows[r], truth, train, test)
+                by_fold[r, s, f] = (predictions[r, s, test] == truth[test]).mean()
+    index = None if groups is None else np.array(groups)
+    scores = Scores(truth, predictions, 2, groups=index)
+    drawn = hierarchical_bootstrap(scores, replicates=400, f1_replicates=1, seed=first)
+    paired = by_fold.reshape(2, -1) if rule.left_out is None else by_fold.mean(axis=1)
+    test = compare(
+        *paired,
+        drawn.accuracy[:, 0] - drawn.accuracy[:, 1],
+        tested / trained,
+        p_adapters=None if groups is None else sign_flip_p(scores.group_differences(0, 1), 400),
+    )
+    return is_distinguishable(
+        varies=True, n_paired=test.n_paired, p_adapters=test.p_adapters, p_seeds=test.p_seeds
+    )
+
+
+def kfold(rng, n=38, k=5, groups=None):
+    truth = rng.permutation(np.arange(n) % 2)
+    index = None if groups is None else tuple((np.arange(n) % groups).tolist())
+    return SplitRule(per_seed=True, groups=index, strata=tuple(truth.tolist()), k=k), truth
+
+
+def leave_out(rng, values=10, unequal=True):
+    sizes = np.resize([2, 4, 8] if unequal else [4], values)
+    of = np.repeat(np.arange(values), sizes)
+    truth = rng.permutation(np.arange(len(of)) % 2)
+    return SplitRule(
+        strata=tuple(truth.tolist()), left_out=tuple(f"{v:03}" for v in of), column="base"
+    ), truth
+
+
+FOLDED = {
+    "38 adapters, kfold:5, 5 seeds": (kfold, 5, 0.0),
+    "38 adapters, kfold:5, 1 seed": (kfold, 1, 0.0),
+    "38 adapters, kfold:10, 3 seeds": (lambda rng: kfold(rng, k=10), 3, 0.0),
+    "100 adapters, kfold:5, 3 seeds": (lambda rng: kfold(rng, 100), 3, 0.0),
+    "60 adapters of 15 groups, kfold:5, 3 seeds": (lambda rng: kfold(rng, 60, 5, 15), 3, 1.0),
+    "8 values left out, 3 seeds": (lambda rng: leave_out(rng, 8), 3, 1.0),
+    "20 values left out, 1 seed": (lambda rng: leave_out(rng, 20), 1, 1.0),
+}
+
+
+@pytest.mark.parametrize("case", list(FOLDED)[::5])
+def test_so_are_equal_rows_on_folds(case):
+    make, seeds, by_value = FOLDED[case]
+    rng = np.random.default_rng(seeds)
+    found = sum(told_apart_on_folds(rng, make, seeds, by_value=by_value) for _ in range(300))
+    assert at_most_one_in_twenty(found)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("signal", [0.3, 0.7, 1.5])
+@pytest.mark.parametrize("case", FOLDED)
+def test_false_positives_by_fold(case, signal):
+    make, seeds, by_value = FOLDED[case]
+    rng = np.random.default_rng(seeds)
+    found = [
+        told_apart_on_folds(rng, make, seeds, signal=signal, by_value=by_value) for _ in range(2000)
+    ]
+    assert np.mean(found) <= 0.06
 
 
 def test_one_seed_says_nothing_about_others_but_rows_without_seeds_can_be_told_apart():
