@@ -17,7 +17,6 @@ from lorasweep.features.layers.configs import CONFIG_NAMES, DEFAULT_CONFIGS, par
 from lorasweep.features.representations import DEFAULT_REPRESENTATIONS, GROUPS, REPRESENTATIONS
 from lorasweep.sweep.trackers import TRACKERS, check_tracker
 from lorasweep.trainables.classifiers.catalogue import CLASSIFIERS
-from lorasweep.trainables.data.splits import number_of_folds
 from lorasweep.trainables.store.trial_key import DEFAULT_CLASSIFIER
 
 from .import_options import ImportOptions
@@ -50,6 +49,7 @@ every pair; none."""
 
 SPLITS = ("fixed", "per-seed", "stratified", "kfold:K", "leave-out:COLUMN")
 LEAVE_OUT = "leave-out:"
+_KFOLD = re.compile(r"kfold:([0-9]{1,6})")
 
 
 @dataclass(frozen=True)
@@ -390,3 +390,17 @@ def merged(*several: Mapping[str, Mapping[str, Any]]) -> Settings:
         for classifier, values in given.items():
             settings.setdefault(classifier, {}).update(values)
     return settings
+
+
+def number_of_folds(option: str) -> int | None:
+    """Return the K of `kfold:K`; None if the option is another one.
+
+    Raises:
+        UserError: K is none, or 1.
+    """
+    if option.partition(":")[0] != "kfold":
+        return None
+    match = _KFOLD.fullmatch(option)
+    if match is None or int(match[1]) < 2:
+        raise UserError(f"--split {option}: kfold:K needs a number of folds, 2 or more")
+    return int(match[1])

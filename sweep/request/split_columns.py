@@ -11,10 +11,10 @@ from lorasweep.features.common.errors import UserError
 from lorasweep.features.common.names import nearest
 from lorasweep.features.datasets.scan import DatasetScan, class_names
 from lorasweep.features.datasets.sources import Source
-from lorasweep.trainables.data.splits import PARTS, SplitRule, number_of_folds
+from lorasweep.trainables.data.splits import PARTS, SplitRule
 from lorasweep.trainables.store.trial_key import fold_folder
 
-from .spec import LEAVE_OUT, SweepSpec
+from .spec import LEAVE_OUT, SweepSpec, number_of_folds
 
 _LONGEST_FOLDER = 200
 _SYNONYMS = {"validation": "val", "valid": "val", "dev": "val", "training": "train"}

@@ -7,8 +7,9 @@ import pytest
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from lorasweep.features.common.errors import UserError
+from lorasweep.sweep.request.spec import number_of_folds
 from lorasweep.trainables.data.folds import deal
-from lorasweep.trainables.data.splits import SplitRule, number_of_folds
+from lorasweep.trainables.data.splits import SplitRule
 from lorasweep.trainables.store.run_dir import RunDir
 from lorasweep.trainables.store.trial_key import TrialKey
 

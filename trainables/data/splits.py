@@ -6,7 +6,6 @@ The default is, sample for sample, the split of the script this project replaces
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,21 +31,6 @@ FEWEST_VALUES = 8
 SPLIT_RULE = f"{1 - HELD_OUT:.0%} train, of the rest {TEST_SHARE:.0%} test, seed {SPLIT_SEED}"
 
 PARTS = ("train", "val", "test")
-_KFOLD = re.compile(r"kfold:([0-9]{1,6})")
-
-
-def number_of_folds(option: str) -> int | None:
-    """Return the K of `kfold:K`; None if the option is another one.
-
-    Raises:
-        UserError: K is none, or 1.
-    """
-    if option.partition(":")[0] != "kfold":
-        return None
-    match = _KFOLD.fullmatch(option)
-    if match is None or int(match[1]) < 2:
-        raise UserError(f"--split {option}: kfold:K needs a number of folds, 2 or more")
-    return int(match[1])
 
 
 @dataclass(frozen=True)
