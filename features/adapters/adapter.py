@@ -13,7 +13,7 @@ import numpy as np
 
 from lorasweep.features.layers.names import canonical_name
 
-from .bases import guess_base
+from .bases import Base, guess_base
 from .errors import blamed
 from .factors import UpdateShape, factors, update_shape
 from .locations import find_weights
@@ -75,6 +75,7 @@ class _FileStructure:
     format: str
     algorithms: tuple[str, ...]
     dora: bool
+    swapped: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class AdapterFile:
     _scaling: Scaling = field(repr=False, compare=False)
 
     @cached_property
-    def base(self) -> str:
+    def base(self) -> Base:
         """The model it was trained on, see `guess_base`."""
         return guess_base(self.shapes, self.header, self._scaling.config)
 
@@ -163,7 +164,7 @@ class AdapterFile:
                 return self._file.array(tensors[part])
 
             down, up, lost = factors(module, get, shape.rank)
-            if is_swapped(module.name, module.spelled):
+            if module.name in self._layout.swapped:
                 up = swap_halves(up)
             alpha, rank, root = self._alpha(module, shape)
             s = scale(alpha, rank, root)
@@ -243,6 +244,7 @@ def _layout(tensors: tuple[tuple[str, Shape], ...], lokr_rank: int) -> _FileStru
             f"none of its {len(shapes)} tensors is of a LoRA, LoHa or LoKr adapter"
             + (f" (they are {some})" if some else "")
         )
+    swapped = frozenset(m.name for m in modules if is_swapped(m.name, m.spelled))
     found = []
     for module in modules:
         missing = module.lacks()
@@ -256,7 +258,7 @@ def _layout(tensors: tuple[tuple[str, Shape], ...], lokr_rank: int) -> _FileStru
             raise ValueError(f"layer {module.spelled} is empty")
         if ALPHA in module.tensors and prod(shapes[module.tensors[ALPHA]]) != 1:
             raise ValueError(f"layer {module.spelled}: its α is not one number")
-        if is_swapped(module.name, module.spelled) and shape.outputs % 2:
+        if module.name in swapped and shape.outputs % 2:
             raise ValueError(f"layer {module.spelled} has no two halves")
         found.append((module, shape, split(module.name, shape.outputs, shape.inputs)))
     layers = {
@@ -273,6 +275,7 @@ def _layout(tensors: tuple[tuple[str, Shape], ...], lokr_rank: int) -> _FileStru
         format="+".join(sorted({spelling(module) for module in modules})),
         algorithms=tuple(sorted({module.algorithm for module in modules})),
         dora=any(MAGNITUDE in module.tensors for module in modules),
+        swapped=swapped,
     )
 
 

@@ -7,6 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from lorasweep.features.layers.names import canonical_name, parse_tensor
+from lorasweep.features.layers.spellings import (
+    has_foreign_blocks,
+    is_of_peft,
+    own_outside_name,
+)
 
 DOWN, UP, MID, ALPHA, MAGNITUDE = "down", "up", "mid", "alpha", "magnitude"
 """Parts of a module: A, B, LoCon's core between them, α, and DoRA's magnitudes."""
@@ -17,7 +22,6 @@ _OTHER_PARTS = {
     ".dora_scale": MAGNITUDE,
     ".lora_magnitude_vector": MAGNITUDE,
     ".lora_magnitude_vector.weight": MAGNITUDE,
-    ".lora_magnitude_vector.default.weight": MAGNITUDE,
     ".lora_embedding_A": DOWN,
     ".lora_embedding_B": UP,
     **{
@@ -34,6 +38,8 @@ _LAST = re.compile(
     + "|".join(re.escape(part) for part in sorted(_OTHER_PARTS, key=len, reverse=True))
     + ")"
 )
+
+_NAMED = re.compile(r"(\.lora_magnitude_vector|\.lora_embedding_[AB])\.[^.]+?(\.weight)?$")
 
 LORA, LOCON, LOHA, LOKR = "lora", "locon", "loha", "lokr"
 """What a module's update is made of."""
@@ -91,14 +97,17 @@ def group_modules(names: Iterable[str]) -> tuple[list[Module], list[str]]:
     Raises:
         ValueError: one layer is there in two spellings.
     """
+    names = list(names)
     found: dict[str, Module] = {}
     rest: list[str] = []
+    ours = has_foreign_blocks(names)
     for tensor in names:
         layer, part = _split(tensor)
         if not part:
             rest.append(tensor)
             continue
-        name = canonical_name(layer)
+        name = own_outside_name(layer) if ours else None
+        name = name or canonical_name(layer)
         module = found.setdefault(name, Module(name, layer))
         if part in module.tensors:
             raise ValueError(
@@ -116,6 +125,8 @@ def group_modules(names: Iterable[str]) -> tuple[list[Module], list[str]]:
 
 def _split(tensor: str) -> tuple[str, str]:
     """The layer and the part of a tensor's name; no part: it is not of a module."""
+    # Between the part and `.weight` PEFT writes an adapter's name, `default` mostly.
+    tensor = _NAMED.sub(r"\1\2", tensor)
     match = _LAST.fullmatch(tensor)
     if match:
         # Some write the α of `to_q_lora.down.weight` as `to_q_lora.alpha`.
@@ -133,7 +144,7 @@ def spelling(module: Module) -> str:
         return "kohya"
     if re.match(r"(diffusion_model\.)?(double|single)_blocks\.\d+\.processor\.", name):
         return "xlabs"
-    if name.startswith("base_model."):
+    if is_of_peft(name):
         return "peft"
     if re.match(r"(model\.)?diffusion_model\.|(double|single|joint)_blocks\.", name):
         return "authors"

@@ -15,6 +15,8 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
+from lorasweep.features.layers.spellings import is_of_peft, unwrapped
+
 from .locations import PEFT_CONFIG
 from .modules import ALPHA, Module
 
@@ -25,6 +27,10 @@ _OTHER_UPDATES = (
     *("kasa_config", "monteclora_config", "arrow_config"),
 )
 """Settings of PEFT's LORA with which the update is not s·B·A, or not of the module's weight."""
+
+_BASE_CHANGERS = ("pissa", "olora", "corda", "loftq", "lora_ga", "lora-ga", "milora")
+"""How `init_lora_weights` begins where the base loses what A and B begin with: the update is the
+difference from them, and they are not in the file."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +60,7 @@ class Scaling:
         return int(_by_pattern(config.get("rank_pattern"), path, config.get("r")) or 0)
 
     def _config_of(self, module: Module) -> tuple[Mapping[str, Any], str]:
-        path = module.spelled
-        for prefix in ("base_model.model.", "base_model."):
-            path = path.removeprefix(prefix)
+        path = unwrapped(module.spelled)
         if self.config:
             return self.config, path
         component, _, rest = module.name.partition(".")
@@ -78,7 +82,7 @@ def read_scaling(weights: Path, header: Mapping[str, str], modules: list[Module]
             update is no B·A.
     """
     from_peft = weights.name.startswith("adapter_model.") or any(
-        module.spelled.startswith("base_model.") for module in modules
+        is_of_peft(module.spelled) for module in modules
     )
     if from_peft and not all(ALPHA in module.tensors for module in modules):
         return Scaling(config=_read_config(weights.with_name(PEFT_CONFIG)))
@@ -109,6 +113,13 @@ def _refuse_other_updates(config: Mapping[str, Any]) -> None:
     found = [name for name in _OTHER_UPDATES if config.get(name)]
     if found:
         raise ValueError(f"is a PEFT adapter with {found[0]}, whose update is not s·B·A")
+    begins = str(config.get("init_lora_weights", "")).lower()
+    if begins.startswith(_BASE_CHANGERS):
+        raise ValueError(
+            f"is a PEFT adapter that began by {begins}, which changes the base: its update is "
+            "B·A − B₀·A₀, and B₀ and A₀ are not in it; PEFT's save_pretrained converts it with "
+            "path_initial_model_for_weight_conversion"
+        )
 
 
 def _components(text: str) -> dict[str, dict[str, Any]]:

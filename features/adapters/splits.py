@@ -13,6 +13,7 @@ import numpy as np
 _QKV = ("to_q", "to_k", "to_v")
 _FUSED = {
     "attn.to_qkv": tuple(f"attn.{part}" for part in _QKV),
+    "attn2.to_qkv": tuple(f"attn2.{part}" for part in _QKV),
     "attn.to_added_qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
     "attn.to_qkv_mlp_proj": (*(f"attn.{part}" for part in _QKV), "proj_mlp"),
 }

@@ -25,6 +25,7 @@ from lorasweep.features.common.files import (
 from lorasweep.features.common.names import abbreviate
 from lorasweep.features.common.progress import Progress
 from lorasweep.features.layers.pairing import Layer, pair_layers, ranked_tensors
+from lorasweep.features.layers.spellings import has_new_name
 from lorasweep.features.representations.base import Shape, Unit
 
 from .columns import RaggedColumnError, flat_values, matrix_shape
@@ -216,7 +217,8 @@ def _scan(
     known: dict[str, Any] = {**shapes, **dict.fromkeys(scales)}
     content = [[n, columns[n].dtype, known[n], columns[n].hexdigest()] for n in numeric]
     padded = ranks.padded()
-    weights = digest([*content, *padded.items()])
+    renamed = ["names 2"] if any(map(has_new_name, tensors)) else []
+    weights = digest([*content, *padded.items(), *renamed])
     names_of_classes = class_names(reader.schema, label_column)
     if names_of_classes:
         if min(labels) < 0:

@@ -125,7 +125,9 @@ _LIST_BLOCK = re.compile(
     r"(?<![^.])(?:(?:encoder|decoder)\.)?"
     r"(?:transformer_blocks|single_transformer_blocks|blocks|block|layers|layer|h)\.\d+(?![^.])"
 )
-_NO_LANGUAGE = re.compile(r"vision|visual|vit\b|audio|diffusion_model", re.IGNORECASE)
+_NO_LANGUAGE = re.compile(
+    r"vision|visual|vit\b|audio|diffusion_model|^text_encoders\.|^t5\.", re.IGNORECASE
+)
 _OF_LANGUAGE_MODELS = {"lm_head", "embed_out", "embed_tokens", "wte", "wpe", "word_embeddings"}
 
 

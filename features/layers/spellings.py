@@ -8,9 +8,19 @@ stay one layer, under the name that diffusers gives them when it fuses them.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 PEFT_PREFIXES = ("base_model.model.", "base_model.")
 """What PEFT's wrapper puts before a model's own path."""
+
+_WRAPPERS = re.compile(
+    r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+    r"|^module\.(?=.*\.)|(?<=_)_orig_mod_"
+)
+"""What torch.compile, FSDP, checkpointing and DDP put into paths of the modules that they wrap."""
+_PEFT_INSIDE = re.compile(
+    r"^((?:unet|transformer|text_encoder(?:_[23])?)\.)base_model\.(?:model\.)?"
+)
 
 UNET, TRANSFORMER = "unet", "transformer"
 """diffusers' names of the network that denoises."""
@@ -83,11 +93,25 @@ _TRANSFORMER_BLOCKS = {
             "img_mlp.0": "ff.net.0.proj",
             "img_mlp.2": "ff.net.2",
             "img_mod.lin": "norm1.linear",
+            "img_mod.linear": "norm1.linear",
             "txt_attn.qkv": "attn.to_added_qkv",
             "txt_attn.proj": "attn.to_add_out",
             "txt_mlp.0": "ff_context.net.0.proj",
             "txt_mlp.2": "ff_context.net.2",
             "txt_mod.lin": "norm1_context.linear",
+            "txt_mod.linear": "norm1_context.linear",
+            # HunyuanVideo's authors
+            "img_attn_qkv": "attn.to_qkv",
+            "img_attn_proj": "attn.to_out.0",
+            "img_mlp.fc1": "ff.net.0.proj",
+            "img_mlp.fc2": "ff.net.2",
+            "txt_attn_qkv": "attn.to_added_qkv",
+            "txt_attn_proj": "attn.to_add_out",
+            "txt_mlp.fc1": "ff_context.net.0.proj",
+            "txt_mlp.fc2": "ff_context.net.2",
+            # OneTrainer numbers the parts of a fused module.
+            **{f"img_attn.qkv.{i}": f"attn.to_{part}" for i, part in enumerate("qkv")},
+            **{f"txt_attn.qkv.{i}": f"attn.add_{part}_proj" for i, part in enumerate("qkv")},
             "qkv_lora1": "attn.to_qkv",
             "proj_lora1": "attn.to_out.0",
             "qkv_lora2": "attn.to_added_qkv",
@@ -100,6 +124,9 @@ _TRANSFORMER_BLOCKS = {
             "linear1": "attn.to_qkv_mlp_proj",
             "linear2": "proj_out",
             "modulation.lin": "norm.linear",
+            "modulation.linear": "norm.linear",
+            **{f"linear1.{i}": f"attn.to_{part}" for i, part in enumerate("qkv")},
+            "linear1.3": "proj_mlp",
             "qkv": "attn.to_qkv",
             "proj": "proj_out",
         },
@@ -109,6 +136,8 @@ _TRANSFORMER_BLOCKS = {
         {
             "x_block.attn.qkv": "attn.to_qkv",
             "x_block.attn.proj": "attn.to_out.0",
+            "x_block.attn2.qkv": "attn2.to_qkv",
+            "x_block.attn2.proj": "attn2.to_out.0",
             "x_block.mlp.fc1": "ff.net.0.proj",
             "x_block.mlp.fc2": "ff.net.2",
             "x_block.adaLN_modulation.1": "norm1.linear",
@@ -133,6 +162,13 @@ _TRANSFORMER_OUTSIDE = {
     "final_layer.adaLN_modulation.1": "norm_out.linear",
 }
 
+_OTHER_TRANSFORMERS = (
+    *("distilled_guidance_layer", "joint_transformer_blocks"),
+    *("double_stream_blocks", "single_stream_blocks"),
+    *("double_stream_modulation_img", "double_stream_modulation_txt", "single_stream_modulation"),
+)
+"""Chroma's, AuraFlow's, HiDream's and FLUX.2's: names that no other transformer has."""
+
 # First words of a path in diffusers, for names that do not say which network they are of.
 _FIRST_WORDS = {
     "down_blocks": UNET,
@@ -147,19 +183,44 @@ _FIRST_WORDS = {
     "x_embedder": TRANSFORMER,
     "context_embedder": TRANSFORMER,
     "time_text_embed": TRANSFORMER,
+    **dict.fromkeys(_OTHER_TRANSFORMERS, TRANSFORMER),
     "text_model": "text_encoder",
 }
 _COMPONENT = re.compile(r"(unet|transformer|text_encoder(?:_[23])?)\.(.+)")
+# ComfyUI's names of text encoders; of T5 and others the component depends on the base model.
+_COMFY_ENCODERS = re.compile(r"text_encoders\.(clip_[lg])\.transformer\.(.+)")
+_OMI_ENCODERS = re.compile(r"(clip_[lg])\.(text_model\..+|text_projection)")
+_CLIPS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 # Paths in language models (GPT-2, Falcon, ChatGLM) that begin like diffusers' component.
 _LANGUAGE_MODEL = re.compile(r"transformer\.(h|encoder|wte|wpe|word_embeddings|output_layer)\.")
 _TEXT_PROJECTIONS = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
 
 def unwrapped(layer: str) -> str:
-    """A layer's name without what PEFT's wrapper puts before it."""
+    """A layer's name without what wrappers put before and into it."""
+    layer = _WRAPPERS.sub("", layer)
     for prefix in PEFT_PREFIXES:
         layer = layer.removeprefix(prefix)
-    return layer
+    return _PEFT_INSIDE.sub(r"\1", layer)
+
+
+_NEW_NAMES = re.compile(
+    r"(double_blocks[._]\d+[._](img|txt)_(attn_(qkv|proj)|mlp[._]fc[12]|mod[._]linear))"
+    r"|(double|single)_blocks\.\d+\..*(qkv|linear1)\.\d|single_blocks[._]\d+[._]modulation[._]linear"
+    rf"|^((model\.)?diffusion_model\.)?({'|'.join(_OTHER_TRANSFORMERS)})\."
+    r"|^(text_encoders|t5)\.|x_block[._]attn2|^transformer\.(double|single|joint)_blocks\.|^clip_[lg]\."
+    r"|^unet\.(input_blocks|middle_block|output_blocks)\."
+)
+
+
+def has_new_name(layer: str) -> bool:
+    """Whether a layer has another canonical name than in version 0.1, which feeds numbers."""
+    return any(of.search(layer) for of in (_WRAPPERS, _PEFT_INSIDE, _COMFY_ENCODERS, _NEW_NAMES))
+
+
+def is_of_peft(layer: str) -> bool:
+    """Whether PEFT's wrapper stands before a layer's path."""
+    return _WRAPPERS.sub("", layer).startswith("base_model.")
 
 
 def diffusers_path(layer: str) -> tuple[str, str] | None:
@@ -200,13 +261,19 @@ def _from_kohya(layer: str) -> tuple[str, str] | None:
 
 
 def _from_dots(layer: str) -> tuple[str, str] | None:
+    if match := _COMFY_ENCODERS.fullmatch(layer) or _OMI_ENCODERS.fullmatch(layer):
+        return _CLIPS[match[1]], match[2]
     path = re.sub(r"\.processor(?=\.|$)", "", layer)
     upstream = next((p for p in _UPSTREAM_PREFIXES if path.startswith(p)), "")
     path = path.removeprefix(upstream)
     match = _COMPONENT.fullmatch(path)
     if upstream or not match:
         return _by_content(path)
-    return None if _LANGUAGE_MODEL.match(path) else (match[1], match[2])
+    if _LANGUAGE_MODEL.match(path):
+        return None
+    # OneTrainer and others put a component before the authors' own names.
+    translate = {UNET: _from_sgm, TRANSFORMER: _from_authors_blocks}.get(match[1])
+    return match[1], (translate and translate(match[2])) or match[2]
 
 
 def _by_content(path: str) -> tuple[str, str] | None:
@@ -241,10 +308,36 @@ def _from_sgm(path: str) -> str | None:
 
 
 def _from_authors_transformer(path: str) -> str | None:
-    if path in _TRANSFORMER_OUTSIDE:
-        return _TRANSFORMER_OUTSIDE[path]
+    return _TRANSFORMER_OUTSIDE.get(path) or _from_authors_blocks(path)
+
+
+def _from_authors_blocks(path: str) -> str | None:
     match = re.fullmatch(r"(double|single|joint)_blocks\.(\d+)\.(.+)", path)
     if not match:
         return None
     blocks, modules = _TRANSFORMER_BLOCKS[f"{match[1]}_blocks"]
     return f"{blocks}.{match[2]}.{modules[match[3]]}" if match[3] in modules else None
+
+
+_AUTHORS_BLOCKS = re.compile(r"(?<![a-z])(double|single|joint)_blocks[._]\d")
+_FINAL = re.compile(r"(?:^|[._])final_layer[._](linear|adaLN_modulation[._]1)(?=[._]|$)")
+
+
+def has_foreign_blocks(tensors: Iterable[str]) -> bool:
+    """Whether a transformer's blocks are none of Flux' or SD3's authors', beside a final layer.
+
+    HiDream, Lumina 2 and others have layers of the same names outside of their blocks, and
+    diffusers leaves those as they are.
+    """
+    names = list(tensors)
+    if not any(_FINAL.search(name) for name in names):
+        return False
+    if any(_AUTHORS_BLOCKS.search(name) for name in names):
+        return False
+    return any(re.search(r"[._]\d+[._]", name) for name in names if not _FINAL.search(name))
+
+
+def own_outside_name(layer: str) -> str | None:
+    """The canonical name of a final layer beside foreign blocks; None: it is no such layer."""
+    match = _FINAL.search(layer)
+    return f"{TRANSFORMER}.final_layer.{match[1].replace('_1', '.1')}" if match else None

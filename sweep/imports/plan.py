@@ -143,7 +143,7 @@ def _columns(
         LABEL: [item.label for item in adapters],
         "path": [item.name for item in adapters],
         "folder": [item.folder for item in adapters],
-        "base": [item.base for item in adapters],
+        "base": [str(item.base) for item in adapters],
         **{name: [item.facts[name] for item in adapters] for name in adapters[0].facts},
     }
     columns = {name: list(values) for name, values in own.items()}

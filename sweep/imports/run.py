@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -40,7 +41,7 @@ from lorasweep.sweep.watch.terminal import Reporter
 from .labels import label_source
 from .plan import ImportPlan, make_plan, require_labels
 from .shard import ShardWriter, dataset_schema, shard_files
-from .survey import survey
+from .survey import Survey, SurveyedAdapter, survey
 
 RECORD = "import.json"
 """What a dataset's folder says about its import."""
@@ -128,7 +129,9 @@ def import_adapters(
     if not looked.found:
         raise UserError("no file is an adapter that can be read")
     unused = source.unused((item.name, item.row) for item in looked.found)
-    labelled, unlabelled = require_labels(looked.of_base(options.base), options.labels)
+    chosen = looked.of_base(options.base)
+    labelled, unlabelled = require_labels(chosen, options.labels)
+    _say_bases(looked, chosen, reporter)
     plan = make_plan(labelled, options.min_coverage, options.lokr_rank)
     if any(item.dora for item in labelled):
         count = sum(item.dora for item in labelled)
@@ -164,6 +167,16 @@ def import_adapters(
     for line in report.lines():
         reporter.say(line)
     return report
+
+
+def _say_bases(looked: Survey, chosen: list[SurveyedAdapter], reporter: Reporter) -> None:
+    """Say of what bases the adapters are where that is not certain, and how many are left out."""
+    counts = Counter(item.base for item in chosen)
+    if len(counts) > 1 or any(len(base.names) > 1 for base in counts):
+        shown = "; ".join(f"{base.in_words} ({count})" for base, count in counts.most_common())
+        reporter.say(f"base     {shown}")
+    if left := len(looked.found) - len(chosen):
+        reporter.say(f"left out {left} of other bases")
 
 
 def _carry_out(

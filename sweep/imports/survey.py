@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from lorasweep.features.adapters.adapter import LayerShape, open_adapter
-from lorasweep.features.adapters.bases import certainty, may_be
+from lorasweep.features.adapters.bases import Base
 from lorasweep.features.adapters.errors import BadAdapterError
 from lorasweep.features.adapters.locations import PEFT_CONFIG
 from lorasweep.features.adapters.matrix import real_file
@@ -20,6 +21,9 @@ from lorasweep.features.common.progress import Progress
 
 from .labels import LabelSource, Row, Value
 from .locations import AdapterLocation, find_locations
+
+ANY_BASE = "any"
+"""What `--base` says where adapters of several bases are wanted together."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class SurveyedAdapter:
         name: its path below the folder that was given.
         folder: name of the folder above it.
         stamp: of the file and of PEFT's configuration, see `file_stamp`.
-        base: the model it was trained on.
+        base: what is known of the model it was trained on.
         facts: format, algorithm and dtype.
         dora: whether B·A alone is not its update.
         shapes: layer -> (outputs, inputs, rank); shared by adapters that are alike.
@@ -46,7 +50,7 @@ class SurveyedAdapter:
     name: str
     folder: str
     stamp: list[Any]
-    base: str
+    base: Base
     facts: dict[str, str]
     dora: bool
     shapes: Mapping[str, LayerShape]
@@ -79,35 +83,46 @@ class Survey:
     bad: dict[str, str] = field(default_factory=dict)
     aside: dict[str, str] = field(default_factory=dict)
 
-    def of_base(self, base: str | None) -> list[SurveyedAdapter]:
-        """The adapters of one base, and with them those that do not show theirs, unless others
-        show another.
+    def of_base(self, asked: str | None) -> list[SurveyedAdapter]:
+        """Return the adapters of the bases that are asked for; without any, all, if they may be of
+        one base.
+
+        Arguments:
+            asked: bases, separated by commas; `any`: all adapters; None: nobody has chosen.
 
         Raises:
-            UserError: there are several and none is chosen, or none of the one that is; says what
-                there is.
+            UserError: they are of several bases and none is chosen, or none is of a chosen one;
+                says what there is.
         """
-        counts = Counter(item.base for item in self.found)
-        shown = [name for name in counts if certainty(name)] or list(counts)
-        surest = [n for n in shown if not any(may_be(n, other) for other in shown if other != n)]
-        chosen = base
-        if chosen is None:
-            if len(surest) != 1:
+        if asked is None:
+            bases = list(dict.fromkeys(item.base for item in self.found))
+            if not all(one.goes_with(other) for one, other in combinations(bases, 2)):
                 raise UserError(
-                    f"the adapters are of several base models ({self._bases()}): choose one with "
-                    "--base"
+                    f"the adapters are of several base models ({self._bases()}): choose with "
+                    "--base; it takes several, separated by commas, and any"
                 )
-            chosen = surest[0]
-        elif chosen not in counts:
-            raise UserError(f"no adapter of base {chosen!r}; there are {self._bases()}")
-        alone = surest == [chosen]
-        return [i for i in self.found if i.base == chosen or (alone and may_be(i.base, chosen))]
+            return self.found
+        if asked == ANY_BASE:
+            return self.found
+        chosen = []
+        names = [name.strip() for name in asked.split(",")]
+        for name in names:
+            fitting = [item for item in self.found if item.base.is_chosen(name)]
+            if not fitting:
+                raise UserError(f"no adapter of base {name!r}; there are {self._bases()}")
+            chosen += fitting
+        certain = Base((names[0],)) if len(names) == 1 else None
+        return [
+            # What somebody says of an adapter that may be of several bases is known.
+            replace(item, base=certain if certain and len(item.base.names) > 1 else item.base)
+            for item in {item.weights: item for item in chosen}.values()
+        ]
 
     def _bases(self) -> str:
         counts = Counter(item.base for item in self.found)
         first = {item.base: item.name for item in reversed(self.found)}
         return "; ".join(
-            f"{name}: {count}, like {first[name]}" for name, count in counts.most_common()
+            f"{base.in_words}: {count}, like {first[base]}" for base, count in counts.most_common()
         )
 
 

@@ -26,7 +26,7 @@ from lorasweep.features.layers.pairing import pair_layers, rank_column
 from lorasweep.trainables.store.run_dir import RunDir
 
 _SHOWN = 5
-_ONLY_JSON = ("shapes",)
+_ONLY_JSON = ("shapes", "compatible")
 _FACTS = ("base", "format", "algorithm")
 """Columns of an import that are counted."""
 _ROWS_AT_A_TIME = 256
@@ -55,6 +55,8 @@ class Inspection:
         if self.text is not None:
             return [f"kind         {self.kind}", *self.text]
         facts = {name: value for name, value in self.facts.items() if name not in _ONLY_JSON}
+        if "base_in_words" in facts:
+            facts["base"] = facts.pop("base_in_words")
         shown = {"kind": self.kind, **facts}
         width = max(map(len, shown))
         return [
@@ -126,7 +128,9 @@ def _adapter(adapter: AdapterFile) -> Inspection:
             "metadata": _metadata(weights),
             "format": adapter.format,
             "algorithms": list(adapter.algorithms),
-            "base": adapter.base,
+            "base": adapter.base.certain,
+            "compatible": list(adapter.base.names),
+            "base_in_words": adapter.base.in_words,
             "components": _components(adapter.shapes),
             "layers": len(adapter.shapes),
             "ranks": _ordered(rank for _, _, rank in adapter.shapes.values()),
@@ -195,7 +199,7 @@ def _adapters(folder: Path, on_progress: Progress | None) -> Inspection:
             "adapters": len(looked.found),
             "formats": _counts(item.facts["format"] for item in looked.found),
             "algorithms": _counts(item.facts["algorithm"] for item in looked.found),
-            "bases": _counts(item.base for item in looked.found),
+            "bases": _counts(item.base.in_words for item in looked.found),
             "components": _components(shapes),
             "layers": len(shapes),
             "layers_of_an_adapter": _ordered(len(item.shapes) for item in looked.found),
@@ -224,7 +228,7 @@ def _dataset(
     memo: Path,
     on_progress: Progress | None,
 ) -> Inspection:
-    from lorasweep.features.adapters.bases import guess_base
+    from lorasweep.features.adapters.bases import Base, guess_base
     from lorasweep.features.datasets.columns import flat_values
     from lorasweep.features.datasets.ranks import own_ranks
     from lorasweep.features.datasets.shapes import rank_columns, read_shapes
@@ -271,13 +275,15 @@ def _dataset(
     ranks.update((c, rank) for c, rank in columns_of_ranks.items() if c not in ranked)
     shapes = {parse_layer(layer.name).name: layer.shape for layer in layers}
     dtypes = {str(reader.schema.field(name).type) for name in tensors}
+    said = counts.get("base", Counter()).elements()
+    bases = [Base.parse(text).in_words for text in said]
     return Inspection(
         "dataset",
         {
             "path": path,
             "adapters": reader.num_rows,
             "files": len(source.files),
-            "bases": _counts(counts.get("base") or [guess_base(shapes, {}, {})]),
+            "bases": _counts(bases or [guess_base(shapes, {}, {}).in_words]),
             "formats": _counts(counts.get("format", ())),
             "algorithms": _counts(counts.get("algorithm", ())),
             "components": _components(shapes),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lorasweep.features.adapters.adapter import LayerShape, open_adapter
-from lorasweep.features.adapters.bases import guess_base
+from lorasweep.features.adapters.bases import Base, guess_base
 from lorasweep.features.adapters.errors import BadAdapterError
 from lorasweep.features.adapters.locations import find_candidates, is_dataset, is_weights
 from lorasweep.features.adapters.matrix import matrix_of
@@ -31,10 +31,15 @@ _MOST_NUMBERS = 1 << 24
 
 
 class Adapter(NamedTuple):
-    """One of those that were given: the how-manieth, and its path or row."""
+    """One of those that were given: the how-manieth, and its path or row.
+
+    Attributes:
+        compatible: bases that it may be of, where it is not certain of which.
+    """
 
     place: int
     name: str
+    compatible: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,7 +175,7 @@ class _Files:
         reason = self._read.unknown_scale(self._item, stack, len(adapters))
         if reason:
             raise BadAdapterError(path, reason)
-        adapters.append(Adapter(place, str(path)))
+        adapters.append(Adapter(place, str(path), _uncertain(adapter.base)))
         return rank, len(adapters) == most
 
 
@@ -189,6 +194,11 @@ def _more_than_product(read: ModelInput, unread: Collection[str], *, dora: bool)
             "none of that"
         )
     return None
+
+
+def _uncertain(base: Base) -> tuple[str, ...]:
+    """Names of a base that may be one of several."""
+    return base.names if len(base.names) > 1 else ()
 
 
 def _rank_above(read: ModelInput, shapes: Mapping[str, LayerShape]) -> int:
@@ -226,9 +236,15 @@ class _Rows:
         for top in range(0, self._table.num_rows, most):
             rows = range(top, min(top + most, self._table.num_rows))
             names = self._values("path", rows) or [f"{self._name}[{row}]" for row in rows]
-            adapters = [Adapter(first + row, name) for row, name in zip(rows, names)]
             ranks = self._values("rank", rows) or [largest] * len(rows)
-            bases = self._values("base", rows) or [self._base] * len(rows)
+            said = self._values("base", rows)
+            bases = [None if text is None else Base.parse(str(text)) for text in said] or [
+                self._base
+            ] * len(rows)
+            adapters = [
+                Adapter(first + row, name, _uncertain(base or self._base))
+                for row, name, base in zip(rows, names, bases)
+            ]
             of_layers = self._own_ranks(read, rows)
             reasons = self._problems(of_layers, ranks, bases)
             dora = self._values("dora", rows) or [False] * len(rows)
@@ -286,7 +302,7 @@ class _Rows:
             if key not in known:
                 shapes = dict(self._shapes)
                 shapes.update((n, (*shapes[n][:2], r)) for n, r in zip(own, ranks))
-                of = self._base if base is None else str(base)
+                of = self._base if base is None else base
                 known[key] = self._read.problem(self._item, shapes, of, rank)
             reasons.append(known[key])
         return reasons

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from lorasweep.features.adapters.bases import Base
 from lorasweep.features.common.errors import UserError
 from lorasweep.features.common.names import nearest
 from lorasweep.features.common.progress import Progress
@@ -36,12 +38,14 @@ class Verdict:
         unlike: novelty percentile: percentage, 0 to 100, of training adapters that are not farther
             from their own neighbours than this one is.
         problem: why it cannot be judged; "" if it can.
+        compatible: bases that it may be of, the model's among them, where it is not certain.
     """
 
     adapter: str
     probabilities: np.ndarray | None
     unlike: float | None
     problem: str = ""
+    compatible: tuple[str, ...] = ()
 
     def to_json(self, classes: Sequence[Any]) -> dict[str, Any]:
         """Return a JSON object; null where there is nothing to say.
@@ -57,6 +61,7 @@ class Verdict:
             "unlike": novelty,
             "novelty": novelty,
             "problem": self.problem or None,
+            "compatible": list(self.compatible),
         }
 
 
@@ -176,13 +181,13 @@ def predict(
     total, found = given.count, {}
     for item in read_adapters(given, loaded.input, loaded.item, model.note["lora_rank"]):
         if isinstance(item, Problem):
-            place, name = item.adapter
+            place, name, _ = item.adapter
             found[place] = Verdict(name, None, None, item.reason)
         else:
             p, unlike = loaded.predict(item.stack, len(item.adapters))
-            for (place, name), own, far in zip(item.adapters, p, unlike):
+            for (place, name, compatible), own, far in zip(item.adapters, p, unlike):
                 found[place] = (
-                    Verdict(name, own, float(far))
+                    Verdict(name, own, float(far), compatible=compatible)
                     if np.isfinite(own).all()
                     else Verdict(name, None, None, "its features are not finite")
                 )
@@ -201,7 +206,13 @@ def table(verdicts: Sequence[Verdict], classes: Sequence[Any]) -> str:
             name, chance = str(classes[int(p.argmax())]), f"{p.max():.1%}"
             rows.append([verdict.adapter, name, chance, f"{verdict.unlike:.0f} %", ""])
     columns = len(COLUMNS) if any(verdict.problem for verdict in verdicts) else len(COLUMNS) - 1
-    return format_table(list(COLUMNS[:columns]), [row[:columns] for row in rows])
+    text = format_table(list(COLUMNS[:columns]), [row[:columns] for row in rows])
+    several = Counter(verdict.compatible for verdict in verdicts if verdict.compatible)
+    notes = [
+        f"{count} adapters may be of {Base(names).in_words}: judged as of the model's base"
+        for names, count in several.items()
+    ]
+    return "\n".join([text, *notes])
 
 
 def as_csv(verdicts: Sequence[Verdict], classes: Sequence[Any]) -> str:

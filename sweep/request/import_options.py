@@ -36,7 +36,10 @@ class ImportOptions:
         "adapter has none.",
     )
     base: str | None = option(
-        None, as_text, "Base model whose adapters to import, where there are several."
+        None,
+        as_text,
+        "Base model whose adapters to import, where there are several; several, separated by "
+        "commas; any.",
     )
     skip_bad_samples: bool = option(
         False, as_bool, "Leave damaged adapters out instead of refusing.", only_on=True

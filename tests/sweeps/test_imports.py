@@ -7,7 +7,6 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -16,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from lorasweep import cli
+from lorasweep.features.adapters.bases import Base
 from lorasweep.features.adapters.errors import UnreadableAdapterError
 from lorasweep.features.common.errors import UserError
 from lorasweep.features.common.lock import locked
@@ -26,7 +26,7 @@ from lorasweep.sweep.imports.labels import label_source
 from lorasweep.sweep.imports.plan import make_plan
 from lorasweep.sweep.imports.run import import_adapters
 from lorasweep.sweep.imports.shard import ShardWriter
-from lorasweep.sweep.imports.survey import Survey, survey
+from lorasweep.sweep.imports.survey import Survey, SurveyedAdapter, survey
 from lorasweep.sweep.models.new_adapters import Given, Problem, Stacked, read_adapters
 from lorasweep.sweep.request.import_options import ImportOptions
 from lorasweep.sweep.request.spec import RuntimeOptions
@@ -420,7 +420,9 @@ def test_several_bases_need_a_choice(tmp_path):
     other = {f"{BLOCK}.attn2.to_k": (8, 2048)}
     for i in range(2):
         adapter(root / "cats" / f"xl-{i}" / WEIGHTS, layers=other)
-    with pytest.raises(UserError, match=r"sd-1: 6, like cats.*; sdxl: 2, like cats/xl-0.*--base"):
+    with pytest.raises(
+        UserError, match=r"sd-1: 6, like cats.*; kolors or sdxl: 2, like cats/xl-0.*--base"
+    ):
         run(root, out=tmp_path / "out")
     with pytest.raises(UserError, match="no adapter of base 'sd-2'"):
         run(root, out=tmp_path / "out", base="sd-2")
@@ -428,25 +430,59 @@ def test_several_bases_need_a_choice(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("bases", "kept"),
+    ("bases", "together"),
     [
-        (["sd-1", "unknown"], 2),
-        (["flux", "transformer-3072", "transformer"], 3),
-        (["flux-64", "transformer-64"], 2),
-        (["flux", "transformer-64"], None),
-        (["sd-1", "llm-4096"], None),  # the language model's rows would be zeros
-        (["sd-1", "unet-of-64-channels"], None),
-        (["unet", "sd-1-or-2"], None),
+        (["sd-1", "unknown"], True),
+        (["flux", "text-encoder"], True),
+        (["chroma|flux", "flux"], True),
+        (["chroma|flux|hunyuan-video?", "chroma|flux"], True),
+        (["chroma|flux|hunyuan-video?", "hunyuan-video"], False),  # few would decide what many are
+        (["unknown-transformer-64", "unknown-transformer-64"], True),
+        (["flux", "unknown-transformer-64"], False),
+        (["unknown-blocks-1536", "unknown-blocks-5120"], False),
+        (["sd-1", "llm-4096"], False),  # the language model's rows would be zeros
+        (["sd-1", "sd-1|sd-2|svd|zeroscope"], True),
+        (["Llama-2-7b-hf", "llama-2-7b-HF"], True),
+        (["Llama-2-7b-hf", "llama-2-7b-bnb-4bit"], False),
     ],
 )
-def test_which_bases_go_together(bases, kept):
-    looked = Survey([SimpleNamespace(base=base, name=base) for base in bases])
-    if kept is None:
+def test_which_bases_go_together(bases, together):
+    looked = survey_of(bases)
+    if together:
+        assert len(looked.of_base(None)) == len(bases)
+    else:
         with pytest.raises(UserError, match="several base models"):
             looked.of_base(None)
-    else:
-        assert len(looked.of_base(None)) == kept
-    assert [item.base for item in looked.of_base(bases[-1])] == bases[-1:]
+    assert len(looked.of_base("any")) == len(bases)
+
+
+def survey_of(bases):
+    """What a survey finds of adapters with these bases."""
+    return Survey(
+        [
+            SurveyedAdapter(
+                f"{i}.safetensors", str(i), "cats", [], Base.parse(base), {}, dora=False,
+                shapes={}, fused=frozenset(), unread={}, columns={}, label="cats", row=None,
+            )
+            for i, base in enumerate(bases)
+        ]
+    )  # fmt: skip
+
+
+def test_a_base_can_always_be_chosen():
+    looked = survey_of(
+        ["chroma|flux|hunyuan-video?", "hunyuan-video", "unknown-blocks-1536", "llm"]
+    )
+
+    def chosen(asked):
+        return [(item.name, str(item.base)) for item in looked.of_base(asked)]
+
+    assert chosen("hunyuan-video") == [("0", "hunyuan-video"), ("1", "hunyuan-video")]
+    assert chosen("FLUX") == [("0", "FLUX")]
+    assert chosen("unknown-blocks-1536") == [("2", "unknown-blocks-1536")]
+    assert [name for name, _ in chosen("flux, unknown-blocks-1536")] == ["0", "2"]
+    with pytest.raises(UserError, match="no adapter of base 'sd-1'; there are chroma, flux or hu"):
+        looked.of_base("sd-1")
 
 
 def test_an_adapter_that_does_not_show_its_base_goes_with_the_others(tmp_path):

@@ -261,7 +261,7 @@ def test_an_export_needs_neither_run_nor_dataset(kept, files, tmp_path):
     found = json.loads(say("inspect", out, "--json"))
     assert (found["kind"], list(found["models"])) == ("models", ["visual_only/simple_stats"])
     assert [set(item) for item in own] == [
-        {"adapter", "class", "probability", "unlike", "novelty", "problem"}
+        {"adapter", "class", "probability", "unlike", "novelty", "problem", "compatible"}
     ] * 5
     both = judged(out, "--ensemble", *files[:5])
     model = find_models(out)[0]

@@ -19,6 +19,7 @@ from lorasweep.features.layers.names import (
     parse_tensor,
 )
 from lorasweep.features.layers.pairing import is_down, is_layer_tensor, layer_name
+from lorasweep.features.layers.spellings import has_new_name
 from lorasweep.features.numerics.update_batch import UpdateBatch
 from lorasweep.zoo.random.sd15 import transformer_blocks
 
@@ -307,3 +308,50 @@ def test_the_order_is_that_of_the_networks():
     ]
     shuffled = random.Random(0).sample(ordered, len(ordered))
     assert sorted(shuffled, key=network_order) == ordered
+
+
+WRAPPED = {
+    "transformer.transformer_blocks.0.attn.to_q": [
+        "transformer._orig_mod.transformer_blocks.0.attn.to_q",
+        "transformer.transformer_blocks.0._orig_mod.attn.to_q",
+        "_orig_mod.transformer.transformer_blocks.0.attn.to_q",
+        "module.transformer_blocks.0.attn.to_q",
+        "module._orig_mod.transformer_blocks.0.attn.to_q",
+        "transformer.base_model.model.transformer_blocks.0.attn.to_q",
+    ],
+    "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q": [
+        "unet._orig_mod.mid_block.attentions.0.transformer_blocks.0.attn2.to_q",
+        "lora_unet__orig_mod_mid_block_attentions_0_transformer_blocks_0_attn2_to_q",
+        "unet.base_model.model.mid_block.attentions.0.transformer_blocks.0.attn2.to_q",
+        "base_model.model._orig_mod.mid_block.attentions.0.transformer_blocks.0.attn2.to_q",
+    ],
+    "model.layers.0.self_attn.q_proj": [
+        "base_model.model.model.layers.0.self_attn.q_proj",
+        "base_model.model.model.layers.0._fsdp_wrapped_module._checkpoint_wrapped_module."
+        "self_attn.q_proj",
+        "_orig_mod.base_model.model.model.layers.0.self_attn.q_proj",
+        "module.base_model.model.model.layers.0.self_attn.q_proj",
+    ],
+    "text_encoder.text_model.encoder.layers.0.mlp.fc1": [
+        "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1"
+    ],
+    "text_encoder_2.text_model.encoder.layers.0.self_attn.q_proj": [
+        "text_encoders.clip_g.transformer.text_model.encoder.layers.0.self_attn.q_proj"
+    ],
+}
+"""Canonical name -> how wrappers and ComfyUI spell it."""
+
+
+@pytest.mark.parametrize(
+    ("name", "spelled"), [(name, own) for name, of in WRAPPED.items() for own in of]
+)
+def test_wrappers_are_no_part_of_a_name(name, spelled):
+    assert canonical_name(spelled) == name
+    assert has_new_name(spelled) == (not spelled.startswith("base_model.model.model.layers.0.self"))
+    assert not has_new_name(name)
+
+
+def test_a_module_of_the_models_own_is_no_wrapper():
+    for name in ("blocks.0.module.attn.q_proj", "module", "layers.0.my_orig_mod.q_proj"):
+        assert canonical_name(name) == name
+        assert not has_new_name(name)

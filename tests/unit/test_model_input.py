@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from lorasweep.features.adapters.adapter import open_adapter
+from lorasweep.features.adapters.bases import Base
 from lorasweep.features.compute.dataset_matrix import dataset_matrix
 from lorasweep.features.datasets.scan import scan_dataset
 from lorasweep.features.datasets.sources import DatasetRequest, find_dataset
@@ -63,7 +64,7 @@ def test_ranks_that_a_representation_reads(scanned, name, ranks, fits):
     read = model_input(item, sorted(scan.columns(unit)), scan, ranks, dora=False)
     for rank in (1, 2, 3, 64):
         shapes = {layer: (m, n, rank) for layer, (m, n, _) in read.layers.items()}
-        reason = read.problem(item, shapes, read.bases[0], rank)
+        reason = read.problem(item, shapes, Base.parse(read.bases[0]), rank)
         assert (reason is None) == (rank in fits)
         assert reason is None or f"rank {rank}" in reason
 
@@ -74,11 +75,13 @@ def test_another_language_model_of_the_same_shapes_is_told_by_its_name(scanned):
     columns = sorted(scan.columns(item.unit))
     read = model_input(item, columns, scan, (), dora=False, bases=["Llama-2-7b", "llm-4096"])
     for base, fits in {"Llama-2-7b": True, "llm-4096": True, "Mistral-7B": False}.items():
-        reason = read.problem(item, read.layers, base, 2)
+        reason = read.problem(item, read.layers, Base.parse(base), 2)
         assert (reason is None) == fits
         assert fits or "seems to be of Mistral-7B, the model of Llama-2-7b" in reason
     # Of what does not say its model, nothing is said.
-    assert replace(read, bases=("llm-4096",)).problem(item, read.layers, "Mistral-7B", 2) is None
+    assert replace(read, bases=("llm-4096",)).problem(
+        item, read.layers, Base.parse("Mistral-7B"), 2
+    ) is None  # fmt: skip
 
 
 def of_layers(layers, **more):

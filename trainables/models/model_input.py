@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from lorasweep.features.adapters.adapter import LayerShape
-from lorasweep.features.adapters.bases import certainty, guess_base, is_other
+from lorasweep.features.adapters.bases import Base, guess_base
 from lorasweep.features.adapters.modules import LOKR_RANK
 from lorasweep.features.adapters.stack import Stack
 from lorasweep.features.common.errors import UserError
@@ -97,21 +97,24 @@ class ModelInput:
     # What does not fit
 
     def problem(
-        self, item: Representation, shapes: Mapping[str, LayerShape], base: str, rank: int
+        self, item: Representation, shapes: Mapping[str, LayerShape], base: Base, rank: int
     ) -> str | None:
         """Why an adapter cannot be judged, as far as names and shapes say; None: it can.
 
         Arguments:
             item: the representation.
             shapes: the adapter's canonical layers.
-            base: the model it was trained on, as it seems.
+            base: what is known of the model it was trained on.
             rank: the largest of its layers.
         """
         there = [name for name in self.layers if name in shapes]
         allowed = {*there, *self.lacking}
         missing = [name for name in self.layers if name not in allowed]
-        seems = f"seems to be of {base}, the model of {abbreviate(self.bases)}"
-        other = "" if base in self.bases or not certainty(base) else f"; it {seems}"
+        trained = [Base.parse(text) for text in self.bases]
+        of = abbreviate([one.in_words for one in trained])
+        seems = f"seems to be of {base.in_words}, the model of {of}"
+        differs = base.differs_from(trained)
+        other = f"; it {seems}" if differs or base.names != trained[0].names else ""
         if not there:
             has = ", ".join(dict.fromkeys(parse_layer(name).component for name in shapes))
             return f"has none of the {len(self.layers)} layers that are read (it has {has}){other}"
@@ -125,7 +128,7 @@ class ModelInput:
                     f"layer {name} is {own[0]} × {own[1]}, in training {outputs} × {inputs}: it is "
                     f"of another base model{other}"
                 )
-        if is_other(base, self.bases):
+        if differs:
             return seems
         return self._rank_problem(item, {name: shapes[name][2] for name in there}, rank)
 
@@ -270,7 +273,7 @@ def model_input(
         tuple(name for name, layer in layers.items() if layer.scale),
         tuple(sorted(set(ranks) or {layer.shape[2] for layer in layers.values()})),
         dora,
-        tuple(sorted(set(bases))) or (guess_base(everything, {}, {}),),
+        tuple(sorted(set(bases))) or (str(guess_base(everything, {}, {})),),
         tuple(n for n, x in layers.items() if is_tensor and rank_column(x.name) in scan.ranks),
         tuple(sorted(layers.keys() & set(lacking))),
         tuple(sorted(set(unread))),
