@@ -624,15 +624,22 @@ def import_(
         list[Path], typer.Argument(help="Folders of adapters, as people have them.")
     ],
     out: Annotated[Path, typer.Argument(help="Folder of the dataset to make.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show classes and examples; write nothing.")
+    ] = False,
 ) -> None:
     """Make a dataset of adapter files: of diffusers, PEFT, kohya, LyCORIS. The same command again
     resumes."""
-    from lorasweep.sweep.imports.run import import_adapters
+    from lorasweep.sweep.imports.run import describe_import, import_adapters
     from lorasweep.sweep.watch.terminal import Reporter
 
     runtime = RuntimeOptions(dashboard=False, **_of(RuntimeOptions, given))
+    options = ImportOptions(**_of(ImportOptions, given))
     with Reporter() as reporter:
-        import_adapters(folders, out, ImportOptions(**_of(ImportOptions, given)), runtime, reporter)
+        if dry_run:
+            describe_import(folders, options, reporter)
+        else:
+            import_adapters(folders, out, options, runtime, reporter)
 
 
 @data.command(epilog="Example: lorasweep data sanity /tmp/sanity --samples 5 --classes 3")

@@ -14,7 +14,7 @@ import numpy as np
 from lorasweep.features.layers.names import canonical_name
 
 from .bases import Base, guess_base
-from .errors import blamed
+from .errors import NoAdapterTensorsError, blamed
 from .factors import UpdateShape, factors, update_shape
 from .locations import find_weights
 from .matrix import MatrixRow, matrix_of
@@ -240,7 +240,7 @@ def _layout(tensors: tuple[tuple[str, Shape], ...], lokr_rank: int) -> _FileStru
     modules, ignored = group_modules(shapes)
     if not modules:
         some = ", ".join(list(shapes)[:2]) + (", …" if len(shapes) > 2 else "")
-        raise ValueError(
+        raise NoAdapterTensorsError(
             f"none of its {len(shapes)} tensors is of a LoRA, LoHa or LoKr adapter"
             + (f" (they are {some})" if some else "")
         )

@@ -21,6 +21,14 @@ class BadAdapterError(UserError):
         return type(self), (self.path, self.reason)  # so that it can leave a worker
 
 
+class NoAdapterError(BadAdapterError):
+    """A whole file that can be read and is of no adapter."""
+
+
+class NoAdapterTensorsError(ValueError):
+    """None of a file's tensors is of an adapter; said without the path."""
+
+
 class UnreadableAdapterError(BadAdapterError):
     """The disk or the memory fails, the file may be fine; the cause says how."""
 
@@ -36,6 +44,8 @@ def blamed(path: Path) -> Iterator[None]:
     except (OSError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableAdapterError(path, f"cannot be read: {reason}") from error
+    except NoAdapterTensorsError as error:
+        raise NoAdapterError(path, str(error)) from error
     except ValueError as error:
         raise BadAdapterError(path, str(error)) from error
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,10 @@ SUFFIXES = (".safetensors", *PICKLES)
 
 # What else lies in folders of adapters: states of optimisers and of training.
 _NO_ADAPTERS = ("optimizer", "scheduler", "training_args", "rng_state", "random_states", "scaler")
+_STATE = ("optimizer", "scheduler", "random_states", "train_state")
+_STATE_WEIGHTS = re.compile(r"(model|pytorch_model)(_\d+)?\.(safetensors|bin)")
+"""Accelerate's names of what is trained, in a folder with the rest of a training's state."""
+_PART = re.compile(r".*-(\d{5})-of-(\d{5})\.\w+")
 _RUN = "sweep.json"
 """A folder with it is a run directory: its tensors are models."""
 
@@ -63,6 +68,11 @@ def find_weights(path: Path) -> Path:
         BadAdapterError: there is none.
     """
     if not path.is_dir():
+        if part := _PART.fullmatch(path.name):
+            raise BadAdapterError(
+                path,
+                f"is part {int(part[1])} of {int(part[2])} of an adapter: join the parts first",
+            )
         if not path.is_file() and not matrix_of(path):
             raise BadAdapterError(path, "is no file" if path.exists() else "does not exist")
         return path
@@ -120,9 +130,12 @@ def _in_folder(folder: Path, names: Sequence[str], aside: str) -> Iterator[Candi
         weights = [name for name in weights if name not in matrices]
         aside = aside or f"lies beside {DIMENSIONS}, and is no matrix of adapters"
     taken: dict[str, str] = {}
+    is_state = any(name.startswith(_STATE) for name in names)
     for name in sorted(weights, key=lambda name: (name.lower().endswith(PICKLES), name)):
         stem = os.path.splitext(name)[0]
         own = aside or _aside(name, taken.get(stem, ""))
+        if not own and is_state and _STATE_WEIGHTS.fullmatch(name):
+            own = "is a state of a training, by what lies beside it"
         if not own:
             taken[stem] = name
         yield Candidate(folder / name, own)

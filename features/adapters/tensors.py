@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,12 +40,25 @@ WEIGHT_DTYPES = ("F64", "F32", "F16", "BF16")
 are none."""
 ALPHA_DTYPES = (*WEIGHT_DTYPES, "I64", "I32", "I16", "I8", "U8")
 
+_FIRST_BYTES = 64
 _MAPPED_BYTES = 1 << 25
 """Files from this size on are mapped: reading a smaller one at once is faster."""
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 _ZIP = b"PK\x03\x04"
 """What `torch.save` begins with since torch 1.6; only such a file can be mapped."""
+
+
+class _TwiceError(Exception):
+    """A name that a header has twice."""
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+    return found
 
 
 class TensorFile:
@@ -80,6 +94,8 @@ class SafeTensors(TensorFile):
         with open(path, "rb") as file:
             size = file.seek(0, 2)
             file.seek(0)
+            _refuse_download(path, file.read(_FIRST_BYTES))
+            file.seek(0)
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > size - 8:
                 raise BadAdapterError(path, "is no whole safetensors file: its header is cut")
@@ -89,13 +105,15 @@ class SafeTensors(TensorFile):
 
     def _parse(self, header: bytes, data_bytes: int) -> None:
         try:
-            entries = json.loads(header)
+            entries = json.loads(header, object_pairs_hook=_without_doubles)
             strings = entries.pop("__metadata__", None) or {}
             self.metadata = {name: str(value) for name, value in strings.items()}
             self.shapes = {name: _shape(entry["shape"]) for name, entry in entries.items()}
             self.dtypes = {name: str(entry["dtype"]) for name, entry in entries.items()}
             self._offsets = {name: _shape(entry["data_offsets"]) for name, entry in entries.items()}
             self._check_offsets(data_bytes)
+        except _TwiceError as error:
+            raise BadAdapterError(self.path, f"names {error} twice in its header") from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BadAdapterError(self.path, "is no safetensors file: bad header") from error
 
@@ -109,6 +127,10 @@ class SafeTensors(TensorFile):
             if stop < start or stop - start != expected:
                 raise BadAdapterError(self.path, f"tensor {name} is not of the size it claims")
             end = max(end, stop)
+        places = sorted((start, stop, name) for name, (start, stop) in self._offsets.items())
+        for (_, stop, name), (start, _, other) in pairwise(places):
+            if start < stop:
+                raise BadAdapterError(self.path, f"tensors {name} and {other} share bytes")
         if end > data_bytes:
             raise BadAdapterError(
                 self.path, f"is cut: {data_bytes} of {end} bytes of weights are there"
@@ -138,6 +160,22 @@ class SafeTensors(TensorFile):
             if self.path.stat().st_size >= _MAPPED_BYTES:
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             return file.read()
+
+
+def _refuse_download(path: Path, first: bytes) -> None:
+    """Raise a `BadAdapterError` for what is saved in place of a file that was not downloaded."""
+    if not first:
+        raise BadAdapterError(path, "is empty")
+    if first.startswith(b"version https://git-lfs"):
+        raise BadAdapterError(
+            path, "is no adapter: it begins with “version https://git-lfs”: not downloaded?"
+        )
+    text = first.lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        shown = first.lstrip()[:15].decode(errors="replace")
+        raise BadAdapterError(path, f"is no adapter: it begins with “{shown}”: a web page?")
+    if text.startswith((b'{"error', b"entry not found", b"invalid username", b"access to model")):
+        raise BadAdapterError(path, "is no adapter: it is a server's answer, not a file")
 
 
 def _shape(sizes: list[int]) -> Shape:
@@ -187,8 +225,12 @@ def load_pickle(path: Path) -> Any:
 
     try:
         with open(path, "rb") as file:
-            mapped = file.read(len(_ZIP)) == _ZIP
+            first = file.read(_FIRST_BYTES)
+        _refuse_download(path, first)
+        mapped = first[: len(_ZIP)] == _ZIP
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except BadAdapterError:
+        raise
     except OSError as error:
         raise UnreadableAdapterError(path, f"cannot be read: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:

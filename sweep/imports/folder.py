@@ -19,7 +19,7 @@ from .labels import metadata_places
 from .plan import VERSION
 from .run import RECORD, import_adapters
 
-_KEYS = 3
+_KEYS = 4
 """Of the names of imports in the cache. Raised when some sets are written otherwise than before."""
 
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+from unicodedata import normalize
 
 from lorasweep.features.common.errors import UserError
 from lorasweep.features.common.names import abbreviate
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Value = str | int | float | bool
 Row = Mapping[str, Value]
@@ -70,7 +75,8 @@ class LabelSource:
         Raises:
             ValueError: its metadata.json is damaged.
         """
-        row = next((name for name in names if name in self.rows), None)
+        spelled = (normalize("NFC", name) for name in names)
+        row = next((name for name in spelled if name in self.rows), None)
         metadata: dict[str, Row] = {
             "header": _values(header),
             "metadata": metadata_of(weights),
@@ -114,9 +120,9 @@ def label_source(text: str) -> LabelSource:
     if kind in ("metadata", "header") and key:
         return LabelSource(kind, key)
     path = Path(text)
-    if path.suffix not in (".csv", ".jsonl", ".parquet"):
+    if path.suffix not in (".csv", ".tsv", ".jsonl", ".parquet"):
         raise UserError(
-            f"--labels {text!r}: need folder, metadata:KEY, header:KEY, or a .csv, .jsonl or "
+            f"--labels {text!r}: need folder, metadata:KEY, header:KEY, or a .csv, .tsv, .jsonl or "
             ".parquet file"
         )
     return _read_table(path)
@@ -161,13 +167,8 @@ def _read_table(path: Path) -> LabelSource:
     import pyarrow as pa
 
     try:
-        if path.suffix == ".csv":
-            from pyarrow import csv
-
-            # A key is a text: as a number, 00001 would be 1, which is no file's name.
-            key = _key_column(csv.open_csv(path).schema.names)
-            options = csv.ConvertOptions(column_types={key: pa.string()})
-            table = csv.read_csv(path, convert_options=options)
+        if path.suffix in (".csv", ".tsv"):
+            table = _read_csv(path)
         elif path.suffix == ".jsonl":
             from pyarrow import json as arrow_json
 
@@ -182,18 +183,61 @@ def _read_table(path: Path) -> LabelSource:
         raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
     names = table.column_names
     key = _key_column(names)
-    others = [name for name in names if name != key]
-    if not others:
+    label = _label_column(names, key)
+    if label is None:
         raise UserError(f"{path} needs a column of paths or file names, and one of labels")
-    label = next((name for name in _LABELS if name in others), others[0])
     rows: dict[str, Row] = {}
     for row in table.to_pylist():
-        name = str(row.pop(key))
+        # Windows writes backslashes, macOS letters and accents apart.
+        name = normalize("NFC", str(row.pop(key)).replace("\\", "/"))
         name = name and os.path.normpath(name)
         if name in rows:
             raise UserError(f"{path} has two rows for {name!r} in its column {key!r}")
-        rows[name] = _values(row)
+        rows[name] = _values({column: _plain(value) for column, value in row.items()})
     return LabelSource("table", label, rows, str(path))
+
+
+def _plain(value: Any) -> Any:
+    """A date or a time as text; all else as it is."""
+    return value.isoformat() if hasattr(value, "isoformat") else value
+
+
+def _read_csv(path: Path) -> pa.Table:
+    """Read a table as Excel and others write it: UTF-8, or UTF-16 with its mark; separated by
+    commas, semicolons or tabs. Keys and labels are texts: `01` is not `1`.
+
+    Raises:
+        UserError: it is of another encoding; shows a line.
+    """
+    import io
+
+    import pyarrow as pa
+    from pyarrow import csv
+
+    content = path.read_bytes()
+    encoding = "utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        shown = content.splitlines()[line - 1].decode("cp1252", "replace")
+        raise UserError(
+            f"{path} is no UTF-8 text (line {line}, perhaps {shown!r}): save it as UTF-8"
+        ) from error
+    first = text.splitlines()[0] if text else ""
+    separator = max(",;\t", key=first.count)
+    parsing = csv.ParseOptions(delimiter=separator)
+    source = text.encode()
+    names = csv.open_csv(io.BytesIO(source), parse_options=parsing).schema.names
+    key = _key_column(names)
+    texts = [key, *(name for name in [_label_column(names, key)] if name)]
+    options = csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string()))
+    return csv.read_csv(io.BytesIO(source), parse_options=parsing, convert_options=options)
+
+
+def _label_column(names: Sequence[str], key: str) -> str | None:
+    others = [name for name in names if name != key]
+    return next((name for name in _LABELS if name in others), others[0] if others else None)
 
 
 def _key_column(names: Sequence[str]) -> str:
@@ -201,6 +245,11 @@ def _key_column(names: Sequence[str]) -> str:
 
 
 # Columns of a dataset
+
+
+def label_column(values: Sequence[Value | None]) -> list[Any]:
+    """Labels as a column: as `as_column`, but booleans are the classes true and false."""
+    return as_column("the label", [str(v).lower() if isinstance(v, bool) else v for v in values])
 
 
 def as_column(name: str, values: Sequence[Value | None]) -> list[Any]:

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorasweep.features.adapters.adapter import open_adapter
 from lorasweep.features.adapters.errors import BadAdapterError
 from lorasweep.features.adapters.locations import FOLDER_WEIGHTS, find_candidates
+
+from .checkpoints import LAST, passed_over, run_of
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,11 @@ class AdapterLocation:
 
     @property
     def folder(self) -> str:
-        """Name of the folder above it."""
-        return self.adapter.parent.name if self.adapter != self.root else self.adapter.name
+        """Name of the folder above it; of a checkpoint above its run."""
+        place = self.adapter
+        run = run_of(place)
+        place = place if run is None or place == self.root else run
+        return place.parent.name if place != self.root else place.name
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -50,9 +56,14 @@ class AdapterLocation:
         return (*map(str, both), *paths, self.adapter.name, self.weights.name, self.adapter.stem)
 
 
-def find_locations(folders: Sequence[Path]) -> tuple[list[AdapterLocation], dict[str, str]]:
+def find_locations(
+    folders: Sequence[Path], checkpoints: str = LAST
+) -> tuple[list[AdapterLocation], dict[str, str]]:
     """The adapters below some folders in order of paths, each once, and path -> why it was passed
     over.
+
+    Arguments:
+        checkpoints: what `--checkpoints` says.
 
     Raises:
         BadAdapterError: a folder's matrices cannot be read.
@@ -73,13 +84,35 @@ def find_locations(folders: Sequence[Path]) -> tuple[list[AdapterLocation], dict
             if found[real] != (root, path):
                 same = f"is the same file as {first}"
                 aside[str(path)] = "lies in several of the folders" if first == path else same
-    alone = Counter(path.parent for _, path in found.values())
-    return [
+    neighbours = _no_adapters([path for _, path in found.values()])
+    aside |= {str(path): reason for path, reason in neighbours.items()}
+    own = [(root, path) for root, path in found.values() if path not in neighbours]
+    alone = Counter(path.parent for _, path in own)
+    places = [
         AdapterLocation(root, path, adapter, _above(root, roots, adapter))
-        for root, path in found.values()
+        for root, path in own
         for stands in [path.name in FOLDER_WEIGHTS and alone[path.parent] == 1]
         for adapter in [path.parent if stands else path]
-    ], aside
+    ]
+    earlier = passed_over([place.adapter for place in places], checkpoints)
+    aside |= {str(path): reason for path, reason in earlier.items()}
+    return [place for place in places if place.adapter not in earlier], aside
+
+
+def _no_adapters(paths: Sequence[Path]) -> dict[Path, str]:
+    """Files beside the adapter that a folder stands for and that are none -> why.
+
+    They decide neither layout nor labels: a value head, the rest of what was trained.
+    """
+    folders = {path.parent for path in paths if path.name in FOLDER_WEIGHTS}
+    reasons = {}
+    for path in paths:
+        if path.parent in folders and path.name not in FOLDER_WEIGHTS:
+            try:
+                open_adapter(path)
+            except BadAdapterError as error:
+                reasons[path] = f"lies beside an adapter, and is none: {error.reason}"
+    return reasons
 
 
 def _above(root: Path, roots: Sequence[Path], adapter: Path) -> Path:

@@ -15,7 +15,7 @@ from lorasweep.features.common.files import digest
 from lorasweep.features.common.names import abbreviate
 from lorasweep.features.layers.pairing import is_layer_tensor, rank_column, scale_column
 
-from .labels import LABEL, Value, as_column
+from .labels import LABEL, Value, as_column, label_column
 from .survey import SurveyedAdapter
 
 VERSION = 1
@@ -147,7 +147,7 @@ def _columns(
         **{name: [item.facts[name] for item in adapters] for name in adapters[0].facts},
     }
     columns = {name: list(values) for name, values in own.items()}
-    columns[LABEL] = as_column("the label", columns[LABEL])
+    columns[LABEL] = label_column(columns[LABEL])
     columns["dora"] = [item.dora for item in adapters]
     columns |= _what_models_ask(adapters, layers, lokr_rank)
     of_layers = (column(layer) for layer in layers for column in (scale_column, rank_column))
@@ -183,9 +183,12 @@ def _what_models_ask(
 
 
 def require_labels(
-    adapters: Sequence[SurveyedAdapter], labels: str
+    adapters: Sequence[SurveyedAdapter], labels: str, row: str = ""
 ) -> tuple[list[SurveyedAdapter], list[str]]:
     """The adapters that have a label, and the names of those without.
+
+    Arguments:
+        row: what the first row of a table of labels calls its adapter; "": there is none.
 
     Raises:
         UserError: none has.
@@ -195,6 +198,7 @@ def require_labels(
         known = sorted({key for item in adapters for key in item.columns})
         raise UserError(
             f"--labels {labels}: none of the {len(adapters)} adapters has a label (the first is "
-            f"{adapters[0].name}; known of them: {abbreviate(known) or 'nothing'})"
+            f"{adapters[0].name}; known of them: {abbreviate(known) or 'nothing'}"
+            f"{f'; the first row of the table is of {row!r}' if row else ''})"
         )
     return labelled, [item.name for item in adapters if item.label is None]

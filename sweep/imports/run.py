@@ -36,6 +36,7 @@ from lorasweep.features.datasets.hf_folder import finish_folder
 from lorasweep.sweep.process.signals import interruptible
 from lorasweep.sweep.request.import_options import ImportOptions, check_places
 from lorasweep.sweep.request.spec import RuntimeOptions
+from lorasweep.sweep.store.results import format_table
 from lorasweep.sweep.watch.terminal import Reporter
 
 from .labels import label_source
@@ -102,6 +103,17 @@ class ImportReport:
         return lines
 
 
+@dataclass(frozen=True)
+class _Selected:
+    """What was found, and what of it makes a dataset."""
+
+    looked: Survey
+    unused: list[str]
+    labelled: list[SurveyedAdapter]
+    unlabelled: list[str]
+    plan: ImportPlan
+
+
 def import_adapters(
     folders: Sequence[Path],
     out: Path,
@@ -118,20 +130,51 @@ def import_adapters(
     options.validate()
     check_places(list(folders), out)
     out = Path(os.path.abspath(out))
+    selected = _select(folders, options, reporter)
+    return _import(selected, out, options, runtime, reporter)
+
+
+def describe_import(folders: Sequence[Path], options: ImportOptions, reporter: Reporter) -> None:
+    """Say what an import would write, class by class; nothing is written.
+
+    Raises:
+        UserError: as `import_adapters`.
+    """
+    options.validate()
+    check_places(list(folders), None)
+    selected = _select(folders, options, reporter)
+    by_class: dict[str, list[str]] = {}
+    for item in selected.labelled:
+        by_class.setdefault(str(item.label), []).append(item.name)
+    rows = [[name, str(len(of)), abbreviate(of, 3)] for name, of in sorted(by_class.items())]
+    reporter.say(format_table(["class", "adapters", "like"], rows))
+    plan = selected.plan
+    reporter.say(f"{len(plan.adapters)} adapters, {len(plan.layers)} layers; nothing is written")
+    left = ImportReport(
+        Path(), 0, 0, plan.dropped, selected.looked.bad, selected.looked.aside, selected.unused,
+        selected.unlabelled, 0.0, 0.0,
+    )  # fmt: skip
+    for line in left.lines()[1:]:
+        reporter.say(line)
+
+
+def _select(folders: Sequence[Path], options: ImportOptions, reporter: Reporter) -> _Selected:
     source = label_source(options.labels)
     looked = survey(
         folders,
         source,
         options.lokr_rank,
         lambda done, total: reporter.progress("looking", done, total, "files"),
+        options.checkpoints,
     )
     _refuse_bad(looked.bad, options)
     if not looked.found:
         raise UserError("no file is an adapter that can be read")
     unused = source.unused((item.name, item.row) for item in looked.found)
     chosen = looked.of_base(options.base)
-    labelled, unlabelled = require_labels(chosen, options.labels)
+    labelled, unlabelled = require_labels(chosen, options.labels, next(iter(source.rows), ""))
     _say_bases(looked, chosen, reporter)
+    reporter.say(f"layout   {_layout(labelled, options.labels)}")
     plan = make_plan(labelled, options.min_coverage, options.lokr_rank)
     if any(item.dora for item in labelled):
         count = sum(item.dora for item in labelled)
@@ -144,6 +187,25 @@ def import_adapters(
             f"{len(unread)} adapters have tensors of these layers that are not read, like "
             f"{unread[0][0]}: see column unread_tensors"
         )
+    return _Selected(looked, unused, labelled, unlabelled, plan)
+
+
+def _layout(adapters: Sequence[SurveyedAdapter], labels: str) -> str:
+    """How adapters lie, and where their labels are from, in words."""
+    files = sum(Path(item.name).name == Path(item.weights).name for item in adapters)
+    kinds = {"files": files, "folders with an adapter each": len(adapters) - files}
+    lie = " and ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+    return f"{lie}; labels: {'the folder above' if labels == 'folder' else labels}"
+
+
+def _import(
+    selected: _Selected,
+    out: Path,
+    options: ImportOptions,
+    runtime: RuntimeOptions,
+    reporter: Reporter,
+) -> ImportReport:
+    looked, plan, unlabelled = selected.looked, selected.plan, selected.unlabelled
     require_folder(out.parent)
     with locked(
         out.with_name(f".{out.name}.import.lock"),
@@ -159,7 +221,7 @@ def import_adapters(
         dropped=plan.dropped,
         bad=bad,
         aside=looked.aside,
-        unused=unused,
+        unused=selected.unused,
         unlabelled=unlabelled,
         lost=max(result["lost"] for result in results),
         seconds=seconds,

@@ -19,6 +19,7 @@ from lorasweep.features.common.errors import UserError
 from lorasweep.features.common.files import file_stamp
 from lorasweep.features.common.progress import Progress
 
+from .checkpoints import LAST
 from .labels import LabelSource, Row, Value
 from .locations import AdapterLocation, find_locations
 
@@ -131,13 +132,20 @@ def survey(
     labels: LabelSource,
     lokr_rank: int,
     on_progress: Progress | None = None,
+    checkpoints: str = LAST,
 ) -> Survey:
     """Look at every file below some folders that may be an adapter's.
+
+    Arguments:
+        checkpoints: what `--checkpoints` says.
 
     Raises:
         UserError: there is none.
     """
-    places, aside = find_locations(folders)
+    places, aside = find_locations(folders, checkpoints)
+    if not places and aside:
+        path, reason = next(iter(aside.items()))
+        raise UserError(f"no adapter is left: {len(aside)} are passed over; {path} {reason}")
     if not places:
         raise UserError(
             f"no .safetensors, .pt, .pth or .bin file in {', '.join(map(str, folders))}"

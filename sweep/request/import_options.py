@@ -21,6 +21,7 @@ class ImportOptions:
         base: the base model whose adapters are wanted, where there are several.
         skip_bad_samples: leave damaged adapters out instead of refusing.
         lokr_rank: most singular values of a LoKr layer that are kept.
+        checkpoints: which of a training's are read: "last", "all" or a step.
     """
 
     labels: str = option(
@@ -46,20 +47,33 @@ class ImportOptions:
     )
     lokr_rank: int = option(LOKR_RANK, as_int, "Singular values kept of a LoKr layer.")
 
+    checkpoints: str = option(
+        "last",
+        as_text,
+        "Which of a training's checkpoints: last (its own adapter, or the highest number), all, or "
+        "a step.",
+    )
+
     def validate(self) -> None:
         """Raise a `UserError` for the first impossible value."""
         if not 0 <= self.min_coverage <= 1:
             raise UserError("--min-coverage must be from 0 to 1")
         if self.lokr_rank < 1:
             raise UserError("--lokr-rank must be at least 1")
+        if self.checkpoints not in ("last", "all") and not self.checkpoints.isdecimal():
+            raise UserError(
+                f"--checkpoints {self.checkpoints!r}: need last, all or the number of a step"
+            )
 
 
-def check_places(folders: list[Path], out: Path) -> None:
+def check_places(folders: list[Path], out: Path | None) -> None:
     """Raise a `UserError` if one of the folders is none, or the one to make would be among its
     adapters; below a hidden folder it is not."""
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder")
+        if out is None:
+            continue
         place, own = out.resolve(), folder.resolve()
         if place.is_relative_to(own) and not any(
             part.startswith(".") for part in place.relative_to(own).parts

@@ -305,7 +305,7 @@ def test_paths_of_a_table_may_be_written_as_find_prints_them(tmp_path, monkeypat
         adapter(root / name / WEIGHTS)
     rows = [f"./in/a/{WEIGHTS},1", "in/b,2", f"./c/{WEIGHTS},3", f"{root / 'd'},4"]
     source = table_of(tmp_path / "labels.csv", *rows)
-    assert list(methods_of(root, source).values()) == [1, 2, 3, 4]
+    assert list(methods_of(root, source).values()) == ["1", "2", "3", "4"]
 
 
 def test_a_row_that_fits_several_adapters_is_refused(tmp_path):
