@@ -16,7 +16,7 @@ from lorasweep.features.layers.names import canonical_name
 from .bases import Base, guess_base
 from .errors import NoAdapterTensorsError, blamed
 from .factors import UpdateShape, factors, update_shape
-from .locations import find_weights
+from .locations import component_weights, find_weights
 from .matrix import MatrixRow, matrix_of
 from .modules import (
     ALPHA,
@@ -39,6 +39,7 @@ from .tensors import (
     ALPHA_DTYPES,
     PICKLES,
     WEIGHT_DTYPES,
+    JoinedTensors,
     PickledTensors,
     SafeTensors,
     Shape,
@@ -219,6 +220,9 @@ def open_adapter(path: Path, lokr_rank: int = LOKR_RANK) -> AdapterFile:
 
 
 def _open_tensors(path: Path) -> TensorFile:
+    if path.is_dir():
+        parts = {name: _open_tensors(own) for name, own in component_weights(path).items()}
+        return JoinedTensors(path, parts)
     if matrix_of(path):
         return MatrixRow(path)
     return PickledTensors(path) if path.suffix.lower() in PICKLES else SafeTensors(path)

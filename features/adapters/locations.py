@@ -33,6 +33,10 @@ _RUN = "sweep.json"
 """A folder with it is a run directory: its tensors are models."""
 
 
+_COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
+"""Folders that PEFT's examples of diffusers save an adapter's components in."""
+
+
 class Candidate(NamedTuple):
     """Something that may be an adapter's weights.
 
@@ -61,8 +65,32 @@ def is_dataset(folder: Path) -> bool:
     return next(found, None) is not None and next(walk_weights(folder), None) is None
 
 
+def component_weights(folder: Path) -> dict[str, Path]:
+    """Component -> its weights, of a folder that holds an adapter in folders of its components;
+    nothing where there is none or one of them."""
+    found = {}
+    for component in _COMPONENTS:
+        own = (folder / component / name for name in PEFT_WEIGHTS)
+        weights = next((path for path in own if path.exists()), None)
+        if weights and weights.with_name(PEFT_CONFIG).exists():
+            found[component] = weights
+    return found if len(found) > 1 else {}
+
+
+def join_components(paths: Sequence[Path]) -> dict[Path, Path]:
+    """Each path -> the folder of the adapter whose component it is, or itself."""
+    joined = {}
+    for path in paths:
+        folder = path.parent.parent
+        of_component = path.parent.name in _COMPONENTS and path.name in PEFT_WEIGHTS
+        whole = of_component and path in component_weights(folder).values()
+        joined[path] = folder if whole else path
+    return joined
+
+
 def find_weights(path: Path) -> Path:
-    """The file of an adapter's weights: `path` itself, or that in a folder of PEFT or diffusers.
+    """The file of an adapter's weights: `path` itself, or that in a folder of PEFT or diffusers; a
+    folder itself if its components' folders hold them.
 
     Raises:
         BadAdapterError: there is none.
@@ -79,6 +107,8 @@ def find_weights(path: Path) -> Path:
     for name in FOLDER_WEIGHTS:
         if (path / name).exists():
             return path / name
+    if component_weights(path):
+        return path
     raise BadAdapterError(path, f"holds none of {', '.join(FOLDER_WEIGHTS)}")
 
 

@@ -144,7 +144,7 @@ def spelling(module: Module) -> str:
         return "kohya"
     if re.match(r"(diffusion_model\.)?(double|single)_blocks\.\d+\.processor\.", name):
         return "xlabs"
-    if is_of_peft(name):
+    if is_of_peft(name) or ".base_model." in name:
         return "peft"
     if re.match(r"(model\.)?diffusion_model\.|(double|single|joint)_blocks\.", name):
         return "authors"

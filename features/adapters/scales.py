@@ -17,7 +17,7 @@ from typing import Any
 
 from lorasweep.features.layers.spellings import is_of_peft, unwrapped
 
-from .locations import PEFT_CONFIG
+from .locations import PEFT_CONFIG, component_weights
 from .modules import ALPHA, Module
 
 _DIFFUSERS_HEADER = "lora_adapter_metadata"
@@ -81,6 +81,13 @@ def read_scaling(weights: Path, header: Mapping[str, str], modules: list[Module]
         ValueError: it is PEFT's, and its configuration is missing, damaged or of a kind whose
             update is no B·A.
     """
+    if weights.is_dir():
+        parts = component_weights(weights)
+        return Scaling(
+            components={
+                name: _read_config(own.with_name(PEFT_CONFIG)) for name, own in parts.items()
+            }
+        )
     from_peft = weights.name.startswith("adapter_model.") or any(
         is_of_peft(module.spelled) for module in modules
     )

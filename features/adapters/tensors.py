@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -183,6 +184,32 @@ def _shape(sizes: list[int]) -> Shape:
     if not all(type(size) is int and size >= 0 for size in sizes):
         raise ValueError(sizes)
     return tuple(sizes)
+
+
+class JoinedTensors(TensorFile):
+    """An adapter's components, each a file of its own, as one file.
+
+    Arguments:
+        parts: component -> its file; tensors are named after it.
+    """
+
+    def __init__(self, path: Path, parts: Mapping[str, TensorFile]) -> None:
+        self.path = path
+        self._of = {
+            f"{component}.{name}": (part, name)
+            for component, part in parts.items()
+            for name in part.shapes
+        }
+        self.shapes = {name: part.shapes[own] for name, (part, own) in self._of.items()}
+        self.dtypes = {name: part.dtypes[own] for name, (part, own) in self._of.items()}
+        self.metadata = {
+            name: value for part in parts.values() for name, value in part.metadata.items()
+        }
+
+    def array(self, name: str) -> np.ndarray:
+        """A tensor as float32."""
+        part, own = self._of[name]
+        return part.array(own)
 
 
 class PickledTensors(TensorFile):

@@ -130,6 +130,8 @@ def label_source(text: str) -> LabelSource:
 
 def metadata_places(weights: Path) -> tuple[Path, Path]:
     """Where a JSON file about an adapter may lie: the first that is there counts."""
+    if weights.is_dir():
+        return weights / "metadata.json", weights.with_name(f"{weights.name}.json")
     return weights.with_suffix(".json"), weights.with_name("metadata.json")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lorasweep.features.adapters.adapter import open_adapter
 from lorasweep.features.adapters.errors import BadAdapterError
-from lorasweep.features.adapters.locations import FOLDER_WEIGHTS, find_candidates
+from lorasweep.features.adapters.locations import FOLDER_WEIGHTS, find_candidates, join_components
 
 from .checkpoints import LAST, passed_over, run_of
 
@@ -87,6 +87,8 @@ def find_locations(
     neighbours = _no_adapters([path for _, path in found.values()])
     aside |= {str(path): reason for path, reason in neighbours.items()}
     own = [(root, path) for root, path in found.values() if path not in neighbours]
+    joined = join_components([path for _, path in own])
+    own = list({joined[path]: (root, joined[path]) for root, path in own}.values())
     alone = Counter(path.parent for _, path in own)
     places = [
         AdapterLocation(root, path, adapter, _above(root, roots, adapter))

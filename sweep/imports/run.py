@@ -18,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from lorasweep.features.adapters.locations import is_weights
 from lorasweep.features.adapters.matrix import real_file
 from lorasweep.features.common.errors import UserError
 from lorasweep.features.common.files import (
@@ -192,7 +193,7 @@ def _select(folders: Sequence[Path], options: ImportOptions, reporter: Reporter)
 
 def _layout(adapters: Sequence[SurveyedAdapter], labels: str) -> str:
     """How adapters lie, and where their labels are from, in words."""
-    files = sum(Path(item.name).name == Path(item.weights).name for item in adapters)
+    files = sum(not Path(item.weights).is_dir() and is_weights(item.name) for item in adapters)
     kinds = {"files": files, "folders with an adapter each": len(adapters) - files}
     lie = " and ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
     return f"{lie}; labels: {'the folder above' if labels == 'folder' else labels}"

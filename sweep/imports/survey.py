@@ -13,7 +13,7 @@ from typing import Any
 from lorasweep.features.adapters.adapter import LayerShape, open_adapter
 from lorasweep.features.adapters.bases import Base
 from lorasweep.features.adapters.errors import BadAdapterError
-from lorasweep.features.adapters.locations import PEFT_CONFIG
+from lorasweep.features.adapters.locations import PEFT_CONFIG, component_weights
 from lorasweep.features.adapters.matrix import real_file
 from lorasweep.features.common.errors import UserError
 from lorasweep.features.common.files import file_stamp
@@ -174,9 +174,9 @@ def _look(place: AdapterLocation, labels: LabelSource, lokr_rank: int) -> Survey
     """What there is to know of an adapter, or why it cannot be used."""
     weights = place.weights
     try:
-        beside = [
-            path for path in (real_file(weights), weights.with_name(PEFT_CONFIG)) if path.exists()
-        ]
+        files = list(component_weights(weights).values()) or [real_file(weights)]
+        configs = [path.with_name(PEFT_CONFIG) for path in files]
+        beside = [path for path in (*files, *configs) if path.exists()]
         stamp = [file_stamp(path) for path in beside]
         adapter = open_adapter(weights, lokr_rank)
         names = place.names if labels.rows else ()

@@ -14,6 +14,7 @@ from lorasweep.features.adapters.adapter import AdapterFile, open_adapter
 from lorasweep.features.adapters.errors import BadAdapterError
 from lorasweep.features.adapters.locations import (
     FOLDER_WEIGHTS,
+    component_weights,
     is_dataset,
     is_weights,
     walk_weights,
@@ -104,6 +105,8 @@ def inspect_path(
             return _run(place)
         if models := _models(place):
             return models
+        if component_weights(place):
+            return _adapter(open_adapter(place))
         # A file stands for its folder if it is the only adapter there.
         stands = any((place / name).exists() for name in FOLDER_WEIGHTS)
         if stands and len(list(walk_weights(place))) == 1:

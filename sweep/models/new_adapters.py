@@ -12,7 +12,12 @@ import numpy as np
 from lorasweep.features.adapters.adapter import LayerShape, open_adapter
 from lorasweep.features.adapters.bases import Base, guess_base
 from lorasweep.features.adapters.errors import BadAdapterError
-from lorasweep.features.adapters.locations import find_candidates, is_dataset, is_weights
+from lorasweep.features.adapters.locations import (
+    find_candidates,
+    is_dataset,
+    is_weights,
+    join_components,
+)
 from lorasweep.features.adapters.matrix import matrix_of
 from lorasweep.features.adapters.stack import Stack
 from lorasweep.features.common.errors import UserError
@@ -95,7 +100,8 @@ def find_adapters(given: Sequence[str], memo: Path) -> Given:
     for name in given:
         place = Path(name)
         inside = list(find_candidates(place)) if place.is_dir() else []
-        found.files.extend(candidate.path for candidate in inside if not candidate.problem)
+        paths = [candidate.path for candidate in inside if not candidate.problem]
+        found.files.extend(dict.fromkeys(join_components(paths).values()))
         found.closed.update((str(path), problem) for path, _, problem in inside if problem)
         if not place.is_dir() and (is_weights(name) or matrix_of(place)):
             found.files.append(place)

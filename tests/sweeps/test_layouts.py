@@ -1,6 +1,7 @@
 """Layouts of folders as trainers leave them: what is an adapter, and what its label is."""
 
 import json
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -14,6 +15,7 @@ from lorasweep.features.common.errors import UserError
 from lorasweep.sweep.imports.checkpoints import passed_over
 from lorasweep.sweep.imports.labels import label_column, label_source
 from lorasweep.sweep.imports.survey import survey
+from lorasweep.sweep.models.new_adapters import find_adapters
 from lorasweep.sweep.request.import_options import ImportOptions
 from tests.test_cli import check_refused, invoke
 
@@ -61,6 +63,55 @@ def test_what_lies_beside_an_adapter_changes_neither_layout_nor_label(tmp_path):
         "non_lora_trainables.bin", "embeddings.safetensors", "value_head.pt",
     }  # fmt: skip
     assert all("lies beside an adapter, and is none" in reason for reason in aside.values())
+
+
+def components(run, seed=0):
+    """An adapter of PEFT in folders of its components, with scales of their own."""
+    layers = {
+        "unet": "mid_block.attentions.0.transformer_blocks.0.attn2.to_k",
+        "text_encoder": "text_model.encoder.layers.0.self_attn.q_proj",
+    }
+    for i, (component, layer) in enumerate(layers.items()):
+        folder = run / component
+        folder.mkdir(parents=True)
+        content = pair(f"base_model.model.{layer}", seed=seed + i)
+        save_file(content, folder / "adapter_model.safetensors")
+        config = {**CONFIG, "lora_alpha": 2 * (i + 1)}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+
+
+def test_an_adapter_in_folders_of_its_components_is_one(tmp_path):
+    for i, run in enumerate(("cats/run-0", "cats/run-1", "dogs/run-0")):
+        components(tmp_path / run, seed=2 * i)
+    found, aside = labels(tmp_path)
+    assert found == {"cats/run-0": "cats", "cats/run-1": "cats", "dogs/run-0": "dogs"}
+    assert not aside
+    adapter = open_adapter(tmp_path / "cats" / "run-1")
+    names = [
+        "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k",
+        "text_encoder.text_model.encoder.layers.0.self_attn.q_proj",
+    ]
+    assert list(adapter.shapes) == names
+    assert (adapter.format, adapter.algorithms, adapter.alphas) == (
+        "peft", ("lora",), dict(zip(names, [2.0, 4.0])),
+    )  # fmt: skip
+    for i, (_, layer) in enumerate(adapter.read()):
+        down, up = pair("x", seed=2 + i).values()
+        np.testing.assert_array_equal(layer.up @ layer.down, up @ down)
+        assert layer.scale == i + 1
+    (item,) = survey([tmp_path / "dogs"], label_source("folder"), 64).found
+    assert not item.has_changed()
+    place = tmp_path / "dogs" / "run-0" / "text_encoder" / "adapter_config.json"
+    place.write_text(json.dumps({**CONFIG, "lora_alpha": 16}))
+    assert item.has_changed()
+    given = find_adapters([str(tmp_path)], tmp_path)
+    assert [path.name for path in given.files] == ["run-0", "run-1", "run-0"]
+
+
+def test_a_component_alone_is_an_adapter_in_a_folder(tmp_path):
+    components(tmp_path / "cats" / "a")
+    shutil.rmtree(tmp_path / "cats" / "a" / "unet")
+    assert labels(tmp_path)[0] == {"cats/a/text_encoder": "a"}
 
 
 def trained(tmp_path):
