@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ from lorasweep.sweep.process.supervisor import (
 from lorasweep.sweep.request.spec import RuntimeOptions
 from lorasweep.trainables.store.events import Event, RayDied, Said, Warned
 
+from .places import auth_token, require_places
 from .process_state import bare_loggers, environment, root_handlers
 from .ray_monitor import ray_watched
 
@@ -57,11 +58,46 @@ def ray_session(
         publish: told what could not be had, and if Ray dies.
 
     Raises:
-        UserError: the cluster to join cannot be reached.
+        UserError: the cluster to join cannot be reached, or Ray cannot start here.
         RayDiedError: Ray died; see `ray_watched`.
     """
     if untold_death():
         publish(RayDied("Ray died and took the driver with it", restarts()))
+    local = not options.cluster
+    with (
+        auth_token(local=local) as token,
+        _environment(options, token),
+    ):
+        import ray
+
+        with nullcontext() if options.verbose else _quiet(log_dir):
+            if ray.is_initialized():
+                with ray_watched(publish, interruption, ours=False, local=False):
+                    yield None
+                return
+            if local and _listens_everywhere():
+                publish(
+                    Warned(
+                        "Ray was imported before this run: its ports are open to other machines; "
+                        "import it later, or set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before"
+                    )
+                )
+            if local:
+                require_places()
+            quiet = nullcontext() if options.verbose else _native_stderr_into(log_dir / "ray.log")
+            with quiet:
+                try:
+                    with ray_watched(publish, interruption, ours=True, local=local):
+                        context = _start_or_join(options, name, publish)
+                        interruption.install()
+                        yield context.dashboard_url
+                finally:
+                    ray.shutdown()
+
+
+@contextmanager
+def _environment(options: RuntimeOptions, token: Mapping[str, str]) -> Iterator[None]:
+    """Variables for Ray and for its workers, which inherit them."""
     with environment(
         # A Ray that need not be found by other machines listens on loopback only. Ray has this
         # switch for other systems than Linux, and reads it when it is imported.
@@ -74,32 +110,12 @@ def ray_session(
             "RAY_AIR_NEW_OUTPUT": "0",
             "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+            # Under `uv run` Ray would start workers by it, in an environment without Ray.
+            "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "1" if options.cluster else "0",
+            **token,
         },
     ):
-        import ray
-
-        with nullcontext() if options.verbose else _quiet(log_dir):
-            if ray.is_initialized():
-                with ray_watched(publish, interruption, ours=False, local=False):
-                    yield None
-                return
-            local = not options.cluster
-            if local and _listens_everywhere():
-                publish(
-                    Warned(
-                        "Ray was imported before this run: its ports are open to other machines; "
-                        "import it later, or set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before"
-                    )
-                )
-            quiet = nullcontext() if options.verbose else _native_stderr_into(log_dir / "ray.log")
-            with quiet:
-                try:
-                    with ray_watched(publish, interruption, ours=True, local=local):
-                        context = _start_or_join(options, name, publish)
-                        interruption.install()
-                        yield context.dashboard_url
-                finally:
-                    ray.shutdown()
+        yield
 
 
 def _listens_everywhere() -> bool:
