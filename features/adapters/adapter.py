@@ -13,7 +13,7 @@ import numpy as np
 
 from lorasweep.features.layers.names import canonical_name
 
-from .bases import Base, guess_base
+from .bases import Base, base_by_claims, base_by_layers
 from .errors import NoAdapterTensorsError, blamed
 from .factors import UpdateShape, factors, update_shape
 from .locations import component_weights, find_weights
@@ -77,6 +77,7 @@ class _FileStructure:
     algorithms: tuple[str, ...]
     dora: bool
     swapped: frozenset[str]
+    base: Base
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class AdapterFile:
     @cached_property
     def base(self) -> Base:
         """The model it was trained on, see `guess_base`."""
-        return guess_base(self.shapes, self.header, self._scaling.config)
+        return base_by_claims(self._layout.base, self.header, self._scaling.config)
 
     @cached_property
     def fused(self) -> frozenset[str]:
@@ -280,6 +281,7 @@ def _layout(tensors: tuple[tuple[str, Shape], ...], lokr_rank: int) -> _FileStru
         algorithms=tuple(sorted({module.algorithm for module in modules})),
         dora=any(MAGNITUDE in module.tensors for module in modules),
         swapped=swapped,
+        base=base_by_layers(layers),
     )
 
 

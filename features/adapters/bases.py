@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -62,11 +62,13 @@ class Base:
         partial: whether blocks are missing whose number would tell the names apart.
         described: what can be said where there is no name: `llm-4096`, `unknown-transformer-64`,
             `text-encoder`, `unknown`.
+        by_name: whether only its name, which a configuration claims, tells it from others.
     """
 
     names: tuple[str, ...] = ()
     partial: bool = False
     described: str = UNKNOWN
+    by_name: bool = field(default=False, compare=False)
 
     @classmethod
     def parse(cls, text: str) -> Base:
@@ -169,23 +171,32 @@ def guess_base(
         header: a safetensors header's strings.
         config: PEFT's configuration.
     """
+    return base_by_claims(base_by_layers(shapes), header, config)
+
+
+def base_by_layers(shapes: Mapping[str, Shape]) -> Base:
+    """Return what layers alone say; see `guess_base`."""
     by_component: dict[str, dict[str, Shape]] = {}
     for name, shape in shapes.items():
-        parts = parse_layer(name)
-        by_component.setdefault(parts.component, {})[name] = shape
-    claimed = str(config.get("base_model_name_or_path") or "")
+        by_component.setdefault(parse_layer(name).component, {})[name] = shape
     if UNET in by_component:
-        base = _unet(by_component[UNET], set(by_component))
-    elif TRANSFORMER in by_component:
-        base = _transformer(by_component[TRANSFORMER])
-    elif LANGUAGE_MODEL in by_component:
+        return _unet(by_component[UNET], set(by_component))
+    if TRANSFORMER in by_component:
+        return _transformer(by_component[TRANSFORMER])
+    if LANGUAGE_MODEL in by_component:
+        return replace(_language_model(by_component[LANGUAGE_MODEL]), by_name=True)
+    if OTHER in by_component:
+        return replace(_unrecognised(by_component[OTHER]), by_name=True)
+    return Base(described="text-encoder" if by_component else UNKNOWN)
+
+
+def base_by_claims(base: Base, header: Mapping[str, str], config: Mapping[str, Any]) -> Base:
+    """Return the base that is claimed where it is one of several that layers fit, or where layers
+    do not tell models apart, as those of language models."""
+    claimed = str(config.get("base_model_name_or_path") or "")
+    if base.by_name:
         name = _model_name(claimed)
-        return Base((name,)) if name else _language_model(by_component[LANGUAGE_MODEL])
-    elif OTHER in by_component:
-        name = _model_name(claimed)
-        return Base((name,)) if name else _unrecognised(by_component[OTHER])
-    else:
-        return Base(described="text-encoder" if by_component else UNKNOWN)
+        return Base((name,)) if name else base
     return _narrowed(base, [claimed, *_claims(header)])
 
 

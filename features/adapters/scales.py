@@ -60,9 +60,8 @@ class Scaling:
         return int(_by_pattern(config.get("rank_pattern"), path, config.get("r")) or 0)
 
     def _config_of(self, module: Module) -> tuple[Mapping[str, Any], str]:
-        path = unwrapped(module.spelled)
         if self.config:
-            return self.config, path
+            return self.config, unwrapped(module.spelled)
         component, _, rest = module.name.partition(".")
         return self.components.get(component, {}), rest
 

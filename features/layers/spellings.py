@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import cache
 
 PEFT_PREFIXES = ("base_model.model.", "base_model.")
 """What PEFT's wrapper puts before a model's own path."""
@@ -196,6 +197,7 @@ _LANGUAGE_MODEL = re.compile(r"transformer\.(h|encoder|wte|wpe|word_embeddings|o
 _TEXT_PROJECTIONS = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
 
+@cache  # asked for every layer of every file
 def unwrapped(layer: str) -> str:
     """A layer's name without what wrappers put before and into it."""
     layer = _WRAPPERS.sub("", layer)
@@ -220,7 +222,7 @@ def has_new_name(layer: str) -> bool:
 
 def is_of_peft(layer: str) -> bool:
     """Whether PEFT's wrapper stands before a layer's path."""
-    return _WRAPPERS.sub("", layer).startswith("base_model.")
+    return "base_model." in layer and _WRAPPERS.sub("", layer).startswith("base_model.")
 
 
 def diffusers_path(layer: str) -> tuple[str, str] | None:

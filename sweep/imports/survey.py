@@ -174,7 +174,9 @@ def _look(place: AdapterLocation, labels: LabelSource, lokr_rank: int) -> Survey
     """What there is to know of an adapter, or why it cannot be used."""
     weights = place.weights
     try:
-        files = list(component_weights(weights).values()) or [real_file(weights)]
+        files = [real_file(weights)]
+        if weights.is_dir():
+            files = list(component_weights(weights).values())
         configs = [path.with_name(PEFT_CONFIG) for path in files]
         beside = [path for path in (*files, *configs) if path.exists()]
         stamp = [file_stamp(path) for path in beside]
