@@ -259,6 +259,7 @@ def _model_input(
         lacking=[layer for layers in known("lacking_layers") for layer in layers],
         unread=[kind for kinds in known("unread_tensors") for kind in kinds],
         lokr_rank=max(known("lokr_rank"), default=LOKR_RANK),
+        assume_scale=run.spec.assume_scale is not None,
     )
 
 

@@ -52,6 +52,8 @@ def open_dataset(
         on_progress=on_progress,
     )
     scan.require_usable(skip_bad_samples=spec.skip_bad_samples)
+    if spec.assume_scale is not None and scan.scales:
+        raise UserError("--assume-scale is for datasets without scales: this one has them")
     if scan.bad_rows:
         shown = ", ".join(map(str, scan.bad_rows[:10]))
         more = ", …" if len(scan.bad_rows) > 10 else ""

@@ -10,6 +10,7 @@ import numpy as np
 from lorasweep.trainables.data.splits import rule_in_words
 
 from .analysis import Analysis
+from .bootstrap import Floats
 from .cells import Estimate
 from .figures import ReportFigure
 from .intervals import interval
@@ -150,7 +151,9 @@ class RunComparison:
                     "to": last,
                     "before": before.value,
                     "after": after.value,
-                    "gain": Estimate(after.value - before.value, *interval(differences)),
+                    "gain": Estimate(
+                        after.value - before.value, *growth_ends(after, before, differences)
+                    ),
                     **_tests(large, small, cell),
                 }
             )
@@ -325,6 +328,19 @@ class RunComparison:
         configs = list(dict.fromkeys(config for config, _ in self.cells))
         config_legend(figure, next(iter(grid.values())), configs, look)
         return figure
+
+
+def growth_ends(after: Estimate, before: Estimate, replicates: Floats) -> tuple[float, float]:
+    """Return the 95 % interval of a difference of two runs' accuracies.
+
+    It reaches at least as far as what the two intervals give, which are exact where few adapters
+    are wrong (Newcombe, Statistics in Medicine, 1998, method 10).
+    """
+    difference = after.value - before.value
+    low, high = interval(replicates)
+    below = np.hypot(after.value - after.low, before.high - before.value)
+    above = np.hypot(after.high - after.value, before.value - before.low)
+    return min(low, float(difference - below)), max(high, float(difference + above))
 
 
 def _tests(large: Analysis, small: Analysis, cell: Cell) -> dict[str, float | None]:

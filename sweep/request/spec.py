@@ -63,6 +63,8 @@ class SweepSpec:
         labels, min_coverage, base: of a folder of adapter files, see `ImportOptions`.
         label_column: column of strings or integers to predict.
         lora_rank: rank of layer tensors stored as flat lists; None reads them as 1×N.
+        assume_scale: 1: the updates of a dataset without scales are B·A as it stores them, so that
+            adapters with an α of their own can be judged; None: that is not known.
         skip_bad_samples: leave adapters with NaN or infinite weights out instead of refusing.
         representations: references (see `get_representation`) or `GROUPS` of them, in the order
             results list them.
@@ -119,6 +121,13 @@ class SweepSpec:
     )
     lora_rank: int | None = option(
         None, as_int, "Rank of layer tensors stored as flat lists (else 1×N).", about_data=True
+    )
+    assume_scale: int | None = option(
+        None,
+        as_int,
+        "1: the dataset has no scales, and its updates are B·A as stored; predict then judges "
+        "adapters of any α.",
+        about_data=True,
     )
     skip_bad_samples: bool = option(
         False, as_bool, "Leave adapters with NaN or infinity out.", only_on=True, about_data=True
@@ -186,6 +195,8 @@ class SweepSpec:
             raise UserError("--seed must be a non-negative 63-bit integer")
         if self.lora_rank is not None and self.lora_rank < 1:
             raise UserError("--lora-rank must be at least 1")
+        if self.assume_scale not in (None, 1):
+            raise UserError("--assume-scale must be 1: updates are B·A as the dataset stores them")
         if not (
             self.split in SPLITS[:3]
             or number_of_folds(self.split)

@@ -178,6 +178,7 @@ def make_sweep_file(
             "num_samples": scan.num_samples,
             "skipped_samples": scan.bad_rows,
             "classes": scan.classes,
+            **({} if spec.assume_scale is None else {"assumed_scale": spec.assume_scale}),
         },
         grid=declared.grid(scan, spec.seeds),
         declared=declared.to_json(scan),

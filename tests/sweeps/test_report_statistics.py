@@ -6,6 +6,8 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from lorasweep.sweep.report.bootstrap import NOT_PREDICTED, Scores, hierarchical_bootstrap
+from lorasweep.sweep.report.cells import Estimate
+from lorasweep.sweep.report.compare_runs import growth_ends
 from lorasweep.sweep.report.intervals import (
     accuracy_interval,
     difference_interval,
@@ -519,3 +521,29 @@ def test_one_seed_says_nothing_about_others_but_rows_without_seeds_can_be_told_a
     assert not is_distinguishable(varies=True, n_paired=1, **sure)
     assert is_distinguishable(varies=False, n_paired=1, **sure)
     assert not is_distinguishable(varies=False, n_paired=3, p_adapters=0.06, p_seeds=0.001)
+
+
+def test_the_interval_between_two_runs_is_newcombes_where_the_bootstrap_has_no_spread():
+    """His method 10, with exact ends: 61 of 61 against 20 of 20, and against a wider bootstrap."""
+    first = Estimate(1.0, exact_interval(61, 61)[0], 1.0)
+    second = Estimate(1.0, exact_interval(20, 20)[0], 1.0)
+    low, high = growth_ends(first, second, np.zeros(100))
+    assert (low, high) == pytest.approx((first.low - 1, 1 - second.low))
+    wide = np.linspace(-0.5, 0.5, 1001)
+    assert growth_ends(first, second, wide) == pytest.approx((-0.475, 0.475))
+
+
+@pytest.mark.parametrize("truths", [(0.99, 0.95), (0.9, 0.9), (0.5, 0.6)])
+def test_the_interval_between_two_runs_covers_the_true_difference(truths):
+    rng = np.random.default_rng(0)
+    sizes, covered = (61, 20), 0
+    for _ in range(400):
+        parts = []
+        for n, truth in zip(sizes, truths):
+            hits = rng.binomial(n, truth)
+            drawn = rng.binomial(n, hits / n, 400) / n
+            parts.append((Estimate(hits / n, *accuracy_interval(hits / n, n, drawn)), drawn))
+        (first, one), (second, other) = parts
+        low, high = growth_ends(first, second, one - other)
+        covered += low <= truths[0] - truths[1] <= high
+    assert covered / 400 > 0.93

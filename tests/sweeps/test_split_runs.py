@@ -148,6 +148,7 @@ def test_a_column_decides(spec, options, local_ray):
             ["--split", "leave-out:base", "--group-column", "series"],
             "--group-column series: 20 of 20 groups are on several sides of --split leave-out:base",
         ),
+        (["--assume-scale", "2"], "--assume-scale must be 1"),
         (["--split-column", "part", "--split", "kfold:3"], "leave --split kfold:3 out"),
         (["--split-column", "parts"], "has no column 'parts': did you mean 'part'?"),
         (["--split-column", "series"], "holds 's00'; need train, val and test"),

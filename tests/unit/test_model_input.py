@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from lorasweep.features.adapters.adapter import open_adapter
 from lorasweep.features.adapters.bases import Base
@@ -144,3 +144,33 @@ def test_inputs_of_older_models_are_read():
     read = of_layers({"x": (4, 4, 4)})
     note = {k: v for k, v in read.to_json().items() if k not in ("bases", "lokr_rank", "lacking")}
     assert ModelInput.from_json({**note, "base": "x"}) == read
+
+
+def test_an_assumed_scale_lets_adapters_of_any_alpha_be_judged(scanned, tmp_path):
+    """A file with an α has the values of one whose B is multiplied by α / r."""
+    folder, _, scan = scanned
+    item = get_representation("channel_norms")
+    columns = sorted(scan.columns(item.unit))
+    (path,) = write_rows(folder, range(1), tmp_path / "files")
+    tensors = load_file(path)
+    downs = [name for name in tensors if ".lora.down." in name]
+    alphas = {name.replace("lora.down.weight", "alpha"): np.array(3.0, "f4") for name in downs}
+    save_file({**tensors, **alphas}, tmp_path / "alpha.safetensors")
+    folded = {n: v if n in downs else v * np.float32(1.5) for n, v in tensors.items()}
+    save_file(folded, tmp_path / "folded.safetensors")
+
+    def values(name, **known):
+        read = model_input(item, columns, scan, (), dora=False, **known)
+        stack = read.stack(1)
+        stack.read(0, open_adapter(tmp_path / name), frozenset(read.layers))
+        return read.unknown_scale(item, stack, 0), read.values(item, stack, 1)
+
+    reason, _ = values("alpha.safetensors")
+    assert "has a scale of 1.5" in reason
+    assert "--assume-scale 1" in reason
+    reason, found = values("alpha.safetensors", assume_scale=True)
+    assert reason is None
+    for known in ({}, {"assume_scale": True}):
+        reason, expected = values("folded.safetensors", **known)
+        assert reason is None
+        np.testing.assert_allclose(found, expected, rtol=1e-5)

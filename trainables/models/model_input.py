@@ -166,7 +166,8 @@ class ModelInput:
             if name not in self._scaled and scale[row] != 1:
                 return (
                     f"layer {name} has a scale of {scale[row]:g} (α), and the training data have "
-                    "none: make a dataset of adapter files with `lorasweep data import`"
+                    "none: make a dataset of adapter files with `lorasweep data import`, or, if "
+                    "its updates are B·A as stored, run with --assume-scale 1"
                 )
         return None
 
@@ -238,6 +239,7 @@ def model_input(
     lacking: Collection[str] = (),
     unread: Collection[str] = (),
     lokr_rank: int = LOKR_RANK,
+    assume_scale: bool = False,
 ) -> ModelInput:
     """What a representation reads, of a dataset's layers.
 
@@ -245,6 +247,7 @@ def model_input(
         columns: the dataset's tensors or layers that features are of, in their order; of whole
             adapters, the layers.
         ranks: of the dataset's adapters, where a column says so; and so on, see `ModelInput`.
+        assume_scale: whether all layers count as having the scale 1 in the dataset.
 
     Raises:
         UserError: it reads a tensor without its other half, whose layer's size is not known.
@@ -270,7 +273,7 @@ def model_input(
         (WHOLE,) if item.unit is Unit.ADAPTER else names,
         tensors,
         {name: layer.shape for name, layer in layers.items()},
-        tuple(name for name, layer in layers.items() if layer.scale),
+        tuple(name for name, layer in layers.items() if layer.scale or assume_scale),
         tuple(sorted(set(ranks) or {layer.shape[2] for layer in layers.values()})),
         dora,
         tuple(sorted(set(bases))) or (str(guess_base(everything, {}, {})),),
