@@ -54,7 +54,7 @@ _UNRECOGNISED = re.compile(r"unknown-.+")
 
 @dataclass(frozen=True)
 class Base:
-    """What is known of an adapter's base model.
+    """Base model of an adapter, as far as it is known.
 
     Attributes:
         names: bases that have all of its layers, sorted; one: it is certain. Of a language model
@@ -103,15 +103,15 @@ class Base:
 
     @property
     def says_nothing(self) -> bool:
-        """Whether it is as good as any base: there are only text encoders' layers, or none."""
+        """Return whether it is as good as any base: it has text encoders' layers alone, or none."""
         return not self.names and self.described in _SAYS_NOTHING
 
     def is_chosen(self, asked: str) -> bool:
-        """Whether a base that somebody asks for is this one, or one of several that it may be."""
+        """Return whether a base that somebody asks for is this one, or one that it may be."""
         return asked.casefold() in (self._folded or {self.described.casefold()})
 
     def goes_with(self, other: Base) -> bool:
-        """Whether two adapters may be imported together without anybody choosing a base.
+        """Return whether two adapters may be imported together without anybody choosing a base.
 
         One that is certain vouches for another only where that one shows all of its blocks: else
         few adapters would decide what many are.
@@ -128,7 +128,7 @@ class Base:
         return bool(self._folded & other._folded)
 
     def differs_from(self, trained: Collection[Base]) -> bool:
-        """Whether an adapter is known to be of another base than a model's training adapters.
+        """Return whether an adapter is known to be of another base than a model's training data.
 
         Where one side shows no name that layers decide, shapes tell.
         """
@@ -147,12 +147,12 @@ class Base:
         return not any(self._fits(base) for base in named)
 
     def _is_any_unet_beside(self, other: Base) -> bool:
-        """Whether its few layers are in every UNet, and the other is of one that is not known."""
+        """Return whether its few layers are in every UNet, and the other's UNet is not known."""
         return self.names == _UNETS and other.described.startswith("unknown-unet")
 
     @property
     def _told_by_layers(self) -> bool:
-        """Whether layers were compared with all known bases: what is claimed alone was not."""
+        """Return whether layers were compared with all known bases, which a claim alone is not."""
         return bool(_KNOWN & self._folded or _UNRECOGNISED.fullmatch(self.described))
 
     def _fits(self, trained: Base) -> bool:
@@ -281,7 +281,7 @@ def _transformer(shapes: Mapping[str, Shape]) -> Base:
 
 
 def _is_whole(base: KnownBase, numbers: Mapping[str, set[int]]) -> bool:
-    """Whether an adapter has layers in every block of a base; of one list at least in many."""
+    """Return whether an adapter has layers in every block of a base, or of a long list of it."""
     counts = {name: base.blocks[name][0] for name in numbers}
     complete = all(len(numbers[name]) == count for name, count in counts.items())
     return (
@@ -292,7 +292,7 @@ def _is_whole(base: KnownBase, numbers: Mapping[str, set[int]]) -> bool:
 
 
 def _unrecognised(shapes: Mapping[str, Shape], what: str = "") -> Base:
-    """What is said of layers that no known base has: their list of blocks and width."""
+    """Describe layers that no known base has: by their list of blocks and their width."""
     words = Counter(
         word for name in shapes for word in re.findall(r"([A-Za-z_]+)\.\d+(?:\.|$)", name)[:1]
     )

@@ -1,4 +1,4 @@
-"""What the transformers of known base models look like, by which adapters of one are told.
+"""Transformers of known base models: layers by which adapters of a base are told.
 
 Numbers of blocks, widths and names of modules are those of the models' published configurations and
 of diffusers' classes for them. Of each module the size is given in widths: (outputs, inputs).
@@ -65,7 +65,7 @@ class KnownBase:
         }
 
     def has(self, path: str, outputs: int, inputs: int) -> bool:
-        """Whether it may have a layer.
+        """Return whether it may have a layer.
 
         Arguments:
             path: in the transformer, as diffusers spells it.
@@ -225,5 +225,5 @@ NAMES_OF_BASES = {
     r"sd_v2|v2-[01]|diffusion.?v?2\b|stable-diffusion-2|sd-?2": "sd-2",
     r"sd_v1|v1-[1-5]|diffusion-v1|stable-diffusion-1|sd-?1": "sd-1",
 }
-"""What headers and configurations call bases, as patterns, the most telling first. A claim only
+"""Names of bases in headers and configurations, as patterns, the most telling first. A claim only
 chooses among the bases that an adapter's layers fit."""

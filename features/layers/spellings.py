@@ -18,7 +18,7 @@ _WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
     r"|^module\.(?=.*\.)|(?<=_)_orig_mod_"
 )
-"""What torch.compile, FSDP, checkpointing and DDP put into paths of the modules that they wrap."""
+"""Words that torch.compile, FSDP, checkpointing and DDP put into paths of wrapped modules."""
 _PEFT_INSIDE = re.compile(
     r"^((?:unet|transformer|text_encoder(?:_[23])?)\.)base_model\.(?:model\.)?"
 )
@@ -216,12 +216,12 @@ _NEW_NAMES = re.compile(
 
 
 def has_new_name(layer: str) -> bool:
-    """Whether a layer has another canonical name than in version 0.1, which feeds numbers."""
+    """Return whether a layer has another canonical name than in version 0.1: names feed numbers."""
     return any(of.search(layer) for of in (_WRAPPERS, _PEFT_INSIDE, _COMFY_ENCODERS, _NEW_NAMES))
 
 
 def is_of_peft(layer: str) -> bool:
-    """Whether PEFT's wrapper stands before a layer's path."""
+    """Return whether PEFT's wrapper stands before a layer's path."""
     return "base_model." in layer and _WRAPPERS.sub("", layer).startswith("base_model.")
 
 
@@ -326,7 +326,7 @@ _FINAL = re.compile(r"(?:^|[._])final_layer[._](linear|adaLN_modulation[._]1)(?=
 
 
 def has_foreign_blocks(tensors: Iterable[str]) -> bool:
-    """Whether a transformer's blocks are none of Flux' or SD3's authors', beside a final layer.
+    """Return whether blocks beside a final layer are none of Flux' or SD3's authors'.
 
     HiDream, Lumina 2 and others have layers of the same names outside of their blocks, and
     diffusers leaves those as they are.

@@ -85,7 +85,7 @@ class ProjectionPlan:
 
     @property
     def compared_with(self) -> Landmarks:
-        """Those whose inner products with everybody the pass computes."""
+        """Adapters whose inner products with everybody the pass computes."""
         return self.everybody or self.landmarks
 
     @property

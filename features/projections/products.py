@@ -29,7 +29,7 @@ COLUMN = "adapter"
 
 @dataclass
 class ProductEntry:
-    """Where the inner products of a config's layers with some landmarks go.
+    """Destination of the inner products of a config's layers with some landmarks.
 
     Attributes:
         mean_squares: name of a layer -> by which its inner products are divided; 0: it is left out.

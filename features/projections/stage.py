@@ -32,7 +32,7 @@ from .projection import Projection
 
 ROWS_AT_A_TIME = 1024
 _SUMS_BYTES = 1 << 30
-"""Of the inner products of all folds that one pass adds up, at most."""
+"""Bytes of the inner products of all folds that one pass adds up, at most."""
 
 
 def run_projections(
@@ -64,7 +64,7 @@ def run_projections(
 
 
 def _passes(scan: DatasetScan, wanted: Sequence[ProjectionPlan]) -> list[list[ProjectionPlan]]:
-    """What is computed together: folds in as many passes as their sums fit into memory."""
+    """Group plans by pass; folds share as many passes as their sums need memory."""
     alike: dict[tuple[str, str], dict[str, list[ProjectionPlan]]] = {}
     for one in wanted:
         of_pass = alike.setdefault((one.compared_with.digest, one.item.kernel), {})

@@ -1,4 +1,4 @@
-"""Where a local Ray keeps its files: what cannot work is said before Ray starts."""
+"""Places of a local Ray's files: one that cannot work is said before Ray starts."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def auth_token(*, local: bool = True) -> Iterator[dict[str, str]]:
 
 
 def _may_write(folder: Path) -> bool:
-    """Whether a file may be written there, the folder being made if need be."""
+    """Return whether a file may be written there, the folder being made if need be."""
     token = folder / "auth_token"
     if token.is_file() and os.access(token, os.R_OK):
         return True

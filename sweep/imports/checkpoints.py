@@ -84,5 +84,5 @@ def passed_over(adapters: Sequence[Path], checkpoints: str) -> Mapping[Path, str
 
 
 def _as_run(adapter: Path) -> Path:
-    """What checkpoints of an adapter call their run: its folder, or its file without suffix."""
+    """Return an adapter's run as checkpoints name it: its folder, or its file without suffix."""
     return adapter.with_suffix("") if adapter.suffix == ".safetensors" else adapter

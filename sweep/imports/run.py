@@ -106,7 +106,7 @@ class ImportReport:
 
 @dataclass(frozen=True)
 class _Selected:
-    """What was found, and what of it makes a dataset."""
+    """Adapters that were found, and those of them that make a dataset."""
 
     looked: Survey
     unused: list[str]

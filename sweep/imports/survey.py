@@ -24,7 +24,7 @@ from .labels import LabelSource, Row, Value
 from .locations import AdapterLocation, find_locations
 
 ANY_BASE = "any"
-"""What `--base` says where adapters of several bases are wanted together."""
+"""Value of `--base` where adapters of several bases are wanted together."""
 
 
 @dataclass(frozen=True)

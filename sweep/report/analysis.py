@@ -90,12 +90,12 @@ class Analysis:
 
     @property
     def tests_differences(self) -> bool:
-        """Whether differences are tested: not where too few values are left out, each once."""
+        """Return whether differences are tested: not where too few values are left out."""
         return self.run.split.left_out is None or len(self.run.split.folds) >= FEWEST_VALUES
 
     @property
     def paired_by(self) -> str:
-        """What scores are paired by, in the plural: seeds, folds, or values of a column."""
+        """Name, in the plural, what scores are paired by: seeds, folds, or values of a column."""
         if self.run.split.left_out is not None:
             return f"values of {self.run.split.column}"
         return "seeds and folds" if self.run.split.k else "seeds"

@@ -104,7 +104,7 @@ def unavailable(analysis: Analysis, cells: Iterable[Cell]) -> str:
 
 
 def _parts(analysis: Analysis, cell: Cell) -> list[dict[str, Any]]:
-    """Of the trials that have it."""
+    """Return the importance of the trials that have it."""
     fits = analysis.run.fits_of(cell)
     return [record["importance"] for record in fits if "importance" in record]
 

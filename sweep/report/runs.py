@@ -49,7 +49,7 @@ class RunData:
 
     @cached_property
     def _parts(self) -> dict[tuple[int | None, str], dict[str, NDArray[np.int64]]]:
-        """What `parts_of` has found: by what `SplitRule.scope` gives."""
+        """Cache of `parts_of`, by what `SplitRule.scope` gives."""
         return {}
 
     def parts_of(self, seed: int, fold: str = "") -> dict[str, NDArray[np.int64]]:
@@ -114,7 +114,7 @@ class RunData:
 
     @cached_property
     def _by_seed(self) -> dict[Cell, list[dict[str, Any]]]:
-        """What `records_of` has found."""
+        """Cache of `records_of`."""
         return {}
 
     def records_of(self, cell: Cell) -> list[dict[str, Any]]:

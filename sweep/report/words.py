@@ -181,7 +181,7 @@ def _caution(analysis: Analysis) -> str:
 
 
 def _folds_caution(analysis: Analysis) -> str:
-    """What tests and intervals mean where a seed has several folds."""
+    """Explain tests and intervals where a seed has several folds."""
     run = analysis.run
     text = (
         f"Every seed tests each of {len(run.labels)} adapters once, in {len(run.split.folds)} "

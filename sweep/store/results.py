@@ -36,7 +36,7 @@ RESULT_PARTS = frozenset(
         "outputs",
     )
 )
-"""What results need of a record; that of a fold alone has outputs."""
+"""Parts of a record that results need; that of a fold alone has outputs."""
 
 _METRICS = [name for metric in METRICS if metric.summarised for name in metric.recorded]
 _SUMMARISED = (*_METRICS, "training_time", "best_epoch")

@@ -16,7 +16,7 @@ FEWEST_OF_CLASS = 5
 
 _WORDS = {"train": "train", "val": "validation", "test": "test"}
 _FOLDS = 5
-"""What a warning advises, unless a class has fewer adapters."""
+"""Folds that a warning advises, unless a class has fewer adapters."""
 
 
 def sizes_in_words(rule: SplitRule, n_samples: int, seed: int) -> str:

@@ -25,7 +25,7 @@ def fold_folder(fold: str) -> str:
 
 @dataclass(frozen=True, order=True)
 class TrialKey:
-    """Which trial: layers, features, classifier, a seed and a fold.
+    """Trial: layers, features, classifier, a seed and a fold.
 
     Attributes:
         fold: of `--split kfold:K` its number; of `leave-out:COLUMN` the value whose adapters are

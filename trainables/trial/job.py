@@ -24,7 +24,7 @@ from lorasweep.trainables.data.splits import Split, SplitRule
 from lorasweep.trainables.store.trial_key import TrialKey
 
 ANY_SPLIT: tuple[int | None, str] = (None, "")
-"""What a matrix is for that is the same with every split."""
+"""Scope of a matrix that is the same with every split."""
 
 
 @dataclass(frozen=True)
