@@ -265,8 +265,7 @@ def _unet(shapes: Mapping[str, Shape], components: Collection[str]) -> Base:
 
 def _transformer(shapes: Mapping[str, Shape]) -> Base:
     layers = [
-        (name.removeprefix(f"{TRANSFORMER}."), outputs, inputs)
-        for name, (outputs, inputs, _) in shapes.items()
+        (name.partition(".")[2], outputs, inputs) for name, (outputs, inputs, _) in shapes.items()
     ]
     fitting = [base for base in KNOWN_BASES if all(base.has(*layer) for layer in layers)]
     if not fitting:

@@ -148,6 +148,6 @@ def spelling(module: Module) -> str:
         return "peft"
     if re.match(r"(model\.)?diffusion_model\.|(double|single|joint)_blocks\.", name):
         return "authors"
-    if re.match(r"(unet|transformer|text_encoder(_[23])?)\.", name):
+    if re.match(r"(unet|transformer(_2)?|text_encoder(_[23])?)\.", name):
         return "diffusers" if ".lora_A" in module.tensors.get(DOWN, ".lora_A") else "diffusers-old"
     return "other"

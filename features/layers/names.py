@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
-from .spellings import TRANSFORMER, UNET, diffusers_path, unwrapped
+from .spellings import SECOND_TRANSFORMER, TRANSFORMER, UNET, diffusers_path, unwrapped
 
 LANGUAGE_MODEL, OTHER = "language_model", "other"
 
@@ -142,6 +142,7 @@ def parse_layer(layer: str) -> LayerParts:
     found = diffusers_path(own)
     component, path = found or (_component(own), own)
     name = f"{component}.{path}" if found else own
+    component = TRANSFORMER if component == SECOND_TRANSFORMER else component
     block = _block(component, path)
     words = path.split(".")
     at = next((i for i, word in enumerate(words) if word in _MODULES), None)

@@ -25,6 +25,8 @@ _PEFT_INSIDE = re.compile(
 
 UNET, TRANSFORMER = "unet", "transformer"
 """diffusers' names of the network that denoises."""
+SECOND_TRANSFORMER = "transformer_2"
+"""diffusers' name of Wan 2.2's network for the last, least noisy steps."""
 
 _KOHYA = {
     "lora_unet_": "",  # a UNet or a transformer: what follows tells
@@ -44,7 +46,8 @@ _JOINED = (
     "skip_connection", "time_embed", "label_emb", "time_embedding", "add_embedding",
     "time_emb_proj", "linear_1", "linear_2", "to_q", "to_k", "to_v", "to_out", "proj_in",
     "proj_out", "conv_in", "conv_out", "conv_shortcut", "text_model", "text_projection",
-    "self_attn", "q_proj", "k_proj", "v_proj", "out_proj", "wi_0", "wi_1", "double_blocks",
+    "self_attn", "cross_attn", "k_img", "v_img", "q_proj", "k_proj", "v_proj", "out_proj",
+    "wi_0", "wi_1", "double_blocks",
     "single_blocks", "joint_blocks", "context_block", "x_block", "img_attn", "txt_attn",
     "img_mlp", "txt_mlp", "img_mod", "txt_mod", "img_in", "txt_in", "time_in", "vector_in",
     "guidance_in", "in_layer", "out_layer", "final_layer", "adaLN_modulation", "ff_context",
@@ -56,7 +59,8 @@ _PLAIN = (
     "attentions", "resnets", "downsamplers", "upsamplers", "conv", "conv1", "conv2", "op", "out",
     "attn", "attn1", "attn2", "ff", "ff_context", "net", "proj", "encoder", "layers", "mlp",
     "fc1", "fc2", "block", "layer", "SelfAttention", "DenseReluDense", "q", "k", "v", "o", "wo",
-    "qkv", "mod", "lin", "linear", "modulation", "linear1", "linear2", "norm", "norm1",
+    "qkv", "mod", "lin", "blocks", "ffn", "linear", "modulation", "linear1", "linear2", "norm",
+    "norm1",
 )  # fmt: skip
 _WORDS = {*_JOINED, *_PLAIN}
 _JOIN = re.compile(
@@ -170,6 +174,15 @@ _OTHER_TRANSFORMERS = (
 )
 """Chroma's, AuraFlow's, HiDream's and FLUX.2's: names that no other transformer has."""
 
+_WAN = re.compile(
+    r"(?P<block>blocks\.\d+)\.(?:(?P<attention>self_attn|cross_attn)"
+    r"\.(?P<projection>q|k|v|o|k_img|v_img)|ffn\.(?P<forward>[02]))"
+)
+_WAN_PROJECTIONS = {
+    **{"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0"},
+    **{"k_img": "add_k_proj", "v_img": "add_v_proj"},
+}
+
 # First words of a path in diffusers, for names that do not say which network they are of.
 _FIRST_WORDS = {
     "down_blocks": UNET,
@@ -187,7 +200,7 @@ _FIRST_WORDS = {
     **dict.fromkeys(_OTHER_TRANSFORMERS, TRANSFORMER),
     "text_model": "text_encoder",
 }
-_COMPONENT = re.compile(r"(unet|transformer|text_encoder(?:_[23])?)\.(.+)")
+_COMPONENT = re.compile(r"(unet|transformer(?:_2)?|text_encoder(?:_[23])?)\.(.+)")
 # ComfyUI's names of text encoders; of T5 and others the component depends on the base model.
 _COMFY_ENCODERS = re.compile(r"text_encoders\.(clip_[lg])\.transformer\.(.+)")
 _OMI_ENCODERS = re.compile(r"(clip_[lg])\.(text_model\..+|text_projection)")
@@ -210,7 +223,8 @@ _NEW_NAMES = re.compile(
     r"(double_blocks[._]\d+[._](img|txt)_(attn_(qkv|proj)|mlp[._]fc[12]|mod[._]linear))"
     r"|(double|single)_blocks\.\d+\..*(qkv|linear1)\.\d|single_blocks[._]\d+[._]modulation[._]linear"
     rf"|^((model\.)?diffusion_model\.)?({'|'.join(_OTHER_TRANSFORMERS)})\."
-    r"|^(text_encoders|t5)\.|x_block[._]attn2|^transformer\.(double|single|joint)_blocks\.|^clip_[lg]\."
+    r"|(?<![a-z_])(?:lora_unet_)?blocks[._]\d+[._]((self|cross)_attn[._]([qkvo]|[kv]_img)|ffn[._][02])"
+    r"(?=[._]|$)|^transformer_2\.|^(text_encoders|t5)\.|x_block[._]attn2|^transformer\.(double|single|joint)_blocks\.|^clip_[lg]\."
     r"|^unet\.(input_blocks|middle_block|output_blocks)\."
 )
 
@@ -274,7 +288,11 @@ def _from_dots(layer: str) -> tuple[str, str] | None:
     if _LANGUAGE_MODEL.match(path):
         return None
     # OneTrainer and others put a component before the authors' own names.
-    translate = {UNET: _from_sgm, TRANSFORMER: _from_authors_blocks}.get(match[1])
+    translate = {
+        UNET: _from_sgm,
+        TRANSFORMER: lambda path: _from_authors_blocks(path) or _from_wan(path),
+        SECOND_TRANSFORMER: _from_wan,
+    }.get(match[1])
     return match[1], (translate and translate(match[2])) or match[2]
 
 
@@ -283,11 +301,23 @@ def _by_content(path: str) -> tuple[str, str] | None:
     for component, translated in (
         (UNET, _from_sgm(path)),
         (TRANSFORMER, _from_authors_transformer(path)),
+        (TRANSFORMER, _from_wan(path)),
     ):
         if translated:
             return component, translated
     component = _FIRST_WORDS.get(path.split(".")[0], "")
     return (component, path) if component else None
+
+
+def _from_wan(path: str) -> str | None:
+    """Diffusers' path of a layer of Wan's blocks, as its authors and its trainers write it."""
+    match = _WAN.fullmatch(path)
+    if match is None:
+        return None
+    if match["forward"]:
+        return f"{match['block']}.ffn.{'net.0.proj' if match['forward'] == '0' else 'net.2'}"
+    attention = "attn1" if match["attention"] == "self_attn" else "attn2"
+    return f"{match['block']}.{attention}.{_WAN_PROJECTIONS[match['projection']]}"
 
 
 def _from_sgm(path: str) -> str | None:

@@ -14,6 +14,7 @@ from lorasweep.features.adapters.adapter import open_adapter
 from lorasweep.features.adapters.errors import BadAdapterError
 from lorasweep.features.adapters.locations import find_candidates
 from lorasweep.features.adapters.stack import Stack
+from lorasweep.features.layers.names import parse_layer
 
 from .adapters import (
     ALPHA,
@@ -420,6 +421,47 @@ def test_hunyuan_video_in_its_spellings(tmp_path):
     assert "transformer.single_transformer_blocks.0.proj_mlp" in expected
     for name in ("authors", "prefixed", "musubi"):
         check_same(probed(tmp_path / f"{name}.safetensors"), expected)
+
+
+def test_wan_in_its_spellings(tmp_path):
+    """Musubi's and the authors' names come to what diffusers makes of the authors'."""
+    from diffusers.loaders.lora_conversion_utils import (
+        _convert_non_diffusers_wan_lora_to_diffusers,
+    )
+
+    sizes = {
+        f"blocks.{i}.{module}": size
+        for i in range(2)
+        for module, size in {
+            **{f"self_attn.{p}": (24, 24) for p in "qkvo"},
+            **{f"cross_attn.{p}": (24, 24) for p in ("q", "k", "v", "o", "k_img", "v_img")},
+            **{"ffn.0": (40, 24), "ffn.2": (24, 40)},
+        }.items()
+    }
+    pairs = random_pairs(sizes)
+    authors = named(
+        {f"diffusion_model.{name}": value for name, value in pairs.items()},
+        ".lora_A.weight",
+        ".lora_B.weight",
+    )
+    save_file(authors, tmp_path / "authors.safetensors")
+    kohya = {f"lora_unet_{name.replace('.', '_')}": value for name, value in pairs.items()}
+    save_file(named(kohya, ".lora_down.weight", ".lora_up.weight"), tmp_path / "musubi.safetensors")
+    converted = _convert_non_diffusers_wan_lora_to_diffusers(
+        {name: value.clone() for name, value in authors.items()}
+    )
+    second = {name.replace("transformer.", "transformer_2."): v for name, v in converted.items()}
+    for name, content in (("diffusers", converted), ("second", second)):
+        content = {name: value.clone().contiguous() for name, value in content.items()}
+        save_file(content, tmp_path / f"{name}.safetensors")
+    expected = deltas(tmp_path / "diffusers.safetensors")
+    assert len(expected) == 24
+    for name in ("authors", "musubi"):
+        check_same(deltas(tmp_path / f"{name}.safetensors"), expected)
+    found = deltas(tmp_path / "second.safetensors")
+    check_same({n.replace("transformer_2.", "transformer."): v for n, v in found.items()}, expected)
+    assert {parse_layer(name).component for name in found} == {"transformer"}
+    assert str(open_adapter(tmp_path / "authors.safetensors").base) == "unknown-transformer-24"
 
 
 def test_omi_names_of_one_trainer(tmp_path):

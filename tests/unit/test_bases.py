@@ -116,7 +116,7 @@ UNKNOWN = {
     ),
     "unknown-unet-12": unet((f"down_blocks.0.{CROSS}", 32, 12)),
     "unknown-unet-of-32-channels": unet((f"down_blocks.0.{SELF}", 32, 32)),
-    "unknown-blocks-1536": {"blocks.3.self_attn.q": (1536, 1536, 4)},
+    "unknown-blocks-1536": {"blocks.3.self_attn.qkv_proj_fused": (1536, 1536, 4)},
     "unknown-layers-2304": {"layers.3.attention.qkv": (6912, 2304, 4)},
 }
 

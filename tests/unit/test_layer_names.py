@@ -161,11 +161,11 @@ def test_stabilitys_unet_is_mapped_as_diffusers_maps_it():
 UNKNOWN = [
     "x",
     "some.module.weight",
-    "lora_unet_blocks_0_self_attn_q",  # a video model's
+    "lora_unet_pieces_0_self_attn_q",  # a video model's
     "lora_unet_down_blocks_0_novel_0_to_q",
     "lora_te_text_model_encoder_layers_0_novel_q",
     "lycoris_novel_0_attn1_to_q",
-    "diffusion_model.blocks.0.self_attn.q",
+    "diffusion_model.pieces.0.self_attn.q",
     "double_blocks.0.processor.novel",
     "model.vision_tower.vision_model.encoder.layers.0.self_attn.q_proj",
 ]
@@ -334,6 +334,12 @@ WRAPPED = {
     ],
     "text_encoder.text_model.encoder.layers.0.mlp.fc1": [
         "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1"
+    ],
+    "transformer.blocks.7.attn2.to_k": [
+        "diffusion_model.blocks.7.cross_attn.k",
+        "blocks.7.cross_attn.k",
+        "transformer.blocks.7.cross_attn.k",
+        "lora_unet_blocks_7_cross_attn_k",
     ],
     "text_encoder_2.text_model.encoder.layers.0.self_attn.q_proj": [
         "text_encoders.clip_g.transformer.text_model.encoder.layers.0.self_attn.q_proj"
