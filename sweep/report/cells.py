@@ -9,7 +9,7 @@ import numpy as np
 from lorasweep.trainables.store.standing import Standing
 
 from .bootstrap import Floats
-from .intervals import CONFIDENCE
+from .intervals import CONFIDENCE, NO_SPREAD
 from .runs import Cell
 from .statistics import Comparison, is_distinguishable
 
@@ -121,13 +121,14 @@ class Ablation(Tested):
 def seeds_interval(
     values: Floats, overlap: float | None = None, mean: float | None = None
 ) -> Estimate | None:
-    """Mean and Student's t interval over seeds or folds, within [0, 1]; None with one.
+    """Mean and Student's t interval over seeds or folds, within [0, 1]; None with one, or if
+    none differs from another: that they would never is not known.
 
     Arguments:
         overlap: n_test/n_train where every seed has a split of its own, as in `seeds_p`.
         mean: of pooled folds; None: that of the values.
     """
-    if len(values) < 2:
+    if len(values) < 2 or np.ptp(values) <= NO_SPREAD:
         return None
     from scipy import stats
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isnan
+
 from .cells import Estimate
 from .tables import Column, Value, interval_of, percent
 
@@ -15,5 +17,7 @@ def interval_column(name: str, heading: str = "95 % interval", explain: str = ""
 
 
 def ends(estimate: Estimate | None) -> Value:
-    """A cell of such a column."""
-    return (estimate.low, estimate.high) if estimate else None
+    """A cell of such a column; empty where nothing varies."""
+    if estimate is None or isnan(estimate.low):
+        return None
+    return estimate.low, estimate.high

@@ -9,7 +9,7 @@ from .bootstrap import Floats
 CONFIDENCE = 0.95
 _FEW = 8
 """Adapters that are right, or that are wrong, below which a bootstrap understates the spread."""
-_NO_SPREAD = 1e-12
+NO_SPREAD = 1e-12
 
 
 def interval(replicates: Floats) -> tuple[float, float]:
@@ -58,7 +58,7 @@ def difference_interval(n: int, replicates: Floats) -> tuple[float, float]:
         replicates: bootstrap replicates of the difference.
     """
     low, high = interval(replicates)
-    if np.ptp(replicates) > _NO_SPREAD:
+    if np.ptp(replicates) > NO_SPREAD:
         return low, high
     _, reach = exact_interval(0, n)
     return max(-1.0, low - reach), min(1.0, high + reach)
