@@ -42,11 +42,10 @@ _WITH_TWO_CLIPS = {"sdxl", "sdxl-refiner"}
 
 UNKNOWN = "unknown"
 _PARTIAL = "?"
-# What earlier versions wrote, where they did not name a base.
-_EARLIER = {
-    "sd-1-or-2": ("sd-1", "sd-2", "svd", "zeroscope"),
-    "unet": _UNETS,
-}
+_FINEST_320 = ("sd-1", "sd-2", "svd", "zeroscope")
+"""UNets whose finest level with attention has 320 channels."""
+_EARLIER = {"sd-1-or-2": _FINEST_320, "unet": _UNETS}
+"""Names that earlier versions wrote where they did not know a base."""
 _SAYS_NOTHING = ("text-encoder", "transformer", "llm", UNKNOWN)
 _WIDTH_ONLY = re.compile(r"(llm|transformer|flux)-\d+|unet-(of-)?\d+(-channels)?")
 _UNRECOGNISED = re.compile(r"unknown-.+")
@@ -201,7 +200,7 @@ def base_by_claims(base: Base, header: Mapping[str, str], config: Mapping[str, A
 
 
 def _claims(header: Mapping[str, str]) -> Iterable[str]:
-    # What a file of the base was called says nothing: `v2` is the second version of many.
+    # The name of the base's file says nothing: `v2` is the second version of many.
     keys = "modelspec.architecture", "ss_base_model_version", "base_model"
     return [header[key] for key in keys if key in header]
 
@@ -252,7 +251,7 @@ def _unet(shapes: Mapping[str, Shape], components: Collection[str]) -> Base:
             if fine and fine[0] != 320:
                 return Base(described=f"unknown-unet-of-{fine[0]}-channels")
             if fine:
-                names = _EARLIER["sd-1-or-2"]
+                names = _FINEST_320
     if "text_encoder_2" in components:
         names = [name for name in names if name in _WITH_TWO_CLIPS] or names
     elif "text_encoder" in components:

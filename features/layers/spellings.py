@@ -220,12 +220,19 @@ def unwrapped(layer: str) -> str:
 
 
 _NEW_NAMES = re.compile(
-    r"(double_blocks[._]\d+[._](img|txt)_(attn_(qkv|proj)|mlp[._]fc[12]|mod[._]linear))"
-    r"|(double|single)_blocks\.\d+\..*(qkv|linear1)\.\d|single_blocks[._]\d+[._]modulation[._]linear"
-    rf"|^((model\.)?diffusion_model\.)?({'|'.join(_OTHER_TRANSFORMERS)})\."
-    r"|(?<![a-z_])(?:lora_unet_)?blocks[._]\d+[._]((self|cross)_attn[._]([qkvo]|[kv]_img)|ffn[._][02])"
-    r"(?=[._]|$)|^transformer_2\.|^(text_encoders|t5)\.|x_block[._]attn2|^transformer\.(double|single|joint)_blocks\.|^clip_[lg]\."
-    r"|^unet\.(input_blocks|middle_block|output_blocks)\."
+    "|".join(
+        (
+            r"double_blocks[._]\d+[._](img|txt)_(attn_(qkv|proj)|mlp[._]fc[12]|mod[._]linear)",
+            r"(double|single)_blocks\.\d+\..*(qkv|linear1)\.\d",
+            r"single_blocks[._]\d+[._]modulation[._]linear",
+            r"x_block[._]attn2",
+            r"(?<![a-z_])(lora_unet_)?blocks[._]\d+[._](self|cross)_attn[._]([qkvo]|[kv]_img)(?=[._]|$)",
+            r"(?<![a-z_])(lora_unet_)?blocks[._]\d+[._]ffn[._][02](?=[._]|$)",
+            r"^transformer_2\.|^transformer\.(double|single|joint)_blocks\.",
+            r"^(text_encoders|t5|clip_[lg])\.|^unet\.(input_blocks|middle_block|output_blocks)\.",
+            rf"^((model\.)?diffusion_model\.)?({'|'.join(_OTHER_TRANSFORMERS)})\.",
+        )
+    )
 )
 
 
@@ -352,6 +359,7 @@ def _from_authors_blocks(path: str) -> str | None:
 
 
 _AUTHORS_BLOCKS = re.compile(r"(?<![a-z])(double|single|joint)_blocks[._]\d")
+_ENCODERS = re.compile(r"lora_te\d?_|text_encoders?[._]|text_encoder_\d|clip_[lg]\.|t5\.")
 _FINAL = re.compile(r"(?:^|[._])final_layer[._](linear|adaLN_modulation[._]1)(?=[._]|$)")
 
 
@@ -366,7 +374,8 @@ def has_foreign_blocks(tensors: Iterable[str]) -> bool:
         return False
     if any(_AUTHORS_BLOCKS.search(name) for name in names):
         return False
-    return any(re.search(r"[._]\d+[._]", name) for name in names if not _FINAL.search(name))
+    others = (n for n in names if not _FINAL.search(n) and not _ENCODERS.match(n))
+    return any(re.search(r"[._]\d+[._]", name) for name in others)
 
 
 def own_outside_name(layer: str) -> str | None:

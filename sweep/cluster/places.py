@@ -35,7 +35,7 @@ def require_places() -> None:
     except OSError as error:
         raise UserError(
             f"Ray needs the loopback address 127.0.0.1: {error.strerror or error}"
-        ) from (error)
+        ) from error
 
 
 def _require_tmpdir(variable: str, text: str) -> None:

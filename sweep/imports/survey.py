@@ -114,7 +114,7 @@ class Survey:
             chosen += fitting
         certain = Base((names[0],)) if len(names) == 1 else None
         return [
-            # What somebody says of an adapter that may be of several bases is known.
+            # An adapter that may be of several bases is of the one that somebody names.
             replace(item, base=certain if certain and len(item.base.names) > 1 else item.base)
             for item in {item.weights: item for item in chosen}.values()
         ]

@@ -117,7 +117,7 @@ class Analysis:
         return sum(len(of["test"]) for of in parts) / sum(len(of["train"]) for of in parts)
 
     def above_chance(self, result: CellResult) -> bool | None:
-        """Whether the whole intervals lie above guessing and above any constant answer; None where
+        """Tell whether whole intervals lie above guessing and any constant answer; None where
         too few values are left out to say."""
         if not self.tests_differences:
             return None

@@ -179,7 +179,7 @@ class Declared:
         return layout_of(layer for layer in scan.layers if layer.name in names)
 
     def data_size(self, config: str, method: str, scan: DatasetScan) -> DataSize:
-        """Of what a cell's classifier sees."""
+        """Return the size of what a cell's classifier sees."""
         return DataSize(
             scan.num_samples,
             self.features(config, method, scan),

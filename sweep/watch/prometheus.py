@@ -298,8 +298,7 @@ class _Instruments:
             made.set_default_tags({"run": run})
             return made
 
-        pair = "config", "representation", "classifier"
-        trial = *pair, "seed", "fold"
+        pair, trial = _PAIR[1:], _TRIAL[1:]  # every gauge has the run's name by itself
         self.trials = gauge(
             "trials", "Trials of the grid: finished, running, failed, todo.", *pair, "state"
         )

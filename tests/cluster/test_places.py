@@ -26,6 +26,7 @@ def test_usual_places_are_fine(monkeypatch):
     require_places()
     monkeypatch.setenv("TMPDIR", "/nowhere/at/all")  # Python takes /tmp then, and so does Ray
     require_places()
+    assert not Path("/nowhere").exists()
 
 
 @pytest.mark.parametrize("name", ["RAY_TMPDIR", "TMPDIR"])

@@ -457,7 +457,7 @@ def test_which_bases_go_together(bases, together):
 
 
 def survey_of(bases):
-    """What a survey finds of adapters with these bases."""
+    """Return a survey of adapters with these bases."""
     return Survey(
         [
             SurveyedAdapter(

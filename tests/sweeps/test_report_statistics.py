@@ -428,7 +428,7 @@ def nearest_centroid(matrix, truth, train, test):
 
 
 def told_apart_on_folds(rng, make, seeds, gain=0.0, signal=0.7, by_value=0.0):
-    """Whether the report's rule tells two nearest-centroid classifiers apart.
+    """Tell whether the report's rule tells two nearest-centroid classifiers apart.
 
     They read other values, which tell two classes equally well but for `gain`.
 

@@ -387,6 +387,14 @@ def test_the_final_layer_of_other_models_is_as_it_stands(tmp_path, prefix, block
         assert f"transformer.{block}" in found
 
 
+def test_a_text_encoder_is_no_foreign_block(tmp_path):
+    layer = "lora_unet_final_layer_linear"
+    other = "lora_te1_text_model_encoder_layers_0_mlp_fc1"
+    pairs = random_pairs({layer: (16, 32), other: (32, 32)})
+    save_file(named(pairs, ".lora_down.weight", ".lora_up.weight"), tmp_path / "a.safetensors")
+    assert "transformer.proj_out" in deltas(tmp_path / "a.safetensors")
+
+
 def test_hunyuan_video_in_its_spellings(tmp_path):
     """Musubi's and the authors' names come to what diffusers makes of the authors'."""
     from diffusers.loaders.lora_conversion_utils import _convert_hunyuan_video_lora_to_diffusers

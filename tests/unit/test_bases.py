@@ -148,7 +148,7 @@ def test_what_none_has_is_unknown_under_a_name_of_its_own(text):
 
 
 def test_no_base_is_taken_for_another():
-    """Whoever is certain of one is refused by a model of another, and not imported beside it."""
+    """A certain base is refused by a model of another, and not imported beside it."""
     bases = {name: Base((name,)) for name in WHOLE} | {
         text: found(layers) for text, layers in UNKNOWN.items()
     }
@@ -170,10 +170,10 @@ def test_one_that_may_be_of_the_models_base_is_judged():
     assert not Base(described="text-encoder").differs_from(trained)
     assert Base(("hunyuan-video",)).differs_from([Base.parse("chroma|flux|hunyuan-video?")])
     assert not Base(("sd-1",)).differs_from([Base.parse("sd-1-or-2")])  # self-attention alone
-    # Of language models of one width, shapes tell unless both say a name.
+    # Shapes tell language models of one width apart, unless both say a name.
     assert not Base(("Mistral-7B",)).differs_from([Base(described="llm-4096")])
     assert Base(("Mistral-7B",)).differs_from([Base(("Llama-2-7b",))])
-    # What earlier versions wrote.
+    # Earlier versions wrote this.
     assert not Base(("flux",)).differs_from([Base(described="transformer-3072")])
 
 

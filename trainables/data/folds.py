@@ -33,7 +33,7 @@ def _deal_groups(classes: Ints, groups: Ints, parts: int, rng: np.random.Generat
     counts = np.zeros((index.max() + 1, classes.max() + 1))
     np.add.at(counts, (index, classes), 1)
     sizes = counts.sum(axis=1)
-    # Of a class a part's share counts, so that rare classes are spread as evenly as common ones.
+    # Shares of classes count, so that rare ones are spread as evenly as common ones.
     weight = 1 / np.maximum(counts.sum(axis=0), 1) ** 2
     order = rng.permutation(len(counts))
     held = np.zeros((parts, counts.shape[1]))

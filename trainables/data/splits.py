@@ -121,14 +121,20 @@ class SplitRule:
         parts = _by_chance(count, seed).parts()
         return Split(*(np.flatnonzero(np.isin(groups, of)) for of in parts.values()))
 
+    @cached_property
+    def _dealt(self) -> dict[int, np.ndarray]:
+        """Seed -> (n_samples,) fold of every sample: all folds of a seed ask for the same."""
+        return {}
+
     def _fold(self, seed: int, fold: str) -> Split:
         classes = np.array(self.strata)
         groups = None if self.groups is None else np.array(self.groups)
         if self.left_out is not None:
             tested = np.array(self.left_out) == fold
         else:
-            dealt = deal(classes, groups, self.k, np.random.default_rng(seed))
-            tested = dealt == int(fold) - 1
+            if seed not in self._dealt:
+                self._dealt[seed] = deal(classes, groups, self.k, np.random.default_rng(seed))
+            tested = self._dealt[seed] == int(fold) - 1
         rest = np.flatnonzero(~tested)
         rng = np.random.default_rng((seed, self.folds.index(fold)))
         own = None if groups is None else groups[rest]
