@@ -435,7 +435,7 @@ def report(
     RuntimeOptions,
     only=(
         *("dataset", "dataset_config", "label_column", "lora_rank", "skip_bad_samples"),
-        *("labels", "min_coverage", "base"),
+        *("labels", "min_coverage", "base", "checkpoints"),
         *("representations", "cache_dir", "address", "verbose", "verify"),
     ),
 )
@@ -462,7 +462,8 @@ def features(given: Given, as_json: AsJson = False) -> None:
     SweepSpec,
     RuntimeOptions,
     only=(
-        *("dataset_config", "lora_rank", "skip_bad_samples", "labels", "min_coverage", "base"),
+        *("dataset_config", "lora_rank", "skip_bad_samples"),
+        *("labels", "min_coverage", "base", "checkpoints"),
         *("configs", "config_regex", "cache_dir"),
     ),
 )

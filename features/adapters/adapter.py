@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lorasweep.features.architectures.architecture import Architecture
+from lorasweep.features.architectures.catalogue import OTHER_BLOCKS, is_swapped
+from lorasweep.features.formats.format import ALPHA, MAGNITUDE
 from lorasweep.features.layers.names import canonical_name
 
 from .bases import Base, base_by_claims, base_by_layers
@@ -19,17 +22,16 @@ from .factors import UpdateShape, factors, update_shape
 from .locations import component_weights, find_weights
 from .matrix import MatrixRow, matrix_of
 from .modules import (
-    ALPHA,
     LOKR_RANK,
-    MAGNITUDE,
     Module,
     group_modules,
+    recognise_architecture,
+    rename_modules,
     spelling,
 )
 from .scales import Scaling, read_scaling, scale
 from .splits import (
     Part,
-    is_swapped,
     part_factors,
     part_names,
     split,
@@ -71,6 +73,7 @@ class _FileStructure:
     """What the names and shapes of a file's tensors say; the same for many files."""
 
     modules: list[tuple[Module, UpdateShape, tuple[Part, ...]]]
+    architecture: Architecture | None
     shapes: dict[str, LayerShape]
     ignored: tuple[str, ...]
     format: str
@@ -128,7 +131,7 @@ class AdapterFile:
     def unread(self) -> dict[str, set[str]]:
         """Layer -> what is ignored of it, like `diff` or `lora_B.bias`; layers without factors are
         there, too."""
-        return _unread(self.ignored)
+        return _unread(self.ignored, self._layout.architecture)
 
     def split_shapes(self) -> dict[str, LayerShape]:
         """`shapes` with the ranks that parts of fused modules turn out to have; those are read."""
@@ -186,12 +189,15 @@ class AdapterFile:
         return alpha, shape.own_rank or self._scaling.rank_of(module), root
 
 
-def open_adapter(path: Path, lokr_rank: int = LOKR_RANK) -> AdapterFile:
+def open_adapter(
+    path: Path, lokr_rank: int = LOKR_RANK, *, earlier_names: bool = False
+) -> AdapterFile:
     """Look at an adapter: a `.safetensors` file, a pickle of tensors, a folder of PEFT's or
     diffusers', or `MATRIX.pt/ROW`. Only names, shapes and configurations are read.
 
     Arguments:
         lokr_rank: most singular values of a LoKr layer that are kept.
+        earlier_names: whether layers have the names that version 0.1 gave them.
 
     Raises:
         BadAdapterError: it is damaged, or of no format that is known.
@@ -199,7 +205,7 @@ def open_adapter(path: Path, lokr_rank: int = LOKR_RANK) -> AdapterFile:
     weights = find_weights(path)
     with blamed(weights):
         file = _open_tensors(weights)
-        layout = _layout(tuple(file.shapes.items()), lokr_rank)
+        layout = _layout(tuple(file.shapes.items()), lokr_rank, earlier_names)
         modules = [module for module, _, _ in layout.modules]
         _check_dtypes(modules, file.dtypes)
         scaling = read_scaling(weights, file.metadata, modules)
@@ -240,7 +246,9 @@ def _check_dtypes(modules: list[Module], dtypes: dict[str, str]) -> None:
 
 
 @lru_cache(maxsize=256)  # many files of a set have the same tensors
-def _layout(tensors: tuple[tuple[str, Shape], ...], lokr_rank: int) -> _FileStructure:
+def _layout(
+    tensors: tuple[tuple[str, Shape], ...], lokr_rank: int, earlier_names: bool
+) -> _FileStructure:
     shapes = dict(tensors)
     modules, ignored = group_modules(shapes)
     if not modules:
@@ -249,8 +257,7 @@ def _layout(tensors: tuple[tuple[str, Shape], ...], lokr_rank: int) -> _FileStru
             f"none of its {len(shapes)} tensors is of a LoRA, LoHa or LoKr adapter"
             + (f" (they are {some})" if some else "")
         )
-    swapped = frozenset(m.name for m in modules if is_swapped(m.name, m.spelled))
-    found = []
+    sized = []
     for module in modules:
         missing = module.lacks()
         if missing:
@@ -263,9 +270,20 @@ def _layout(tensors: tuple[tuple[str, Shape], ...], lokr_rank: int) -> _FileStru
             raise ValueError(f"layer {module.spelled} is empty")
         if ALPHA in module.tensors and prod(shapes[module.tensors[ALPHA]]) != 1:
             raise ValueError(f"layer {module.spelled}: its α is not one number")
+        sized.append((module, shape))
+    architecture = recognise_architecture((m, (s.outputs, s.inputs)) for m, s in sized)
+    if earlier_names and architecture is not OTHER_BLOCKS:
+        architecture = None
+    if architecture:
+        rename_modules(modules, architecture)
+    swapped = frozenset(m.name for m in modules if is_swapped(m.spelled, architecture))
+    for module, shape in sized:
         if module.name in swapped and shape.outputs % 2:
             raise ValueError(f"layer {module.spelled} has no two halves")
-        found.append((module, shape, split(module.name, shape.outputs, shape.inputs)))
+    found = [
+        (module, shape, split(module.name, shape.outputs, shape.inputs, architecture))
+        for module, shape in sized
+    ]
     layers = {
         part.name: (part.stop - part.start, shape.inputs, shape.rank)
         for _, shape, parts in found
@@ -275,6 +293,7 @@ def _layout(tensors: tuple[tuple[str, Shape], ...], lokr_rank: int) -> _FileStru
         raise ValueError("a layer is there twice, in a fused module and by itself")
     return _FileStructure(
         found,
+        architecture,
         layers,
         tuple(ignored),
         format="+".join(sorted({spelling(module) for module in modules})),
@@ -286,13 +305,14 @@ def _layout(tensors: tuple[tuple[str, Shape], ...], lokr_rank: int) -> _FileStru
 
 
 @lru_cache(maxsize=256)
-def _unread(ignored: tuple[str, ...]) -> dict[str, set[str]]:
+def _unread(ignored: tuple[str, ...], architecture: Architecture | None) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for tensor in ignored:
         words = tensor.split(".")
         # Where the layer's name ends is not known: whoever asks knows its own layers.
         for i in range(1, len(words)):
-            for layer in part_names(canonical_name(".".join(words[:i]))):
+            name = canonical_name(".".join(words[:i]), architecture)
+            for layer in part_names(name, architecture):
                 found.setdefault(layer, set()).add(".".join(words[i:]))
     return found
 

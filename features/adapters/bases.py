@@ -13,42 +13,28 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from lorasweep.features.architectures.architecture import TRANSFORMER, UNET, KnownBase, block_of
+from lorasweep.features.architectures.catalogue import CLAIMS, KNOWN_BASES
+from lorasweep.features.architectures.unet import FINEST_320, UNET_MARKS, UNETS, fitting_unets
 from lorasweep.features.layers.names import LANGUAGE_MODEL, OTHER, parse_layer
-from lorasweep.features.layers.spellings import TRANSFORMER, UNET
-
-from .known_bases import KNOWN_BASES, NAMES_OF_BASES, KnownBase, block_numbers
 
 Shape = tuple[int, int, int]
 
-# Width of the text embedding, which keys and values of cross-attention read -> bases.
-# Sources: `cross_attention_dim` of the models' published configurations.
-_TEXT_WIDTHS = {
-    768: ("sd-1",),
-    1024: ("sd-2", "svd", "zeroscope"),
-    1280: ("sdxl-refiner",),
-    2048: ("kolors", "sdxl"),
-}
-_UNETS = tuple(sorted(name for names in _TEXT_WIDTHS.values() for name in names))
-# Layers that only one UNet has.
-_UNET_MARKS = {
-    "temporal_transformer_blocks": "svd",
-    "temp_attentions": "zeroscope",
-    "temp_convs": "zeroscope",
-    "motion_modules": "animatediff",
-}
-_KNOWN = {*_UNETS, *_UNET_MARKS.values(), *(base.name for base in KNOWN_BASES)}
-_WITHOUT_CLIP = {"kolors", "svd"}
-_WITH_TWO_CLIPS = {"sdxl", "sdxl-refiner"}
+_KNOWN = {*UNETS, *UNET_MARKS.values(), *(base.name for base in KNOWN_BASES)}
 
 UNKNOWN = "unknown"
 _PARTIAL = "?"
-_FINEST_320 = ("sd-1", "sd-2", "svd", "zeroscope")
-"""UNets whose finest level with attention has 320 channels."""
-_EARLIER = {"sd-1-or-2": _FINEST_320, "unet": _UNETS}
+_EARLIER = {"sd-1-or-2": FINEST_320, "unet": UNETS}
 """Names that earlier versions wrote where they did not know a base."""
 _SAYS_NOTHING = ("text-encoder", "transformer", "llm", UNKNOWN)
 _WIDTH_ONLY = re.compile(r"(llm|transformer|flux)-\d+|unet-(of-)?\d+(-channels)?")
-_UNRECOGNISED = re.compile(r"unknown-.+")
+_UNRECOGNISED = re.compile(r"unknown-(?P<lists>.+)-(?P<width>[^-]+)")
+_NUMBERED = re.compile(r"([A-Za-z_]+)\.\d+(?:\.|$)")
+_LONG, _LONG_ALONE = 12, 8
+"""Blocks of a list that tells a base where another list of it is not there: others may fit, or none
+that is known."""
+_ANY_LIST = "transformer"
+"""What stands for an unknown transformer's lists of blocks where none is shown."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +44,8 @@ class Base:
     Attributes:
         names: bases that have all of its layers, sorted; one: it is certain. Of a language model
             the name that its configuration claims.
-        partial: whether blocks are missing whose number would tell the names apart.
-        described: what can be said where there is no name: `llm-4096`, `unknown-transformer-64`,
+        partial: whether blocks are missing whose number would tell its base from others.
+        described: what can be said where there is no name: `llm-4096`, `unknown-blocks-1536`,
             `text-encoder`, `unknown`.
         by_name: whether only its name, which a configuration claims, tells it from others.
     """
@@ -76,17 +62,18 @@ class Base:
             return cls(_EARLIER[text])
         if text in _SAYS_NOTHING or _WIDTH_ONLY.fullmatch(text) or _UNRECOGNISED.fullmatch(text):
             return cls(described=text)
-        partial = text.endswith(_PARTIAL) and "|" in text
+        named = "|" in text or text.removesuffix(_PARTIAL) in _KNOWN
+        partial = text.endswith(_PARTIAL) and named
         return cls(tuple((text[:-1] if partial else text).split("|")), partial)
 
     def __str__(self) -> str:
-        mark = _PARTIAL if self.partial and len(self.names) > 1 else ""
+        mark = _PARTIAL if self.partial else ""
         return "|".join(self.names) + mark if self.names else self.described
 
     @property
     def certain(self) -> str | None:
         """The base; None: it is not certain."""
-        return self.names[0] if len(self.names) == 1 else None
+        return self.names[0] if len(self.names) == 1 and not self.partial else None
 
     @cached_property
     def _folded(self) -> frozenset[str]:
@@ -94,10 +81,12 @@ class Base:
 
     @property
     def in_words(self) -> str:
-        """For people: "flux"; "chroma or flux"; "unknown-blocks-1536"."""
+        """For people: "flux"; "chroma or flux"; "perhaps ltx-video"; "unknown-blocks-1536"."""
         if not self.names:
             return self.described
         *others, last = self.names
+        if not others and self.partial:
+            return f"perhaps {last}"
         return f"{', '.join(others)} or {last}" if others else last
 
     @property
@@ -120,9 +109,9 @@ class Base:
         if self._is_any_unet_beside(other) or other._is_any_unet_beside(self):
             return True
         if not self.names or not other.names:
-            return self.described == other.described and self.names == other.names
+            return self.names == other.names and self._is_described_like(other)
         one_certain = (self.certain is None) != (other.certain is None)
-        if one_certain and (self.partial or other.partial):
+        if one_certain and (self.partial or other.partial) and self._folded != other._folded:
             return False
         return bool(self._folded & other._folded)
 
@@ -140,14 +129,14 @@ class Base:
             return False
         if not self.names:
             own = self._told_by_layers and all(base._told_by_layers for base in trained)
-            return own and all(self.described != base.described for base in trained)
+            return own and not any(self._is_described_like(base) for base in trained)
         if not named:
             return self._told_by_layers and any(base._told_by_layers for base in trained)
         return not any(self._fits(base) for base in named)
 
     def _is_any_unet_beside(self, other: Base) -> bool:
         """Return whether its few layers are in every UNet, and the other's UNet is not known."""
-        return self.names == _UNETS and other.described.startswith("unknown-unet")
+        return self.names == UNETS and other.described.startswith("unknown-unet")
 
     @property
     def _told_by_layers(self) -> bool:
@@ -155,9 +144,18 @@ class Base:
         return bool(_KNOWN & self._folded or _UNRECOGNISED.fullmatch(self.described))
 
     def _fits(self, trained: Base) -> bool:
-        if self.certain is not None and trained.certain is None and trained.partial:
+        if self.certain and trained.partial and self._folded != trained._folded:
             return False
         return bool(self._folded & trained._folded)
+
+    def _is_described_like(self, other: Base) -> bool:
+        """Return whether two unknown bases have one width, and some list of blocks in common."""
+        own, theirs = (_UNRECOGNISED.fullmatch(base.described) for base in (self, other))
+        if self.described == other.described or not own or not theirs:
+            return self.described == other.described
+        lists, others = (set(match["lists"].split("+")) for match in (own, theirs))
+        shared = lists & others or _ANY_LIST in lists | others
+        return own["width"] == theirs["width"] and bool(shared)
 
 
 def guess_base(
@@ -206,12 +204,14 @@ def _claims(header: Mapping[str, str]) -> Iterable[str]:
 
 
 def _narrowed(base: Base, claims: Iterable[str]) -> Base:
-    """The base that is claimed, if it is among several that fit."""
-    if len(base.names) > 1:
+    """The base that is claimed, if it is the only one of those that fit."""
+    if base.names and not base.certain:
         for claim in claims:
-            named = next((n for p, n in NAMES_OF_BASES.items() if re.search(p, claim.lower())), "")
-            if named in base.names:
-                return Base((named,))
+            named = [
+                name for name in base.names if re.search(CLAIMS.get(name, "^$"), claim.lower())
+            ]
+            if len(named) == 1:
+                return Base((named[0],))
     return base
 
 
@@ -223,43 +223,14 @@ def _model_name(claimed: str) -> str:
     return "" if name in (".", "..") else name
 
 
-# UNets
+# Transformers
 
 
 def _unet(shapes: Mapping[str, Shape], components: Collection[str]) -> Base:
-    for mark, name in _UNET_MARKS.items():
-        if any(f".{mark}." in layer for layer in shapes):
-            return Base((name,))
-    names: Collection[str] = _UNETS
-    widths = [s[1] for name, s in shapes.items() if re.search(r"\.attn2\.to_[kv]$", name)]
-    if widths:
-        if widths[0] not in _TEXT_WIDTHS:
-            return Base(described=f"unknown-unet-{widths[0]}")
-        names = _TEXT_WIDTHS[widths[0]]
-    else:
-        # These alone have several transformer blocks in a row, the refiner no more than four.
-        rows = [
-            int(n) for layer in shapes for n in re.findall(r"\.transformer_blocks\.(\d+)", layer)
-        ]
-        if max(rows, default=0) > 0:
-            names = {"kolors", "sdxl"} | ({"sdxl-refiner"} if max(rows) < 4 else set())
-        else:
-            finest = re.compile(
-                r"unet\.(down_blocks\.0|up_blocks\.3)\.attentions\.\d\..*attn1\.to_q$"
-            )
-            fine = [s[1] for name, s in shapes.items() if finest.match(name)]
-            if fine and fine[0] != 320:
-                return Base(described=f"unknown-unet-of-{fine[0]}-channels")
-            if fine:
-                names = _FINEST_320
-    if "text_encoder_2" in components:
-        names = [name for name in names if name in _WITH_TWO_CLIPS] or names
-    elif "text_encoder" in components:
-        names = [name for name in names if name not in _WITHOUT_CLIP] or names
-    return Base(tuple(sorted(names)))
-
-
-# Transformers
+    names, described = fitting_unets(
+        {name.partition(".")[2]: shape[:2] for name, shape in shapes.items()}, components
+    )
+    return Base(names) if names else Base(described=described)
 
 
 def _transformer(shapes: Mapping[str, Shape]) -> Base:
@@ -268,37 +239,41 @@ def _transformer(shapes: Mapping[str, Shape]) -> Base:
     ]
     fitting = [base for base in KNOWN_BASES if all(base.has(*layer) for layer in layers)]
     if not fitting:
-        return _unrecognised(shapes, TRANSFORMER)
+        return _unrecognised(shapes, _ANY_LIST)
     numbers: dict[str, set[int]] = {}
     for path, _, _ in layers:
-        if place := block_numbers(path):
+        if place := block_of(path):
             numbers.setdefault(place[0], set()).add(place[1])
     # Where all blocks of a base are there, one with more of them would show more.
-    whole = [base for base in fitting if _is_whole(base, numbers)]
-    return Base(tuple(sorted(base.name for base in whole or fitting)), partial=not whole)
+    whole = [base for base in fitting if _is_whole(base, numbers, alone=len(fitting) == 1)]
+    marked = len(fitting) == 1 and any(fitting[0].is_marked(path) for path, _, _ in layers)
+    return Base(
+        tuple(sorted(base.name for base in whole or fitting)), partial=not whole and not marked
+    )
 
 
-def _is_whole(base: KnownBase, numbers: Mapping[str, set[int]]) -> bool:
-    """Return whether an adapter has layers in every block of a base, or of a long list of it."""
+def _is_whole(base: KnownBase, numbers: Mapping[str, set[int]], *, alone: bool) -> bool:
+    """Return whether an adapter has layers in every block of a base, or of a long list of it.
+
+    Arguments:
+        numbers: list of blocks -> numbers of those that the adapter has.
+        alone: whether no other known base fits.
+    """
     counts = {name: base.blocks[name][0] for name in numbers}
     complete = all(len(numbers[name]) == count for name, count in counts.items())
-    return (
-        complete
-        and bool(counts)
-        and (len(counts) == len(base.blocks) or min(counts.values()) >= 12)
-    )
+    is_long = max(counts.values(), default=0) >= (_LONG_ALONE if alone else _LONG)
+    return complete and bool(counts) and (len(counts) == len(base.blocks) or is_long)
 
 
-def _unrecognised(shapes: Mapping[str, Shape], what: str = "") -> Base:
-    """Describe layers that no known base has: by their list of blocks and their width."""
-    words = Counter(
-        word for name in shapes for word in re.findall(r"([A-Za-z_]+)\.\d+(?:\.|$)", name)[:1]
-    )
+def _unrecognised(shapes: Mapping[str, Shape], without_lists: str = "") -> Base:
+    """Describe layers that no known base has: by their lists of blocks and their width."""
+    words = {match[1] for name in shapes if (match := _NUMBERED.search(name))}
+    blocks = {word for word in words if re.search(r"block|layer|^h$", word)}
+    lists = "+".join(sorted(blocks or words)) or without_lists
     widths = Counter(
         inputs for name, (_, inputs, _) in shapes.items() if re.search(r"(q|qkv|query)$", name)
     ) or Counter(inputs for _, inputs, _ in shapes.values())
-    what = what or (words.most_common(1)[0][0] if words else "")
-    return Base(described=f"unknown-{what}-{widths.most_common(1)[0][0]}" if what else UNKNOWN)
+    return Base(described=f"unknown-{lists}-{widths.most_common(1)[0][0]}" if lists else UNKNOWN)
 
 
 def _language_model(shapes: Mapping[str, Shape]) -> Base:

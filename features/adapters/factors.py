@@ -17,7 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .modules import DOWN, LOHA, LOKR, MID, UP, Module
+from lorasweep.features.formats.format import DOWN, MID, UP
+
+from .modules import LOHA, LOKR, Module
 from .tensors import Shape
 
 Array = np.ndarray

@@ -8,17 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from lorasweep.features.formats.catalogue import FOLDER_WEIGHTS, PEFT
+
 from .errors import BadAdapterError
 from .matrix import DIMENSIONS, matrix_of, matrix_rows
 from .tensors import PICKLES
-
-PEFT_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-DIFFUSERS_WEIGHTS = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
-PEFT_CONFIG = "adapter_config.json"
-"""What PEFT writes beside its weights."""
-
-FOLDER_WEIGHTS = (*PEFT_WEIGHTS, *DIFFUSERS_WEIGHTS)
-"""Names of weights that stand for their folder, the better format first."""
 
 SUFFIXES = (".safetensors", *PICKLES)
 """What files of adapters end with, in any case."""
@@ -70,9 +64,9 @@ def component_weights(folder: Path) -> dict[str, Path]:
     nothing where there is none or one of them."""
     found = {}
     for component in _COMPONENTS:
-        own = (folder / component / name for name in PEFT_WEIGHTS)
+        own = (folder / component / name for name in PEFT.weights)
         weights = next((path for path in own if path.exists()), None)
-        if weights and weights.with_name(PEFT_CONFIG).exists():
+        if weights and weights.with_name(PEFT.config).exists():
             found[component] = weights
     return found if len(found) > 1 else {}
 
@@ -82,7 +76,7 @@ def join_components(paths: Sequence[Path]) -> dict[Path, Path]:
     joined = {}
     for path in paths:
         folder = path.parent.parent
-        of_component = path.parent.name in _COMPONENTS and path.name in PEFT_WEIGHTS
+        of_component = path.parent.name in _COMPONENTS and path.name in PEFT.weights
         whole = of_component and path in component_weights(folder).values()
         joined[path] = folder if whole else path
     return joined

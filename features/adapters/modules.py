@@ -6,36 +6,16 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from lorasweep.features.architectures.architecture import TRANSFORMER, Architecture, Shape
+from lorasweep.features.architectures.catalogue import recognise
+from lorasweep.features.formats.catalogue import PARTS, format_of
+from lorasweep.features.formats.format import ALPHA, DOWN, MAGNITUDE, MID, UP
 from lorasweep.features.layers.names import canonical_name, parse_tensor
-from lorasweep.features.layers.spellings import (
-    has_foreign_blocks,
-    is_of_peft,
-    own_outside_name,
-)
+from lorasweep.features.layers.spellings import locate, unwrapped
 
-DOWN, UP, MID, ALPHA, MAGNITUDE = "down", "up", "mid", "alpha", "magnitude"
-"""Parts of a module: A, B, LoCon's core between them, α, and DoRA's magnitudes."""
-
-_OTHER_PARTS = {
-    ".lora_mid.weight": MID,
-    ".alpha": ALPHA,
-    ".dora_scale": MAGNITUDE,
-    ".lora_magnitude_vector": MAGNITUDE,
-    ".lora_magnitude_vector.weight": MAGNITUDE,
-    ".lora_embedding_A": DOWN,
-    ".lora_embedding_B": UP,
-    **{
-        f".{part}": part
-        for part in (
-            *("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
-            *("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b"),
-            "lokr_t2",
-        )
-    },
-}
 _LAST = re.compile(
     "(?P<layer>.+?)(?P<part>"
-    + "|".join(re.escape(part) for part in sorted(_OTHER_PARTS, key=len, reverse=True))
+    + "|".join(re.escape(part) for part in sorted(PARTS, key=len, reverse=True))
     + ")"
 )
 
@@ -97,17 +77,14 @@ def group_modules(names: Iterable[str]) -> tuple[list[Module], list[str]]:
     Raises:
         ValueError: one layer is there in two spellings.
     """
-    names = list(names)
     found: dict[str, Module] = {}
     rest: list[str] = []
-    ours = has_foreign_blocks(names)
     for tensor in names:
         layer, part = _split(tensor)
         if not part:
             rest.append(tensor)
             continue
-        name = own_outside_name(layer) if ours else None
-        name = name or canonical_name(layer)
+        name = canonical_name(layer)
         module = found.setdefault(name, Module(name, layer))
         if part in module.tensors:
             raise ValueError(
@@ -130,24 +107,44 @@ def _split(tensor: str) -> tuple[str, str]:
     match = _LAST.fullmatch(tensor)
     if match:
         # Some write the α of `to_q_lora.down.weight` as `to_q_lora.alpha`.
-        return re.sub(r"[._]lora$", "", match["layer"]), _OTHER_PARTS[match["part"]]
+        return re.sub(r"[._]lora$", "", match["layer"]), PARTS[match["part"]]
     parsed = parse_tensor(tensor)
     if parsed is None or not tensor.endswith(".weight"):
         return tensor, ""
     return parsed.layer, DOWN if parsed.down else UP
 
 
+def recognise_architecture(
+    modules: Iterable[tuple[Module, Shape]],
+) -> Architecture | None:
+    """The architecture that a file's modules show, of those whose names mean something else in
+    other models; None: none of them.
+
+    Arguments:
+        modules: every module and its (outputs, inputs).
+    """
+    located = ((locate(unwrapped(module.spelled)), shape) for module, shape in modules)
+    return recognise(
+        {of.path: shape for of, shape in located if of and of.component in ("", TRANSFORMER)}
+    )
+
+
+def rename_modules(modules: Iterable[Module], architecture: Architecture) -> None:
+    """Give modules the names that their layers have in an architecture.
+
+    Raises:
+        ValueError: one layer is there in two spellings.
+    """
+    taken: dict[str, Module] = {}
+    for module in modules:
+        module.name = canonical_name(module.spelled, architecture)
+        other = taken.setdefault(module.name, module)
+        if other is not module:
+            raise ValueError(
+                f"layer {module.name} is there twice, as {other.spelled} and as {module.spelled}"
+            )
+
+
 def spelling(module: Module) -> str:
-    """Who spells a module so: kohya, xlabs, peft, authors, diffusers, or other."""
-    name = module.spelled
-    if "." not in name and name.startswith(("lora_", "lycoris_")):
-        return "kohya"
-    if re.match(r"(diffusion_model\.)?(double|single)_blocks\.\d+\.processor\.", name):
-        return "xlabs"
-    if is_of_peft(name) or ".base_model." in name:
-        return "peft"
-    if re.match(r"(model\.)?diffusion_model\.|(double|single|joint)_blocks\.", name):
-        return "authors"
-    if re.match(r"(unet|transformer(_2)?|text_encoder(_[23])?)\.", name):
-        return "diffusers" if ".lora_A" in module.tensors.get(DOWN, ".lora_A") else "diffusers-old"
-    return "other"
+    """Name of the format that a module is spelled in."""
+    return format_of(module.spelled, module.tensors.get(DOWN, ".lora_A"))

@@ -15,12 +15,13 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
+from lorasweep.features.formats.catalogue import DIFFUSERS, PEFT
+from lorasweep.features.formats.format import ALPHA
 from lorasweep.features.layers.spellings import is_of_peft, unwrapped
 
-from .locations import PEFT_CONFIG, component_weights
-from .modules import ALPHA, Module
+from .locations import component_weights
+from .modules import Module
 
-_DIFFUSERS_HEADER = "lora_adapter_metadata"
 _READ_TYPES = ("LORA", "LOHA", "LOKR")
 _OTHER_UPDATES = (
     *("target_parameters", "use_qalora", "use_bdlora"),
@@ -84,16 +85,16 @@ def read_scaling(weights: Path, header: Mapping[str, str], modules: list[Module]
         parts = component_weights(weights)
         return Scaling(
             components={
-                name: _read_config(own.with_name(PEFT_CONFIG)) for name, own in parts.items()
+                name: _read_config(own.with_name(PEFT.config)) for name, own in parts.items()
             }
         )
     from_peft = weights.name.startswith("adapter_model.") or any(
         is_of_peft(module.spelled) for module in modules
     )
     if from_peft and not all(ALPHA in module.tensors for module in modules):
-        return Scaling(config=_read_config(weights.with_name(PEFT_CONFIG)))
-    if _DIFFUSERS_HEADER in header:
-        return Scaling(components=_components(header[_DIFFUSERS_HEADER]))
+        return Scaling(config=_read_config(weights.with_name(PEFT.config)))
+    if DIFFUSERS.header in header:
+        return Scaling(components=_components(header[DIFFUSERS.header]))
     return Scaling()
 
 
@@ -101,11 +102,11 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise ValueError(f"has no {PEFT_CONFIG} beside it, which says how PEFT scales it") from None
+        raise ValueError(f"has no {PEFT.config} beside it, which says how PEFT scales it") from None
     except ValueError as error:
-        raise ValueError(f"its {PEFT_CONFIG} is damaged") from error
+        raise ValueError(f"its {PEFT.config} is damaged") from error
     if not _is_config(config):
-        raise ValueError(f"its {PEFT_CONFIG} is damaged")
+        raise ValueError(f"its {PEFT.config} is damaged")
     kind = str(config.get("peft_type", "LORA")).upper()
     if kind not in _READ_TYPES:
         raise ValueError(
@@ -136,9 +137,9 @@ def _components(text: str) -> dict[str, dict[str, Any]]:
             component, _, name = key.partition(".")
             found.setdefault(component, {})[name] = value
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"its header's {_DIFFUSERS_HEADER} is damaged") from error
+        raise ValueError(f"its header's {DIFFUSERS.header} is damaged") from error
     if not all(map(_is_config, found.values())):
-        raise ValueError(f"its header's {_DIFFUSERS_HEADER} is damaged")
+        raise ValueError(f"its header's {DIFFUSERS.header} is damaged")
     for config in found.values():
         _refuse_other_updates(config)
     return found

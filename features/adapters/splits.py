@@ -1,25 +1,17 @@
 """Layers that some programs fuse into one module, taken apart as diffusers has them.
 
-Rows of ΔW are rows of B, so that the parts share A. Sources: the Flux and SD3 conversions of
-`diffusers.loaders.lora_conversion_utils` and of kohya's `convert_flux_lora.py`.
+Rows of ΔW are rows of B, so that the parts share A.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-_QKV = ("to_q", "to_k", "to_v")
-_FUSED = {
-    "attn.to_qkv": tuple(f"attn.{part}" for part in _QKV),
-    "attn2.to_qkv": tuple(f"attn2.{part}" for part in _QKV),
-    "attn.to_added_qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-    "attn.to_qkv_mlp_proj": (*(f"attn.{part}" for part in _QKV), "proj_mlp"),
-}
-# The authors of Flux and SD3 have shift before scale in their last modulation, diffusers after it.
-_SWAPPED = "transformer.norm_out.linear"
-_SWAPPED_SPELLINGS = ("final_layer.adaLN_modulation.1", "final_layer_adaLN_modulation_1")
+from lorasweep.features.architectures.architecture import Architecture, FusedModule
+from lorasweep.features.architectures.catalogue import fused_module
 
 
 class Part(NamedTuple):
@@ -30,40 +22,34 @@ class Part(NamedTuple):
     stop: int
 
 
-def split(name: str, outputs: int, inputs: int) -> tuple[Part, ...]:
-    """The layers of a module; one, unless it is a fused one of a transformer of diffusers'.
+def split(
+    name: str, outputs: int, inputs: int, architecture: Architecture | None = None
+) -> tuple[Part, ...]:
+    """The layers of a module; one, unless it is a fused one of a transformer and its sizes allow to
+    take it apart.
 
-    Queries, keys and values are of one size; with the feed-forward beside them, as wide as the
-    inputs, and what is left is its own. A module whose sizes do not allow that stays whole.
+    Arguments:
+        name: the module's canonical name.
+        architecture: the one that its file shows.
     """
-    fused = next((f for f in _FUSED if name.endswith(f".{f}")), None)
-    if fused is None or not name.startswith("transformer."):
-        return (Part(name, 0, outputs),)
-    head, names = name.removesuffix(fused), _FUSED[fused]
-    if len(names) == 3:
-        bounds = [outputs * i // 3 for i in range(4)]
-        fits = outputs % 3 == 0
-    else:
-        bounds = [0, inputs, 2 * inputs, 3 * inputs, outputs]
-        fits = outputs > 3 * inputs
-    if not fits:
+    fused = fused_module(name, architecture)
+    bounds = fused[1].bounds(outputs, inputs) if fused else None
+    if not fused or bounds is None:
         return (Part(name, 0, outputs),)
     return tuple(
-        Part(head + own, start, stop) for own, start, stop in zip(names, bounds, bounds[1:])
+        Part(own, start, stop) for own, start, stop in zip(_names(name, *fused), bounds, bounds[1:])
     )
 
 
-def part_names(name: str) -> tuple[str, ...]:
+def part_names(name: str, architecture: Architecture | None = None) -> tuple[str, ...]:
     """The layers that a module of this name may be split into, and itself."""
-    fused = next((f for f in _FUSED if name.endswith(f".{f}")), None)
-    if fused is None:
-        return (name,)
-    return (name, *(name.removesuffix(fused) + own for own in _FUSED[fused]))
+    fused = fused_module(name, architecture)
+    return (name, *_names(name, *fused)) if fused else (name,)
 
 
-def is_swapped(name: str, spelled: str) -> bool:
-    """Whether the halves of a module's rows are the other way round than diffusers has them."""
-    return name == _SWAPPED and spelled.endswith(_SWAPPED_SPELLINGS)
+def _names(name: str, end: str, module: FusedModule) -> Iterator[str]:
+    head = name.removesuffix(end)
+    return (head + own for own in module.parts)
 
 
 def swap_halves(up: np.ndarray) -> np.ndarray:

@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
-from .spellings import SECOND_TRANSFORMER, TRANSFORMER, UNET, diffusers_path, unwrapped
+from lorasweep.features.architectures.architecture import (
+    SECOND_TRANSFORMER,
+    TRANSFORMER,
+    UNET,
+    Architecture,
+)
+from lorasweep.features.architectures.catalogue import BLOCK_LISTS
+from lorasweep.features.formats.catalogue import FACTOR
+
+from .spellings import diffusers_path, path_in_architecture, unwrapped
 
 LANGUAGE_MODEL, OTHER = "language_model", "other"
 
@@ -38,23 +47,10 @@ class TensorName(NamedTuple):
     down: bool
 
 
-# What stands between a layer's name and the rest; the first that is found decides. The last two are
-# XLabs', whose `1` and `2` tell two layers apart and stay in the name.
-_DOWN_MARKS = (
-    *(r"\.?lora_A\.", r"\.?lora_linear_layer\.down\.weight", r"[._]?lora\.down\.weight"),
-    *(r"\.?lora_down\.weight", r"(?<=_lora[12])\.down\.weight"),
-)
-_UP_MARKS = (
-    *(r"\.?lora_B\.", r"\.?lora_linear_layer\.up\.weight", r"[._]?lora\.up\.weight"),
-    *(r"\.?lora_up\.weight", r"(?<=_lora[12])\.up\.weight"),
-)
-_MARK = re.compile(f"(?P<down>{'|'.join(_DOWN_MARKS)})|(?P<up>{'|'.join(_UP_MARKS)})")
-
-
 @cache
 def parse_tensor(column: str) -> TensorName | None:
     """The layer and the factor of a dataset column; None if it holds no LoRA weights."""
-    mark = _MARK.search(column)
+    mark = FACTOR.search(column)
     return TensorName(column[: mark.start()], mark["down"] is not None) if mark else None
 
 
@@ -121,10 +117,8 @@ _FEED_FORWARD_PROJECTIONS = {
 _BOTH_KINDS = "to_qkv_mlp_proj"
 
 _UNET_BLOCK = re.compile(r"(?:down_blocks|up_blocks)\.\d+|mid_block")
-_LIST_BLOCK = re.compile(
-    r"(?<![^.])(?:(?:encoder|decoder)\.)?"
-    r"(?:transformer_blocks|single_transformer_blocks|blocks|block|layers|layer|h)\.\d+(?![^.])"
-)
+_LISTS = "|".join(sorted(BLOCK_LISTS | {"blocks", "block", "layers", "layer", "h"}))
+_LIST_BLOCK = re.compile(rf"(?<![^.])(?:(?:encoder|decoder)\.)?(?:{_LISTS})\.\d+(?![^.])")
 _NO_LANGUAGE = re.compile(
     r"vision|visual|vit\b|audio|diffusion_model|^text_encoders\.|^t5\.", re.IGNORECASE
 )
@@ -155,9 +149,14 @@ def parse_layer(layer: str) -> LayerParts:
     return LayerParts(name, component, block, numbers, module, kind, _projection(kind, tail))
 
 
-def canonical_name(layer: str) -> str:
-    """A layer's name without what differs between the ways of writing it."""
-    return parse_layer(layer).name
+def canonical_name(layer: str, architecture: Architecture | None = None) -> str:
+    """A layer's name without what differs between the ways of writing it.
+
+    Arguments:
+        architecture: the one that the layer's file shows, where names mean something else there.
+    """
+    own = path_in_architecture(unwrapped(layer), architecture) if architecture else None
+    return own or parse_layer(layer).name
 
 
 def _component(path: str) -> str:

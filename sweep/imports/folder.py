@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from lorasweep.features.adapters.locations import PEFT_CONFIG, is_dataset, walk_weights
+from lorasweep.features.adapters.locations import is_dataset, walk_weights
 from lorasweep.features.adapters.matrix import real_file
 from lorasweep.features.common.errors import UserError
 from lorasweep.features.common.files import digest, file_stamp, require_folder
+from lorasweep.features.formats.catalogue import PEFT
 from lorasweep.sweep.request.import_options import ImportOptions
 from lorasweep.sweep.request.spec import RuntimeOptions
 from lorasweep.sweep.watch.terminal import Reporter
@@ -39,7 +40,8 @@ def imported(
     # Not resolved: what the hub downloads are links to files without a suffix.
     folder = Path(os.path.abspath(folder))
     stamps = [file_stamp(path) for path in _files(folder, wanted.labels)]
-    key = digest([VERSION, _KEYS, str(folder), stamps, asdict(wanted)])
+    texts = ["texts"] if Path(wanted.labels).suffix in (".csv", ".tsv") else []
+    key = digest([VERSION, _KEYS, str(folder), stamps, asdict(wanted), *texts])
     out = runtime.cache_dir.absolute() / "imports" / key
     if not (out / RECORD).exists():
         require_folder(out.parent)
@@ -58,7 +60,7 @@ def _files(folder: Path, labels: str) -> Iterator[Path]:
     files = dict.fromkeys(real_file(weights) for weights in walk_weights(folder))
     for weights in files:
         yield weights
-        beside = (weights.with_name(PEFT_CONFIG), *metadata_places(weights))
+        beside = (weights.with_name(PEFT.config), *metadata_places(weights))
         yield from (path for path in beside if path.exists())
     if Path(labels).is_file():
         yield Path(labels)

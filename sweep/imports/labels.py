@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +30,7 @@ _LONGEST = 200
 """Characters of a text that is still a column's; headers hold whole lists of tags, too."""
 _MISSING = ("", "na", "n/a", "nan", "null")
 """Texts, in any case, of cells without a value."""
+_NUMBER = re.compile(r"\s*[-+]?(0|[1-9]\d*)(\.\d*)?([eE][-+]?\d+)?\s*")
 
 
 class AdapterMetadata(NamedTuple):
@@ -206,7 +208,7 @@ def _plain(value: Any) -> Any:
 
 def _read_csv(path: Path) -> pa.Table:
     """Read a table as Excel and others write it: UTF-8, or UTF-16 with its mark; separated by
-    commas, semicolons or tabs. Keys and labels are texts: `01` is not `1`.
+    commas, semicolons or tabs. All is text but columns of plain numbers: `01` is not `1`.
 
     Raises:
         UserError: it is of another encoding; shows a line.
@@ -231,10 +233,23 @@ def _read_csv(path: Path) -> pa.Table:
     parsing = csv.ParseOptions(delimiter=separator)
     source = text.encode()
     names = csv.open_csv(io.BytesIO(source), parse_options=parsing).schema.names
-    key = _key_column(names)
-    texts = [key, *(name for name in [_label_column(names, key)] if name)]
-    options = csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string()))
-    return csv.read_csv(io.BytesIO(source), parse_options=parsing, convert_options=options)
+    options = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+    table = csv.read_csv(io.BytesIO(source), parse_options=parsing, convert_options=options)
+    kept = (_key_column(names), _label_column(names, _key_column(names)))
+    for i, name in enumerate(table.column_names):
+        numbers = None if name in kept else _decimals(table.column(i).to_pylist())
+        if numbers:
+            table = table.set_column(i, name, pa.array(numbers, pa.float64()))
+    return table
+
+
+def _decimals(texts: Sequence[str]) -> list[float | None] | None:
+    """Numbers of a column of texts; None: some are none, or all are whole."""
+    present = [text.strip().casefold() not in _MISSING for text in texts]
+    numbers = [text for text, is_there in zip(texts, present) if is_there]
+    if all(map(_is_whole, numbers)) or not all(map(_NUMBER.fullmatch, numbers)):
+        return None
+    return [float(text) if is_there else None for text, is_there in zip(texts, present)]
 
 
 def _label_column(names: Sequence[str], key: str) -> str | None:

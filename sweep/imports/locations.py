@@ -10,7 +10,8 @@ from pathlib import Path
 
 from lorasweep.features.adapters.adapter import open_adapter
 from lorasweep.features.adapters.errors import BadAdapterError
-from lorasweep.features.adapters.locations import FOLDER_WEIGHTS, find_candidates, join_components
+from lorasweep.features.adapters.locations import find_candidates, join_components
+from lorasweep.features.formats.catalogue import FOLDER_WEIGHTS
 
 from .checkpoints import LAST, passed_over, run_of
 

@@ -90,7 +90,7 @@ def find_source(
             folder = imported(place, spec.imports, options, reporter)
             source = find_dataset(replace(request, name=str(folder)), memo)
             return replace(source, label=dataset_label(spec.dataset))
-    for name in ("labels", "min_coverage", "base"):
+    for name in ("labels", "min_coverage", "base", "checkpoints"):
         if getattr(spec, name) != getattr(SweepSpec, name):
             raise UserError(
                 f"{flag_of(name)} is for folders of adapter files, and {spec.dataset} is none"

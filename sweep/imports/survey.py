@@ -13,11 +13,12 @@ from typing import Any
 from lorasweep.features.adapters.adapter import LayerShape, open_adapter
 from lorasweep.features.adapters.bases import Base
 from lorasweep.features.adapters.errors import BadAdapterError
-from lorasweep.features.adapters.locations import PEFT_CONFIG, component_weights
+from lorasweep.features.adapters.locations import component_weights
 from lorasweep.features.adapters.matrix import real_file
 from lorasweep.features.common.errors import UserError
 from lorasweep.features.common.files import file_stamp
 from lorasweep.features.common.progress import Progress
+from lorasweep.features.formats.catalogue import PEFT
 
 from .checkpoints import LAST
 from .labels import LabelSource, Row, Value
@@ -177,7 +178,7 @@ def _look(place: AdapterLocation, labels: LabelSource, lokr_rank: int) -> Survey
         files = [real_file(weights)]
         if weights.is_dir():
             files = list(component_weights(weights).values())
-        configs = [path.with_name(PEFT_CONFIG) for path in files]
+        configs = [path.with_name(PEFT.config) for path in files]
         beside = [path for path in (*files, *configs) if path.exists()]
         stamp = [file_stamp(path) for path in beside]
         adapter = open_adapter(weights, lokr_rank)

@@ -13,7 +13,6 @@ import numpy as np
 from lorasweep.features.adapters.adapter import AdapterFile, open_adapter
 from lorasweep.features.adapters.errors import BadAdapterError
 from lorasweep.features.adapters.locations import (
-    FOLDER_WEIGHTS,
     component_weights,
     is_dataset,
     is_weights,
@@ -22,6 +21,7 @@ from lorasweep.features.adapters.locations import (
 from lorasweep.features.adapters.matrix import matrix_of
 from lorasweep.features.common.errors import UserError
 from lorasweep.features.common.progress import Progress
+from lorasweep.features.formats.catalogue import FOLDER_WEIGHTS
 from lorasweep.features.layers.names import COMPONENTS, parse_layer
 from lorasweep.features.layers.pairing import pair_layers, rank_column
 from lorasweep.trainables.store.run_dir import RunDir

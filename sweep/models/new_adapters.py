@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lorasweep.features.adapters.adapter import LayerShape, open_adapter
+from lorasweep.features.adapters.adapter import AdapterFile, LayerShape, open_adapter
 from lorasweep.features.adapters.bases import Base, guess_base
 from lorasweep.features.adapters.errors import BadAdapterError
 from lorasweep.features.adapters.locations import (
@@ -164,7 +164,7 @@ class _Files:
         Raises:
             BadAdapterError: it cannot be judged.
         """
-        adapter = open_adapter(path, self._read.lokr_rank)
+        adapter = self._open_file(path)
         shapes = adapter.split_shapes()
         largest = max(rank for _, _, rank in shapes.values())
         unread = {k for layer in self._read.layers for k in adapter.unread.get(layer, ())}
@@ -183,6 +183,16 @@ class _Files:
             raise BadAdapterError(path, reason)
         adapters.append(Adapter(place, str(path), _uncertain(adapter.base)))
         return rank, len(adapters) == most
+
+    def _open_file(self, path: Path) -> AdapterFile:
+        """Open an adapter; a model of version 0.1 has the names of then."""
+        adapter = open_adapter(path, self._read.lokr_rank)
+        if self._read.layers.keys() <= adapter.shapes.keys():
+            return adapter
+        earlier = open_adapter(path, self._read.lokr_rank, earlier_names=True)
+        return max(
+            adapter, earlier, key=lambda of: len(self._read.layers.keys() & of.shapes.keys())
+        )
 
 
 def _more_than_product(read: ModelInput, unread: Collection[str], *, dora: bool) -> str | None:

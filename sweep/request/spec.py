@@ -60,7 +60,7 @@ class SweepSpec:
         dataset: short name, hub id, local path or URL of object storage; or a folder of adapter
             files.
         dataset_config: a hub dataset's configuration.
-        labels, min_coverage, base: of a folder of adapter files, see `ImportOptions`.
+        labels, min_coverage, base, checkpoints: of a folder of adapter files, see `ImportOptions`.
         label_column: column of strings or integers to predict.
         lora_rank: rank of layer tensors stored as flat lists; None reads them as 1×N.
         assume_scale: 1: the updates of a dataset without scales are B·A as it stores them, so that
@@ -114,6 +114,12 @@ class SweepSpec:
         ImportOptions.base,
         as_text,
         "Base model of a folder's adapters, as for data import.",
+        about_data=True,
+    )
+    checkpoints: str = option(
+        ImportOptions.checkpoints,
+        as_text,
+        "Checkpoints of a folder's trainings, as for data import.",
         about_data=True,
     )
     label_column: str = option(
@@ -237,6 +243,7 @@ class SweepSpec:
             labels=str(table.absolute()) if table.is_file() else self.labels,
             min_coverage=self.min_coverage,
             base=self.base,
+            checkpoints=self.checkpoints,
             skip_bad_samples=self.skip_bad_samples,
         )
 

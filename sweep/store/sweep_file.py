@@ -208,7 +208,7 @@ def make_sweep_file(
 def _data_options(spec: SweepSpec) -> dict[str, Any]:
     """Return the options about data; how adapter files are imported only where it was said."""
     options = {name: o for name, (_, o) in options_of(SweepSpec).items() if o.about_data}
-    imports = {"labels", "min_coverage", "base"}
+    imports = {"labels", "min_coverage", "base", "checkpoints"}
     given = {**{name: getattr(spec, name) for name in options}, "labels": spec.imports.labels}
     return {
         name: value

@@ -102,7 +102,7 @@ def test_a_run_directory_says_how_to_import_it_again(folder, tmp_path, monkeypat
     table = tmp_path / "labels.csv"
     table.write_text("name,label\n" + "".join(f"adapter-{i},{'ab'[i % 2]}\n" for i in range(6)))
     monkeypatch.chdir(tmp_path)
-    given = {"labels": "labels.csv", "min_coverage": 0.5, "base": "sd-1"}
+    given = {"labels": "labels.csv", "min_coverage": 0.5, "base": "sd-1", "checkpoints": "all"}
     spec = SweepSpec("in", representations=("ensemble",), num_runs=1, **given)
     options = RuntimeOptions(cache_dir=tmp_path / "cache")
     with Reporter() as reporter:

@@ -237,7 +237,7 @@ def test_labels_of_a_table(tmp_path, key):
     found = datasets.load_from_disk(str(tmp_path / "out"))
     assert found["category_label"][:] == ["a", "b", "a"]
     assert found["age"][:] == [20.5, 21.5, 22.5]
-    assert found["smiling"][:] == [0, 1, 1]
+    assert found["smiling"][:] == ["False", "True", "True"]
 
 
 @pytest.mark.parametrize(

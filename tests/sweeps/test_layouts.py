@@ -13,10 +13,13 @@ from lorasweep.features.adapters.adapter import open_adapter
 from lorasweep.features.adapters.errors import BadAdapterError
 from lorasweep.features.common.errors import UserError
 from lorasweep.sweep.imports.checkpoints import passed_over
-from lorasweep.sweep.imports.labels import label_column, label_source
+from lorasweep.sweep.imports.labels import as_column, label_column, label_source
+from lorasweep.sweep.imports.open_dataset import open_dataset
 from lorasweep.sweep.imports.survey import survey
 from lorasweep.sweep.models.new_adapters import find_adapters
 from lorasweep.sweep.request.import_options import ImportOptions
+from lorasweep.sweep.request.spec import RuntimeOptions, SweepSpec
+from lorasweep.sweep.watch.terminal import Reporter
 from tests.test_cli import check_refused, invoke
 
 PEFT_LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -251,6 +254,40 @@ def table(tmp_path, content, suffix="csv"):
 )
 def test_tables_as_other_programs_write_them(tmp_path, content, expected):
     assert table(tmp_path, content) == expected
+
+
+def test_other_columns_of_a_table_are_as_written(tmp_path):
+    """Any of them may be predicted: `01` is not `1` there either, and `true` is no number."""
+    path = tmp_path / "labels.csv"
+    path.write_text(
+        "file,label,code,flag,day,count,loss,mixed\n"
+        "a,cat,01,true,2024-01-02 10:00,3,0.5,1e-3\n"
+        "b,dog,1,false,2024-01-03 10:00,12,,none\n"
+    )
+    rows = label_source(str(path)).rows
+    columns = {
+        name: as_column(name, [row.get(name) for row in rows.values()]) for name in rows["a"]
+    }
+    assert columns == {
+        "label": ["cat", "dog"],
+        "code": ["01", "1"],
+        "flag": ["true", "false"],
+        "day": ["2024-01-02 10:00", "2024-01-03 10:00"],
+        "count": [3, 12],
+        "loss": [0.5, None],
+        "mixed": ["1e-3", "none"],
+    }
+
+
+def test_a_run_chooses_checkpoints_of_a_folder(tmp_path):
+    trained(tmp_path / "in")
+    options = RuntimeOptions(cache_dir=tmp_path / "cache")
+    with Reporter() as reporter:
+        counts = {
+            spec.checkpoints: open_dataset(spec, options, None, reporter)[1].num_rows
+            for spec in (SweepSpec(str(tmp_path / "in"), checkpoints=of) for of in ("last", "all"))
+        }
+    assert counts["all"] > counts["last"] == 3
 
 
 def test_a_table_of_tabs(tmp_path):

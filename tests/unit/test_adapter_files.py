@@ -292,6 +292,9 @@ FLUX = {
 }
 
 
+UNKNOWN_FLUX = "unknown-single_transformer_blocks+transformer_blocks-32"
+
+
 def flux_spellings(folder, pairs, alpha):
     """One adapter as kohya, the authors and diffusers' own conversion spell it."""
     from diffusers.loaders.lora_conversion_utils import _convert_kohya_flux_lora_to_diffusers
@@ -318,7 +321,7 @@ def test_flux_in_its_spellings(tmp_path):
     assert "transformer.single_transformer_blocks.1.proj_mlp" in expected
     for path in others:
         check_same(probed(path), expected)
-        assert str(open_adapter(path).base) == "unknown-transformer-32"
+        assert str(open_adapter(path).base) == UNKNOWN_FLUX
 
 
 def test_fused_blocks_that_were_trained_apart_keep_their_ranks(tmp_path):
@@ -353,7 +356,7 @@ def test_flux_of_xlabs(tmp_path):
     save_file({k: v.clone() for k, v in converted.items()}, tmp_path / "diffusers.safetensors")
     check_same(deltas(tmp_path / "xlabs.safetensors"), deltas(tmp_path / "diffusers.safetensors"))
     assert open_adapter(tmp_path / "xlabs.safetensors").format == "xlabs"
-    assert str(open_adapter(tmp_path / "xlabs.safetensors").base) == "unknown-transformer-32"
+    assert str(open_adapter(tmp_path / "xlabs.safetensors").base) == UNKNOWN_FLUX
 
 
 def test_the_last_modulation_of_flux_has_its_halves_swapped(tmp_path):
@@ -469,7 +472,7 @@ def test_wan_in_its_spellings(tmp_path):
     found = deltas(tmp_path / "second.safetensors")
     check_same({n.replace("transformer_2.", "transformer."): v for n, v in found.items()}, expected)
     assert {parse_layer(name).component for name in found} == {"transformer"}
-    assert str(open_adapter(tmp_path / "authors.safetensors").base) == "unknown-transformer-24"
+    assert str(open_adapter(tmp_path / "authors.safetensors").base) == "unknown-blocks-24"
 
 
 def test_omi_names_of_one_trainer(tmp_path):

@@ -1,11 +1,17 @@
 """Base models: certain, compatible with several, or unknown; none is taken for another."""
 
+import importlib
+import inspect
+import pkgutil
+import re
 from itertools import permutations
 
 import pytest
+import torch
 
-from lorasweep.features.adapters.bases import Base, guess_base
-from lorasweep.features.adapters.known_bases import KNOWN_BASES, NAMES_OF_BASES
+from lorasweep.features.adapters.bases import Base, base_by_layers, guess_base
+from lorasweep.features.architectures.catalogue import CLAIMS, KNOWN_BASES
+from lorasweep.features.architectures.unet import UNETS
 
 JOINT = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.add_q_proj")
 
@@ -70,8 +76,21 @@ WHOLE = {
         1536, transformer_blocks=(range(24), square(*JOINT, "attn2.to_q"))
     ),
     "sd-3.5-large": transformer(2432, transformer_blocks=(range(38), square(*JOINT))),
-    "ltx-video": transformer(2048, transformer_blocks=(range(28), square("attn1.to_q"))),
-    "ltx-video-13b": transformer(4096, transformer_blocks=(range(48), square("attn1.to_q"))),
+    "ltx-video": transformer(
+        2048, transformer_blocks=(range(28), square("attn1.to_q", "attn2.to_k"))
+    ),
+    "ltx-2": transformer(
+        4096, transformer_blocks=(range(48), {**square("attn1.to_q"), "audio_ff.net.2": (0.5, 2)})
+    ),
+    "bria": flux(range(8), range(28)),
+    "longcat-image": flux(range(10), range(20)),
+    "lumina-2": transformer(2304, layers=(range(26), square("attn.to_q"))),
+    "z-image": transformer(
+        3840,
+        layers=(range(30), square("attention.to_q")),
+        noise_refiner=([0, 1], square("attention.to_v")),
+    ),
+    "hidream-i1": transformer(2560, double_stream_blocks=([3], square("block.attn1.to_q_t"))),
     "sd-1": unet((f"down_blocks.0.{CROSS}", 320, 768)),
     "svd": unet(
         (f"down_blocks.0.{CROSS}", 320, 1024),
@@ -95,8 +114,22 @@ WHOLE = {
 
 SEVERAL = {
     "chroma|flux": flux(),
-    "chroma|flux|hunyuan-video?": flux(range(2), range(2)),
-    "flux|hunyuan-video?": flux([7], [3], modulation=True),
+    "bria|bria-fibo|chroma|flux|flux-lite|hunyuan-video|longcat-image?": flux(range(2), range(2)),
+    "bria-fibo|chroma|flux|flux-lite|hunyuan-video?": flux([7], [30]),
+    "flux|hunyuan-video?": flux([17], [3], modulation=True),
+    "anima|cosmos-predict2-2b|ltx-video?": transformer(
+        2048, transformer_blocks=(range(20), square("attn1.to_q"))
+    ),
+    "ltx-2|ltx-video-13b": transformer(
+        4096, transformer_blocks=(range(48), square("attn1.to_q", "attn2.to_k"))
+    ),
+    "anima|cosmos-predict2-2b": transformer(
+        2048, transformer_blocks=(range(28), {"attn2.to_k": (1, 0.5)})
+    ),
+    "bria-fibo|flux-lite": flux(range(8), range(38), modulation=True),
+    # No other known base has them, but blocks are missing whose number would tell.
+    "lumina-2?": transformer(2304, layers=(range(3), square("attn.to_q"))),
+    "sd-3.5-large?": transformer(2432, transformer_blocks=([4, 9], square(*JOINT))),
     "kolors|sdxl": unet((f"down_blocks.1.{CROSS}", 640, 2048)),
     "sd-2|svd|zeroscope": unet((f"down_blocks.0.{CROSS}", 320, 1024)),
     "sd-1|sd-2|svd|zeroscope": unet((f"down_blocks.0.{SELF}", 320, 320)),
@@ -109,10 +142,10 @@ SEVERAL = {
 
 UNKNOWN = {
     # Names of Flux, in other sizes, other numbers of blocks, or beside modules that Flux lacks.
-    "unknown-transformer-64": transformer(64, transformer_blocks=(range(2), square(*JOINT))),
-    "unknown-transformer-3072": flux(range(19), [*range(38), 57]),
-    "unknown-transformer-2560": transformer(
-        2560, double_stream_blocks=(range(2), square("block.attn1.to_q"))
+    "unknown-transformer_blocks-64": transformer(64, transformer_blocks=(range(2), square(*JOINT))),
+    "unknown-single_transformer_blocks+transformer_blocks-3072": flux(range(19), [*range(38), 57]),
+    "unknown-double_stream_blocks-1280": transformer(
+        1280, double_stream_blocks=(range(2), square("block.attn1.to_q"))
     ),
     "unknown-unet-12": unet((f"down_blocks.0.{CROSS}", 32, 12)),
     "unknown-unet-of-32-channels": unet((f"down_blocks.0.{SELF}", 32, 32)),
@@ -216,6 +249,123 @@ def test_a_language_models_name_is_that_of_its_model(path, name):
     assert name or str(base) == "llm-4096"
 
 
+def test_one_known_base_among_missing_blocks_is_not_certain():
+    """It is as good as its whole adapters, and not stated."""
+    part = found(SEVERAL["lumina-2?"])
+    whole = found(WHOLE["lumina-2"])
+    assert (part.certain, part.names, part.in_words) == (None, ("lumina-2",), "perhaps lumina-2")
+    assert part.goes_with(whole)
+    assert whole.goes_with(part)
+    assert not part.differs_from([whole])
+    assert found(SEVERAL["lumina-2?"], {"modelspec.architecture": "lumina-2"}).certain == "lumina-2"
+
+
+def test_unknown_bases_go_together_by_width_and_lists_of_blocks():
+    attention, both = (Base(described=f"unknown-{of}-5120") for of in ("blocks", "blocks+layers"))
+    other, earlier = (Base(described=f"unknown-{of}-5120") for of in ("layers", "transformer"))
+    assert attention.goes_with(both)
+    assert not attention.goes_with(other)
+    assert not attention.goes_with(Base(described="unknown-blocks-1536"))
+    assert not attention.differs_from([earlier])  # what earlier versions wrote
+
+
 def test_every_claim_is_of_a_base_that_is_known():
-    known = {base.name for base in KNOWN_BASES} | {"sd-1", "sd-2", "sdxl", "sdxl-refiner"}
-    assert set(NAMES_OF_BASES.values()) <= known | {"svd", "zeroscope", "kolors"}
+    assert CLAIMS.keys() == {base.name for base in KNOWN_BASES} | set(UNETS)
+
+
+CLAIMED = {
+    "black-forest-labs/FLUX.1-Kontext-dev": {"flux"},
+    "black-forest-labs/FLUX.2-dev": {"flux-2-dev"},
+    "black-forest-labs/FLUX.2-klein-4B": {"flux-2-klein-4b"},
+    "black-forest-labs/FLUX.2-klein-9B": {"flux-2-klein-9b"},
+    "Freepik/flux.1-lite-8B": {"flux-lite"},
+    "lodestones/Chroma1-HD": {"chroma"},
+    "hunyuanvideo-community/HunyuanVideo": {"hunyuan-video"},
+    "Qwen/Qwen-Image-Edit-2509": {"qwen-image"},
+    "Tongyi-MAI/Z-Image-Turbo": {"z-image"},
+    "stabilityai/stable-diffusion-3.5-medium": {"sd-3.5-medium"},
+    "stabilityai/stable-diffusion-3-medium-diffusers": {"sd-3-medium"},
+    "stabilityai/stable-diffusion-xl-base-1.0": {"sdxl"},
+    "stabilityai/stable-diffusion-xl-refiner-1.0": {"sdxl-refiner"},
+    "stabilityai/stable-video-diffusion-img2vid-xt": {"svd"},
+    "Kwai-Kolors/Kolors-diffusers": {"kolors"},
+    "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS": {"pixart-sigma"},
+    "Lightricks/LTX-Video": {"ltx-video"},
+    "Lightricks/LTX-2": {"ltx-2"},
+    "google/gemma-2-2b": set(),
+}
+"""Name in the hub -> the bases whose pattern it fits."""
+
+
+@pytest.mark.parametrize("name", CLAIMED)
+def test_a_name_in_the_hub_claims_one_base(name):
+    claimed = {base for base, pattern in CLAIMS.items() if re.search(pattern, name.lower())}
+    assert claimed == CLAIMED[name]
+
+
+# diffusers' classes
+
+CLASSES = {
+    "AuraFlow": "auraflow",
+    "Chroma": "chroma",
+    "Flux2": "flux-2-dev",
+    "Flux": "flux",
+    "HunyuanVideo": "hunyuan-video",
+    "HunyuanVideoFramepack": "hunyuan-video",
+    "LTX2Video": "ltx-2",
+    "LTXVideo": "ltx-video",
+    "Lumina2": "lumina-2",
+    "OvisImage": "ovis-image",
+    "QwenImage": "qwen-image",
+    "SanaWMLTX2Refiner": "ltx-2",
+    "ZImage": "z-image",
+}
+"""diffusers' class -> the base whose configuration is its default."""
+# The defaults of these are Flux' or HunyuanVideo's numbers; the published models have others.
+UNPUBLISHED = {"Bria", "BriaFibo", "LongCatImage", "MotifVideo"}
+
+
+@pytest.mark.long
+def test_no_class_of_diffusers_is_taken_for_another():
+    """Whole adapters, those of attention alone, and those of two blocks."""
+    checked = set()
+    for name, shapes in layers_of_diffusers_classes():
+        short = re.sub("(Transformer(2D|3D|1D)?(Model)?|DiTModel)$", "", name)
+        if short in UNPUBLISHED:
+            continue
+        attention = {n: s for n, s in shapes.items() if re.search(r"attn\d?\.(to_|add_)", n)}
+        two = {n: s for n, s in attention.items() if re.search(r"\.[01]\.", n)}
+        for layers in filter(None, (shapes, attention, two)):
+            base = base_by_layers(layers)
+            assert base.certain in (None, CLASSES.get(short)), (name, str(base))
+        assert base_by_layers(shapes).certain == CLASSES.get(short), name
+        checked.add(short)
+    assert checked >= CLASSES.keys()
+    assert len(checked) > 50
+
+
+def layers_of_diffusers_classes():
+    """(class, layer of its transformer -> (outputs, inputs, rank)), without any weights."""
+    from diffusers.models import transformers
+    from diffusers.models.modeling_utils import ModelMixin
+
+    for module in pkgutil.iter_modules(transformers.__path__):
+        content = vars(importlib.import_module(f"{transformers.__name__}.{module.name}"))
+        for name, of in sorted(content.items()):
+            if not (inspect.isclass(of) and issubclass(of, ModelMixin)):
+                continue
+            if of.__module__.rpartition(".")[2] != module.name:
+                continue
+            try:
+                with torch.device("meta"):
+                    model = of()
+            except (TypeError, ValueError):  # some have no defaults
+                continue
+            yield (
+                name,
+                {
+                    f"transformer.{path}": (len(part.weight), part.weight[0].numel(), 4)
+                    for path, part in model.named_modules()
+                    if isinstance(part, torch.nn.Linear)
+                },
+            )

@@ -1,0 +1,1 @@
+"""Model architectures: the names and sizes of their layers, one file for each."""

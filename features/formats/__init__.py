@@ -1,0 +1,1 @@
+"""Formats of adapter files: what the files of one ecosystem look like, in one place."""
