@@ -175,6 +175,7 @@ def test_unwritable_folders_are_named(sanity, tmp_path):
             "run", "--dataset", sanity, option, tmp_path / "file/x", other, tmp_path / "ok", *SMALL
         )
         check_refused(result, f"cannot make {tmp_path / 'file/x'}")
+        assert f"; {option} chooses another place" in result.stderr
 
 
 def test_a_refusal_is_the_same_in_a_process_of_its_own(sanity, tmp_path):

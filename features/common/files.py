@@ -76,14 +76,19 @@ def make_folders(folders: Iterable[Path]) -> None:
             _flushed.add(path)
 
 
-def require_folder(folder: Path) -> None:
-    """Make a folder that can be written to, or raise a `UserError`."""
+def require_folder(folder: Path, option: str = "") -> None:
+    """Make a folder that can be written to, or raise a `UserError`.
+
+    Arguments:
+        option: what chooses another place, for the message.
+    """
+    advice = f"; {option} chooses another place" if option else ""
     try:
         make_folders([folder])
     except OSError as error:
-        raise UserError(f"cannot make {folder}: {error.strerror}") from error
+        raise UserError(f"cannot make {folder}: {error.strerror}{advice}") from error
     if not os.access(folder, os.W_OK):
-        raise UserError(f"cannot write to {folder}: permission denied")
+        raise UserError(f"cannot write to {folder}: permission denied{advice}")
 
 
 def fsync_path(path: Path) -> None:

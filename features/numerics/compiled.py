@@ -1,8 +1,8 @@
 """Loops over matrices on the CPU, compiled by Numba: one pass where array operations need many.
 
 Called by `kernels`, which has the same in torch for other devices. Each row is worked on while it
-is in the first-level cache; sums are float64. The machine code is kept beside this file (or in
-Numba's cache folder, where that is read-only), so only the first process ever waits for it.
+is in the first-level cache; sums are float64. The machine code is kept beside this file, or in
+Numba's cache folder, where that is read-only: only the first process ever waits for it.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -10,10 +10,11 @@ Numba's cache folder, where that is read-only), so only the first process ever w
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from .jit import compiled
 
 # Reductions may be reordered, which is what lets them use vector instructions; all is finite.
-_compiled = njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "nnan"})
+_compiled = compiled(error_model="numpy", fastmath={"reassoc", "contract", "nsz", "nnan"})
 
 
 @_compiled

@@ -5,14 +5,15 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from .jit import compiled
 
 _LANES = 8
 """Rows folded side by side: place and sign of a channel are read once for all of them, and what
 they are added to, one cache line, is read and written at once."""
 
 
-@njit(cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def fold(values, places, signs, folded):
     """Add up the channels of every row, each with its sign, at their places.
 
@@ -44,7 +45,7 @@ def fold(values, places, signs, folded):
                 folded[first + lane, place] = sums[place, lane]
 
 
-@njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+@compiled(error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 def row_sums(values, sums):
     """(rows, channels) float32; (rows,) float64 is written."""
     for i in range(values.shape[0]):

@@ -131,7 +131,7 @@ def opened_run(
         source, scan = open_dataset(spec, options, run_dir, reporter)
         declared = _declared(spec, split_rule(spec, source, scan), scan, run_dir)
         make_sweep_file(spec, declared, source, scan, options)  # refused before a folder
-        require_folder(run_dir)
+        require_folder(run_dir, "--output-dir")
         # What is started over may find its predecessor still ending.
         patience = options.cluster_wait if options.may_follow else 0.0
         with driver_lock(

@@ -42,7 +42,7 @@ def open_dataset(
     def on_progress(done: int, total: int) -> None:
         reporter.progress("scanning", done, total, "adapters")
 
-    require_folder(memo)
+    require_folder(memo, "--cache-dir" if options.cache_features else "--output-dir")
     scan = scan_dataset(
         source,
         spec.label_column,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import itertools
 import re
 from collections.abc import Iterable, Iterator
@@ -101,6 +102,8 @@ _RC: dict[str, Any] = {
 @contextmanager
 def figure_style() -> Iterator[None]:
     """Matplotlib's settings for the duration of the block; the user's own are left alone."""
+    # It warns where it finds no home for its caches, which a container may well not have.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib
 
     with matplotlib.rc_context():
