@@ -101,7 +101,7 @@ class Base:
     def goes_with(self, other: Base) -> bool:
         """Return whether two adapters may be imported together without anybody choosing a base.
 
-        One that is certain vouches for another only where that one shows all of its blocks: else
+        One of a single base vouches for another only where that one shows all of its blocks: else
         few adapters would decide what many are.
         """
         if self.says_nothing or other.says_nothing:
@@ -110,8 +110,8 @@ class Base:
             return True
         if not self.names or not other.names:
             return self.names == other.names and self._is_described_like(other)
-        one_certain = (self.certain is None) != (other.certain is None)
-        if one_certain and (self.partial or other.partial) and self._folded != other._folded:
+        one_alone = (len(self.names) == 1) != (len(other.names) == 1)
+        if one_alone and (self.partial or other.partial):
             return False
         return bool(self._folded & other._folded)
 
@@ -144,7 +144,7 @@ class Base:
         return bool(_KNOWN & self._folded or _UNRECOGNISED.fullmatch(self.described))
 
     def _fits(self, trained: Base) -> bool:
-        if self.certain and trained.partial and self._folded != trained._folded:
+        if len(self.names) == 1 != len(trained.names) and trained.partial:
             return False
         return bool(self._folded & trained._folded)
 
@@ -257,11 +257,16 @@ def _is_whole(base: KnownBase, numbers: Mapping[str, set[int]], *, alone: bool) 
 
     Arguments:
         numbers: list of blocks -> numbers of those that the adapter has.
-        alone: whether no other known base fits.
+        alone: whether no other known base fits: then the last block of a list is enough.
     """
     counts = {name: base.blocks[name][0] for name in numbers}
+    if alone:
+        return any(
+            count >= _LONG_ALONE and max(numbers[name]) + 1 == count
+            for name, count in counts.items()
+        ) or _is_whole(base, numbers, alone=False)
     complete = all(len(numbers[name]) == count for name, count in counts.items())
-    is_long = max(counts.values(), default=0) >= (_LONG_ALONE if alone else _LONG)
+    is_long = max(counts.values(), default=0) >= _LONG
     return complete and bool(counts) and (len(counts) == len(base.blocks) or is_long)
 
 

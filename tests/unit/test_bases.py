@@ -75,13 +75,13 @@ WHOLE = {
     "sd-3.5-medium": transformer(
         1536, transformer_blocks=(range(24), square(*JOINT, "attn2.to_q"))
     ),
-    "sd-3.5-large": transformer(2432, transformer_blocks=(range(38), square(*JOINT))),
     "ltx-video": transformer(
         2048, transformer_blocks=(range(28), square("attn1.to_q", "attn2.to_k"))
     ),
     "ltx-2": transformer(
         4096, transformer_blocks=(range(48), {**square("attn1.to_q"), "audio_ff.net.2": (0.5, 2)})
     ),
+    "sd-3.5-large": transformer(2432, transformer_blocks=([0, 37], square(*JOINT))),
     "bria": flux(range(8), range(28)),
     "longcat-image": flux(range(10), range(20)),
     "lumina-2": transformer(2304, layers=(range(26), square("attn.to_q"))),
@@ -267,6 +267,17 @@ def test_unknown_bases_go_together_by_width_and_lists_of_blocks():
     assert not attention.goes_with(other)
     assert not attention.goes_with(Base(described="unknown-blocks-1536"))
     assert not attention.differs_from([earlier])  # what earlier versions wrote
+
+
+def test_one_adapter_of_a_single_base_does_not_vouch_for_partial_ones():
+    """Ten of two blocks each may be of Flux; one of HunyuanVideo among them is not."""
+    ten = found(SEVERAL["bria|bria-fibo|chroma|flux|flux-lite|hunyuan-video|longcat-image?"])
+    for part, certain in (([0, 39], "hunyuan-video"), ([0, 38], None)):
+        one = found(flux([0], part))
+        assert (one.names, one.certain) == (("hunyuan-video",), certain)
+        assert not one.goes_with(ten)
+        assert not ten.goes_with(one)
+        assert one.differs_from([ten])
 
 
 def test_every_claim_is_of_a_base_that_is_known():
